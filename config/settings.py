@@ -1,0 +1,316 @@
+"""All settings, from the environment alone. Every interval, limit and timeout is named here with its unit and its reason.
+
+Where the environment names no servers, a running `make up` is found by `var/stack.json`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR_DIR = BASE_DIR / "var"
+env = environ.Env()
+
+
+def _running_stack() -> dict[str, Any]:
+    """What `make up` wrote about itself; empty where none runs."""
+    try:
+        stack: dict[str, Any] = json.loads((VAR_DIR / "stack.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return stack
+
+
+_stack = {} if env.str("DATABASE_URL", "") else _running_stack()
+
+
+def _server(variable: str, member: str, default: str) -> str:
+    return env.str(variable, "") or str(_stack.get(member) or default)
+
+
+def _secret_key() -> str:
+    key = env.str("SECRET_KEY", "")
+    if not key and (VAR_DIR / "secret_key").exists():
+        key = (VAR_DIR / "secret_key").read_text().strip()
+    return key or "only-for-commands-that-sign-nothing"  # `check --deploy` refuses it in production
+
+
+# --- Django ---------------------------------------------------------------------------------------
+
+SECRET_KEY = _secret_key()
+DEBUG = False
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]", "testserver"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+TIME_ZONE = "UTC"
+USE_TZ = True
+LANGUAGE_CODE = "en"
+USE_I18N = True
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "config.apps.EverycentConfig",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.humanize",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_celery_beat",
+    "django_prometheus",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "pgtrigger",
+    "rest_framework",
+    "foundation",
+    "durability",
+    "catalog",
+    "inventory",
+    "payments",
+    "orders",
+    "reconciliation",
+]
+
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "foundation.middleware.RequestIdMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# --- PostgreSQL: the truth --------------------------------------------------------------------------
+
+# Longest wait for a row lock or for a twin with the same idempotency key; then the caller gets 409 or 503 and retries.
+DATABASE_LOCK_TIMEOUT_MS = env.int("DATABASE_LOCK_TIMEOUT_MS", 5_000)
+# A statement that runs longer is a bug or an attack; reports that need longer raise it for their own transaction.
+DATABASE_STATEMENT_TIMEOUT_MS = env.int("DATABASE_STATEMENT_TIMEOUT_MS", 30_000)
+# A process killed inside a transaction must not hold its locks for longer than this.
+DATABASE_IDLE_IN_TRANSACTION_TIMEOUT_MS = env.int("DATABASE_IDLE_IN_TRANSACTION_TIMEOUT_MS", 60_000)
+
+DATABASES = {
+    "default": {
+        **env.db_url_config(_server("DATABASE_URL", "database_url", "postgresql://everycent@127.0.0.1:5432/everycent")),
+        "ENGINE": "django_prometheus.db.backends.postgresql",
+        # Persistent: measured 1.2-1.3 times faster than a pool, and prefork workers cannot share one.
+        "CONN_MAX_AGE": None,
+        "CONN_HEALTH_CHECKS": True,
+        "ATOMIC_REQUESTS": False,  # a view makes its own transactions: never one around a call to the provider
+        "OPTIONS": {
+            "connect_timeout": 5,  # seconds; a database that does not answer is down
+            "options": (
+                f"-c lock_timeout={DATABASE_LOCK_TIMEOUT_MS} -c statement_timeout={DATABASE_STATEMENT_TIMEOUT_MS}"
+                f" -c idle_in_transaction_session_timeout={DATABASE_IDLE_IN_TRANSACTION_TIMEOUT_MS}"
+            ),
+        },
+    }
+}
+
+# --- Redis or Valkey: losing it loses nothing -------------------------------------------------------
+
+REDIS_URL = _server("REDIS_URL", "redis_url", "redis://127.0.0.1:6379/0")
+# Redis only saves work, so nobody waits long for it.
+REDIS_TIMEOUT_S = 2
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "everycent",
+        "OPTIONS": {"socket_timeout": REDIS_TIMEOUT_S, "socket_connect_timeout": REDIS_TIMEOUT_S},
+    }
+}
+
+# --- The provider -----------------------------------------------------------------------------------
+
+STRIPE_API_BASE = _server("STRIPE_API_BASE", "stripe_api_base", "")  # empty: Stripe itself
+STRIPE_API_KEY = env.str("STRIPE_API_KEY", "") or ("sk_test_sandbox" if STRIPE_API_BASE else "")
+# Two are live while a secret is rolled.
+STRIPE_WEBHOOK_SECRETS = env.list("STRIPE_WEBHOOK_SECRETS", default=["whsec_sandbox"] if STRIPE_API_BASE else [])
+# Stripe's own default; applied in both directions, because the SDK alone accepts timestamps from the future.
+STRIPE_WEBHOOK_TOLERANCE_S = 300
+# Written into every intent's metadata: another instance's charges on the same account are its own business.
+INSTANCE_ID = env.str("INSTANCE_ID", "everycent")
+PROVIDER_CONNECT_TIMEOUT_S = 3  # a TCP connection that takes longer will not come
+PROVIDER_READ_TIMEOUT_S = 10  # a checkout waits for one try; a worker goes on after that
+# Stripe may forget a key after 24 h; from here on an unknown attempt is looked up, never sent again.
+PROVIDER_KEY_SAFE_FOR_S = 23 * 3600
+# A replayed 500 is never resent; an attempt that cannot be found for this long was never made.
+PROVIDER_LOOKUP_GRACE_S = env.int("PROVIDER_LOOKUP_GRACE_S", 120)
+
+# --- Durability -------------------------------------------------------------------------------------
+
+OUTBOX_SCAN_INTERVAL_S = 1  # picks up what no doorbell rang for
+OUTBOX_BATCH = 200  # deliveries claimed at once: one round trip, and a killed worker repeats at most these
+OUTBOX_DOORBELL_TTL_MS = 1_000  # one ring a second at most: a task is a batch, not an event
+OUTBOX_STREAM = "everycent:events"
+OUTBOX_STREAM_BATCH = 1_000  # one pipelined write
+OUTBOX_STREAM_MAX_LENGTH = 1_000_000  # entries kept for consumers outside; older ones are refilled from the table
+DELIVERY_MAX_ATTEMPTS = env.int("DELIVERY_MAX_ATTEMPTS", 8)  # with the backoff below about 10 minutes, then parked for an operator
+DELIVERY_BACKOFF_FIRST_S = 1
+DELIVERY_BACKOFF_LONGEST_S = 300
+# Longer than the longest handler; a delivery whose worker died is taken over after this.
+DELIVERY_LEASE_S = env.int("DELIVERY_LEASE_S", 30)
+SAGA_SCAN_INTERVAL_S = 2  # resumes runs whose worker died
+# Longer than one provider call with its connect and read timeouts, renewed before every step.
+SAGA_LEASE_S = env.int("SAGA_LEASE_S", 20)
+SAGA_BACKOFF_FIRST_S = 1
+SAGA_BACKOFF_LONGEST_S = 300  # a provider that is down for hours is asked every five minutes
+SAGA_BATCH = 50  # runs taken by one task, each under its own lease
+SAGA_STUCK_AFTER_ATTEMPTS = 8  # shown to operators from here on; it is still retried
+IDEMPOTENCY_KEY_KEPT_FOR_DAYS = 30  # promised to the storefront
+
+# --- Goods, orders, money ---------------------------------------------------------------------------
+
+CHECKOUT_MAX_ITEMS = 100
+CHECKOUT_MAX_QUANTITY = 999
+API_MAX_BODY_BYTES = 64 * 1024  # a hundred items fit into a tenth of it
+DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024  # the admin's statement uploads
+API_PAGE_DEFAULT = 20
+API_PAGE_LONGEST = 100
+ORDER_EXPIRES_AFTER_S = 15 * 60  # a merchant's own setting goes first
+ORDER_EXPIRY_TICK_S = 5  # how late an expiry may be
+ORDER_EXPIRY_BATCH = 100  # rows locked at once: no batch holds locks for long
+ORDER_EXPIRY_REARM_INTERVAL_S = 60  # the index in PostgreSQL re-arms a timer that Redis lost
+ORDER_EXPIRY_EXTENSION_S = 5 * 60  # a payment that is `processing` keeps its order open for this long more
+PAYMENT_RECHECK_INTERVAL_S = 10
+PAYMENT_RECHECK_BATCH = 50  # stays far below Stripe's 100 requests a second
+PAYMENT_RECHECK_FIRST_S = env.int("PAYMENT_RECHECK_FIRST_S", 60)  # webhooks usually come within seconds
+PAYMENT_RECHECK_LONGEST_S = 6 * 3600
+INBOX_CATCH_UP_INTERVAL_S = 3600  # events that no webhook brought are listed hourly
+
+# --- Reconciliation ---------------------------------------------------------------------------------
+
+RECONCILE_CHECK_INTERVAL_S = 3600  # "has yesterday been reconciled?": survives a beat that slept through midnight
+RECONCILE_TRAILING_DAYS = 3  # balance transactions that came late are read again
+RECONCILE_TIMING_WINDOW_S = 3600  # a counterpart this near the window's edge is timing, not a break
+
+# --- Seen from outside ------------------------------------------------------------------------------
+
+READYZ_TIMEOUT_S = 2  # one probe
+READYZ_BEAT_SILENT_S = 120  # beat writes a heartbeat every few seconds
+READYZ_OUTBOX_OLDEST_S = 60
+METRICS_ALLOWED_NETWORKS = env.list("METRICS_ALLOWED_NETWORKS", default=["127.0.0.0/8", "::1/128"])
+PROMETHEUS_EXPORT_MIGRATIONS = False
+PUBLIC_URL = env.str("PUBLIC_URL", "")
+
+# --- Celery -----------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# Above the longest task, or Redis hands it out a second time (measured: 20 s task, 4 s timeout: 5 runs).
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "socket_timeout": 30, "socket_connect_timeout": 5}
+CELERY_TASK_IGNORE_RESULT = True  # results live in our tables
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_TIME_LIMIT = 900  # seconds; a reconciliation of a very large day
+CELERY_TASK_SOFT_TIME_LIMIT = 840
+CELERY_TASK_SERIALIZER = "json"
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+
+# --- API --------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["catalog.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["foundation.api.HasScope"],
+    "DEFAULT_PARSER_CLASSES": ["foundation.api.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "EXCEPTION_HANDLER": "foundation.api.problem_response",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Everycent",
+    "DESCRIPTION": "Check out, pay, refund: every cent accounted for.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+}
+
+# --- Staff ------------------------------------------------------------------------------------------
+
+LOGIN_URL = "admin:login"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+# --- Static files, mail, headers --------------------------------------------------------------------
+
+STATIC_URL = "static/"
+STATIC_ROOT = VAR_DIR / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://")
+vars().update(EMAIL_CONFIG)
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "shop@everycent.example")
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+HTTPS_ONLY = env.bool("HTTPS_ONLY", False)  # on behind TLS; `make up` speaks plain HTTP on loopback
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS_ONLY
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS_ONLY else 0
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        # Unfold's Alpine.js evaluates its attributes.
+        "script-src": ["'self'", "'unsafe-eval'"],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"request_id": {"()": "foundation.middleware.RequestIdFilter"}},
+    "formatters": {
+        "line": {"format": "%(asctime)s %(levelname)-7s %(name)s [%(request_id)s] %(message)s"},
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
+    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
+    "loggers": {
+        # The SDK logs request bodies at DEBUG; a client_secret must never reach a log.
+        "stripe": {"level": "WARNING"},
+        "urllib3": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
+    },
+}
