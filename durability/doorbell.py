@@ -1,0 +1,45 @@
+"""Wakes a worker right after commit. Only a wake-up: what no doorbell rang for, beat's scan finds a moment later."""
+
+import logging
+from functools import partial
+
+from celery import current_app
+from django.conf import settings
+from django.db import connection, transaction
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from foundation.redis import client
+
+log = logging.getLogger(__name__)
+
+# Which task each bell wakes, by its registered name.
+TASKS = {"outbox": "durability.drain_outbox", "sagas": "durability.resume_sagas"}
+
+
+def ring_after_commit(bell: str) -> None:
+    """Ring once after the present transaction commits, however often it asks for it."""
+    asked = any(getattr(hook, "keywords", None) == {"bell": bell} for _, hook, *_ in connection.run_on_commit)
+    if not asked:
+        transaction.on_commit(partial(ring, bell=bell), robust=True)
+
+
+def ring(*, bell: str) -> None:
+    """Send one task unless one is on its way already. Without Redis it does nothing: the scan will do."""
+    try:
+        if client().set(_name(bell), 1, nx=True, px=settings.OUTBOX_DOORBELL_TTL_MS):
+            current_app.send_task(TASKS[bell], retry=False)
+    except (RedisError, OperationalError) as error:
+        log.warning("the doorbell for %s did not ring: %s", bell, error)
+
+
+def answer(bell: str) -> None:
+    """Clear the bell *before* reading, so that what commits while we read rings again."""
+    try:
+        client().delete(_name(bell))
+    except RedisError as error:
+        log.warning("the doorbell for %s could not be cleared: %s", bell, error)
+
+
+def _name(bell: str) -> str:
+    return f"everycent:doorbell:{bell}"

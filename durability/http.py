@@ -1,0 +1,64 @@
+"""The `Idempotency-Key` of a POST: one effect and one answer per key, whatever the client and the network do."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from django.db import transaction
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from durability import keys
+from durability.types import Answer
+from foundation.api import PROBLEM_TYPE, caller
+
+Decorate = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def answer_once(request: Request, effect: Callable[[], Answer]) -> Response:
+    """Key, effect and stored answer commit in one transaction; a refusal rolls back and consumes no key."""
+    with transaction.atomic(durable=True):
+        claimed = keys.claim(_fingerprint(request))
+        if claimed.answer:
+            return _response(claimed.answer, replayed=True)
+        answer = keys.store(claimed, effect())
+    return _response(answer, replayed=False)
+
+
+def answer_in_two(
+    request: Request,
+    *,
+    begin: Callable[[], str],
+    finish: Callable[[str], Answer],
+    decorate: Decorate = lambda body: body,
+) -> Response:
+    """For a POST that calls out. `begin` commits with the key and returns the object that it made; `finish` goes on
+    with that object, outside of any transaction, and answers. A retry that finds no stored answer finishes too.
+
+    `decorate` adds what is never stored (a client_secret) to the answer, fresh or replayed.
+    """
+    with transaction.atomic(durable=True):
+        claimed = keys.claim(_fingerprint(request))
+        subject = claimed.subject
+        if claimed.is_new:
+            subject = begin()
+            keys.bind(claimed, subject=subject)
+    if claimed.answer:
+        return _response(claimed.answer, replayed=True, decorate=decorate)
+    answer = keys.store(claimed, finish(subject))
+    return _response(answer, replayed=False, decorate=decorate)
+
+
+def _fingerprint(request: Request) -> keys.Fingerprint:
+    return keys.fingerprint(
+        caller=caller(request).merchant_id,
+        key=request.headers.get("Idempotency-Key"),
+        method=request.method or "",
+        path=request.path,
+        body=cast(dict[str, Any], request.data),
+    )
+
+
+def _response(answer: Answer, *, replayed: bool, decorate: Decorate = lambda body: body) -> Response:
+    headers = {"Idempotent-Replayed": "true"} if replayed else {}
+    content_type = PROBLEM_TYPE if answer.status >= 400 else None
+    return Response(decorate(answer.body), status=answer.status, headers=headers, content_type=content_type)

@@ -1,0 +1,98 @@
+"""Idempotency keys: insert first, then look. A concurrent twin waits on the unique index until the first one ends."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+from django.db.models.functions import Now
+
+from durability.errors import IdempotencyKeyInUse, IdempotencyKeyMissing, IdempotencyKeyReused
+from durability.models import IdempotencyKey
+from durability.types import Answer
+
+_LONGEST_KEY = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a key stands for: whose it is, and which request."""
+
+    caller: UUID
+    key: str
+    method: str
+    path: str
+    body_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A key that is ours to use (`answer` None), or one that was used before."""
+
+    id: int
+    is_new: bool
+    subject: str
+    answer: Answer | None
+
+
+def fingerprint(*, caller: UUID, key: str | None, method: str, path: str, body: Mapping[str, Any]) -> Fingerprint:
+    """Raises IdempotencyKeyMissing. The key may be bare or a quoted string (IETF draft); the body is hashed canonically."""
+    bare = key or ""
+    if len(bare) >= 2 and bare[0] == bare[-1] == '"':
+        bare = bare[1:-1]
+    if not 1 <= len(bare) <= _LONGEST_KEY or not bare.isprintable():
+        raise IdempotencyKeyMissing(param="Idempotency-Key")
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return Fingerprint(caller, bare, method, path, hashlib.sha256(canonical.encode()).digest())
+
+
+def claim(wanted: Fingerprint) -> Claimed:
+    """Insert the key in the caller's transaction, or find what it stood for. Raises IdempotencyKeyReused."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO durability_idempotencykey (caller, key, method, path, body_hash, subject)
+            VALUES (%s, %s, %s, %s, %s, '')
+            ON CONFLICT (caller, key) DO NOTHING
+            RETURNING id
+            """,
+            [wanted.caller, wanted.key, wanted.method, wanted.path, wanted.body_hash],
+        )
+        inserted = cursor.fetchone()
+    if inserted:
+        return Claimed(inserted[0], is_new=True, subject="", answer=None)
+    stored = IdempotencyKey.objects.filter(caller=wanted.caller, key=wanted.key).first()
+    if stored is None:  # cleaned up between the two statements
+        raise IdempotencyKeyInUse
+    same = (stored.method, stored.path, bytes(stored.body_hash)) == (wanted.method, wanted.path, wanted.body_hash)
+    if not same:
+        raise IdempotencyKeyReused(param="Idempotency-Key")
+    answer = None if stored.status is None else Answer(stored.status, dict(stored.body or {}))
+    return Claimed(stored.pk, is_new=False, subject=stored.subject, answer=answer)
+
+
+def bind(claimed: Claimed, *, subject: str) -> None:
+    """Remember, in the same transaction, which object a retry goes on with."""
+    IdempotencyKey.objects.filter(pk=claimed.id).update(subject=subject)
+
+
+def store(claimed: Claimed, answer: Answer) -> Answer:
+    """Keep a final answer. The first one stays: a twin that finished later gets it back."""
+    kept = IdempotencyKey.objects.filter(pk=claimed.id, status__isnull=True).update(
+        status=answer.status, body=answer.body
+    )
+    if kept:
+        return answer
+    stored = IdempotencyKey.objects.get(pk=claimed.id)
+    return Answer(stored.status or answer.status, dict(stored.body or {}))
+
+
+def delete_older_than(days: int, *, batch: int = 1_000) -> int:
+    """Delete one batch of keys that the promise to the storefront no longer covers. Returns how many."""
+    old = IdempotencyKey.objects.filter(created_at__lt=Now() - timedelta(days=days)).values("pk")[:batch]
+    deleted, _ = IdempotencyKey.objects.filter(pk__in=old).delete()
+    return deleted

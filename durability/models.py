@@ -1,0 +1,191 @@
+"""The rows that survive a crash."""
+
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from foundation.ids import uuid7
+
+
+class Message(models.Model):
+    """An event, written in the transaction of the change that it tells of."""
+
+    class State(models.TextChoices):
+        PENDING = "pending"  # not yet in the stream for consumers outside
+        PUBLISHED = "published"
+
+    id = models.BigAutoField(primary_key=True)
+    name = models.CharField(max_length=100)
+    key = models.CharField(max_length=255)
+    payload = models.JSONField()
+    request_id = models.CharField(max_length=128, blank=True)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
+    # While a worker writes the message to the stream: nobody else takes it before this moment.
+    available_at = models.DateTimeField(db_default=Now())
+    published_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["id"], name="message_pending", condition=Q(state="pending")),
+            models.Index(fields=["key", "id"], name="message_by_key"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.key}"
+
+
+class Delivery(models.Model):
+    """One handler's copy of a message: its receipt when done, its reason when parked."""
+
+    class State(models.TextChoices):
+        PENDING = "pending"
+        RUNNING = "running"
+        DONE = "done"
+        PARKED = "parked"  # failed too often: waits for an operator, and holds up its own key alone
+        SKIPPED = "skipped"
+
+    id = models.BigAutoField(primary_key=True)
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="deliveries")
+    handler = models.CharField(max_length=100)
+    key = models.CharField(max_length=255)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
+    attempts = models.PositiveIntegerField(default=0)
+    # Not before this moment; while running, the end of the lease.
+    available_at = models.DateTimeField(db_default=Now())
+    # Counts claims: what an older claim wants to commit is refused.
+    lease_version = models.PositiveIntegerField(default=0)
+    last_error = models.TextField(blank=True)
+    done_at = models.DateTimeField(null=True)
+    resolved_by = models.CharField(max_length=150, blank=True)
+    resolved_reason = models.TextField(blank=True)
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+        constraints = [
+            models.UniqueConstraint(fields=["message", "handler"], name="delivery_once_per_handler_and_message"),
+            models.CheckConstraint(
+                condition=~Q(state="skipped") | ~Q(resolved_reason=""), name="delivery_skipped_with_a_reason"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["id"], name="delivery_open", condition=Q(state__in=["pending", "running"])),
+            # Finds what an earlier message of the same key still holds up.
+            models.Index(
+                fields=["handler", "key", "id"],
+                name="delivery_head_of_key",
+                condition=Q(state__in=["pending", "running", "parked"]),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.handler} {self.key}"
+
+
+class SagaRun(models.Model):
+    """One run of a recipe. Its progress commits together with each step's effect."""
+
+    class State(models.TextChoices):
+        RUNNING = "running"
+        COMPLETED = "completed"
+        COMPENSATING = "compensating"
+        COMPENSATED = "compensated"
+        COMPENSATION_FAILED = "compensation_failed"  # alarms: a person must look
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    recipe = models.CharField(max_length=100)
+    version = models.PositiveIntegerField()
+    key = models.CharField(max_length=255)
+    payload = models.JSONField(default=dict)
+    request_id = models.CharField(max_length=128, blank=True)
+    state = models.CharField(max_length=24, choices=State.choices, default=State.RUNNING)
+    current_step = models.PositiveIntegerField(default=0)
+    attempts = models.PositiveIntegerField(default=0)  # of the current step, counted before it runs
+    available_at = models.DateTimeField(db_default=Now())  # not before; while a worker holds it, the end of its lease
+    lease_version = models.PositiveIntegerField(default=0)
+    error = models.TextField(blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["recipe", "key"], name="saga_runs_once_per_key"),
+        ]
+        indexes = [
+            models.Index(
+                fields=["available_at"], name="saga_unfinished", condition=Q(state__in=["running", "compensating"])
+            ),
+            models.Index(fields=["key"], name="saga_by_key"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.recipe} {self.key}"
+
+
+class SagaStep(models.Model):
+    """What became of one step of a run."""
+
+    class State(models.TextChoices):
+        CALLING = "calling"  # the intent is committed; the call may have been sent
+        DONE = "done"
+        FAILED = "failed"
+        UNDONE = "undone"
+        SKIPPED = "skipped"
+
+    id = models.BigAutoField(primary_key=True)
+    run = models.ForeignKey(SagaRun, on_delete=models.CASCADE, related_name="steps")
+    index = models.PositiveIntegerField()
+    name = models.CharField(max_length=100)
+    state = models.CharField(max_length=16, choices=State.choices)
+    attempts = models.PositiveIntegerField(default=0)
+    note = models.TextField(blank=True)  # the error, or the reason given by the operator who skipped it
+    by = models.CharField(max_length=150, blank=True)
+    started_at = models.DateTimeField(db_default=Now())
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["index"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "index"], name="saga_step_once_per_run"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.index + 1}. {self.name}"
+
+
+class IdempotencyKey(models.Model):
+    """A caller's key: the request that it stands for, what that made, and the answer once it is final."""
+
+    id = models.BigAutoField(primary_key=True)
+    caller = models.UUIDField()  # the merchant, not the API key: rotating keys doubles nothing
+    key = models.CharField(max_length=255)
+    method = models.CharField(max_length=8)
+    path = models.CharField(max_length=300)
+    body_hash = models.BinaryField(max_length=32)
+    subject = models.CharField(max_length=64, blank=True)  # the object to go on with where no answer is stored yet
+    status = models.PositiveSmallIntegerField(null=True)
+    body = models.JSONField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(F("caller"), F("key"), name="idempotency_key_once_per_caller"),
+            models.CheckConstraint(
+                condition=Q(status__isnull=True, body__isnull=True) | Q(status__isnull=False, body__isnull=False),
+                name="idempotency_answer_is_whole",
+            ),
+        ]
+        indexes = [models.Index(fields=["created_at"], name="idempotency_key_age")]
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class Heartbeat(models.Model):
+    """When a process of ours was last seen: beat writes its own through a worker."""
+
+    name = models.CharField(max_length=32, primary_key=True)
+    seen_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name

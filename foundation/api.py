@@ -1,0 +1,274 @@
+"""What every endpoint shares: strict JSON in, problem+json out, scopes, cursor pages.
+
+Conventions: RFC 9457 problem details with Stripe's `code` and `param`; another merchant's object answers 404.
+"""
+
+import base64
+import binascii
+import json
+import logging
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+from uuid import UUID
+
+from django.conf import settings
+from django.db import OperationalError, models
+from django.http import Http404
+from rest_framework import exceptions, serializers
+from rest_framework.parsers import BaseParser
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from foundation.database import sqlstate
+from foundation.errors import DomainError, InvalidInput, MissingInput
+from foundation.middleware import current_request_id
+
+log = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+_LOCK_NOT_AVAILABLE = "55P03"
+_DEEPEST_JSON = 16
+
+
+class Caller(Protocol):
+    """Who calls: one key of one merchant."""
+
+    merchant_id: UUID
+    scopes: list[str]
+
+
+def caller(request: Request) -> Caller:
+    """The key that the request was authenticated with."""
+    return cast(Caller, request.auth)
+
+
+class ScopeMissing(DomainError):
+    """This key's scopes do not cover the call: use a key that has the scope."""
+
+    code = "scope_missing"
+    status = 403
+
+
+class HasScope(BasePermission):
+    """A view names the scopes that may call it, per method: `scopes = {"GET": {"storefront"}, …}`."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        needed: set[str] = getattr(view, "scopes", {}).get(request.method or "", set())
+        held = set(caller(request).scopes) if request.auth else set()
+        if not needed & held:
+            raise ScopeMissing(f"This call needs a key with the scope {' or '.join(sorted(needed)) or 'none'}.")
+        return True
+
+
+class StrictJSONParser(BaseParser):
+    """One JSON object, of bounded size and depth, without repeated members, NaN, NUL or lone surrogates."""
+
+    media_type = "application/json"
+
+    def parse(
+        self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        raw = stream.read(settings.API_MAX_BODY_BYTES + 1)
+        if len(raw) > settings.API_MAX_BODY_BYTES:
+            raise InvalidInput(f"The body is longer than {settings.API_MAX_BODY_BYTES} bytes.")
+        try:
+            body = json.loads(raw or b"{}", object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise InvalidInput(f"The body is not JSON that we can read: {error}.") from None
+        if not isinstance(body, dict):
+            raise InvalidInput("The body must be one JSON object.")
+        _check_values(body, depth=0)
+        return body
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object names a member twice")
+    return members
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _check_values(value: Any, depth: int) -> None:
+    if depth > _DEEPEST_JSON:
+        raise InvalidInput(f"The body is nested deeper than {_DEEPEST_JSON} levels.")
+    if isinstance(value, dict):
+        for name, member in value.items():
+            _check_values(name, depth + 1)
+            _check_values(member, depth + 1)
+    elif isinstance(value, list):
+        for member in value:
+            _check_values(member, depth + 1)
+    elif isinstance(value, str) and ("\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
+        raise InvalidInput("A text holds a NUL or a lone surrogate, which no database stores.")
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """Refuses members that it does not know, so that a misspelt one is noticed."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict):
+            unknown = sorted(set(data) - set(self.fields))
+            if unknown:
+                raise serializers.ValidationError(dict.fromkeys(unknown, "This parameter is not known."))
+        return super().to_internal_value(data)
+
+
+class MinorUnits(serializers.IntegerField):
+    """An amount in minor units: a JSON integer, never a float or a text."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"min_value": 1, "max_value": 99_999_999_999, **kwargs})
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool) or not isinstance(data, int):
+            raise serializers.ValidationError("Give an integer of minor units, for example 1250.")
+        return super().to_internal_value(data)
+
+
+class Quantity(MinorUnits):
+    """A number of pieces."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"max_value": settings.CHECKOUT_MAX_QUANTITY, **kwargs})
+
+
+def validated(serializer: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
+    """The checked body of a request. Raises InvalidInput or MissingInput that names the first wrong parameter."""
+    checked = serializer(data=data)
+    if checked.is_valid():
+        values: dict[str, Any] = checked.validated_data
+        return values
+    param, message, code = next(_flatten(checked.errors))
+    raise (MissingInput if code == "required" else InvalidInput)(message, param=param)
+
+
+def _flatten(errors: Any, path: str = "") -> Any:
+    if isinstance(errors, Mapping):
+        for name, below in errors.items():
+            step = f"[{name}]" if isinstance(name, int) else (f".{name}" if path else str(name))
+            yield from _flatten(below, path if name == "non_field_errors" else path + step)
+    elif isinstance(errors, list):
+        for index, below in enumerate(errors):
+            yield from _flatten(below, f"{path}[{index}]" if isinstance(below, Mapping) else path)
+    else:
+        yield path, str(errors), getattr(errors, "code", "invalid")
+
+
+def problem(
+    *,
+    status: int,
+    code: str,
+    detail: str,
+    instance: str,
+    param: str = "",
+    members: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A problem document (RFC 9457) with our members."""
+    document: dict[str, Any] = {
+        "type": f"https://everycent.example/problems/{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "code": code,
+        "request_id": current_request_id(),
+    }
+    if param:
+        document["param"] = param
+    return {**document, **(members or {})}
+
+
+_FRAMEWORK_CODES = {
+    401: "key_invalid",
+    403: "scope_missing",
+    404: "not_found",
+    405: "method_not_allowed",
+    415: "media_type",
+}
+
+
+def problem_response(error: Exception, context: Mapping[str, Any]) -> Response | None:
+    """DRF's exception handler: every error that a caller sees is a problem document; the rest is a 500 with a log."""
+    path = context["request"].path
+    headers: dict[str, str] = {}
+    if isinstance(error, DomainError):
+        document = problem(
+            status=error.status,
+            code=error.code,
+            detail=error.detail,
+            instance=path,
+            param=error.param,
+            members=error.members,
+        )
+        if error.retry_after_s:
+            headers["Retry-After"] = str(error.retry_after_s)
+    elif isinstance(error, exceptions.APIException):
+        code = _FRAMEWORK_CODES.get(error.status_code, "parameter_invalid")
+        document = problem(status=error.status_code, code=code, detail=str(error.detail), instance=path)
+        if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
+            headers["WWW-Authenticate"] = "Bearer"
+    elif isinstance(error, Http404):
+        document = problem(status=404, code="not_found", detail="There is no such object.", instance=path)
+    elif isinstance(error, OperationalError):
+        busy = sqlstate(error) == _LOCK_NOT_AVAILABLE
+        log.warning("database refused %s: %s", path, error)
+        document = problem(
+            status=409 if busy else 503,
+            code="idempotency_key_in_use" if busy else "provider_unavailable",
+            detail="Another request holds what this one needs: send it again with the same Idempotency-Key."
+            if busy
+            else "The database does not answer: send the request again with the same Idempotency-Key.",
+            instance=path,
+        )
+        headers["Retry-After"] = "1"
+    else:
+        return None
+    return Response(document, status=document["status"], headers=headers, content_type=PROBLEM_TYPE)
+
+
+def page(
+    request: Request,
+    rows: models.QuerySet[Any],
+    render: Callable[[list[Any]], list[dict[str, Any]]],
+    *,
+    newest_first: bool = True,
+) -> Response:
+    """One page of rows whose primary key is a UUIDv7: `{data, has_more, next_cursor}`, stable while rows arrive."""
+    limit = _limit(request)
+    cursor = request.query_params.get("cursor")
+    if cursor:
+        rows = rows.filter(**{"pk__lt" if newest_first else "pk__gt": _decode_cursor(cursor)})
+    found = list(rows.order_by("-pk" if newest_first else "pk")[: limit + 1])
+    shown, has_more = found[:limit], len(found) > limit
+    return Response(
+        {
+            "data": render(shown),
+            "has_more": has_more,
+            "next_cursor": _encode_cursor(shown[-1].pk) if has_more else None,
+        }
+    )
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit", str(settings.API_PAGE_DEFAULT))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= settings.API_PAGE_LONGEST:
+        raise InvalidInput(f"limit is an integer from 1 to {settings.API_PAGE_LONGEST}.", param="limit")
+    return int(text)
+
+
+def _encode_cursor(pk: UUID) -> str:
+    return base64.urlsafe_b64encode(pk.bytes).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> UUID:
+    try:
+        return UUID(bytes=base64.urlsafe_b64decode(cursor + "=="))
+    except (ValueError, binascii.Error):
+        raise InvalidInput("cursor is a next_cursor that an earlier page gave.", param="cursor") from None
