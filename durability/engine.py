@@ -202,7 +202,7 @@ def _undo(lease: Lease, run: SagaRun, saga: Saga) -> bool:
                 _note(run, step.name, SagaStep.State.UNDONE, "")
     except LeaseLost:
         raise
-    except Exception:
+    except Exception:  # noqa: BLE001  whatever it is, the run waits or a person looks
         error = traceback.format_exc()[-_LONGEST_ERROR:]
         if run.attempts >= _MOST_UNDO_ATTEMPTS:
             log.error("saga %s %s: compensation failed, a person must look:\n%s", run.recipe, run.key, error)

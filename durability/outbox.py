@@ -95,7 +95,7 @@ def claim(*, limit: int) -> list[Claim]:
     with transaction.atomic(durable=True), connection.cursor() as cursor:
         cursor.execute(_CLAIM, {"limit": limit, "lease_s": settings.DELIVERY_LEASE_S})
         rows = cursor.fetchall()
-    claims = [Claim(*row[:4], json.loads(row[4]), row[5]) for row in rows]
+    claims = [Claim(row[0], row[1], row[2], row[3], json.loads(row[4]), row[5]) for row in rows]
     return sorted(claims, key=lambda one: one.id)
 
 
