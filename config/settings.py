@@ -10,8 +10,9 @@ from typing import Any
 import environ
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-VAR_DIR = BASE_DIR / "var"
 env = environ.Env()
+# What a stack on this machine writes: its data, logs and var/stack.json.
+VAR_DIR = Path(env.str("EVERYCENT_VAR_DIR", "") or BASE_DIR / "var")
 
 
 def _running_stack() -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""What all tests share: real servers first, Django on them after that."""
+
+import os
+
+import pytest
+
+from tests import servers
+
+# Before Django reads its settings, and before any other conftest imports a model.
+servers.start_missing_servers()
+os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
+os.environ["EMAIL_URL"] = "memorymail://"
+# Nothing listens here: a test that forgot the `sandbox` fixture must not reach Stripe.
+os.environ["STRIPE_API_BASE"] = "http://127.0.0.1:9"
+os.environ.pop("STRIPE_API_KEY", None)
+
+import django  # noqa: E402
+
+django.setup()
+
+from foundation import redis  # noqa: E402
+
+
+@pytest.fixture
+def valkey():
+    """The redis client of this process, on an empty database of its own."""
+    client = redis.client()
+    client.flushdb()
+    yield client
+    client.flushdb()
+
+
+@pytest.fixture(scope="session")
+def sandbox_process(tmp_path_factory: pytest.TempPathFactory):
+    """One Stripe sandbox for the session, as a process of its own."""
+    from tests.sandbox_process import start_sandbox
+
+    handle = start_sandbox(tmp_path_factory.mktemp("sandbox"))
+    yield handle
+    handle.stop()
+
+
+@pytest.fixture
+def sandbox(sandbox_process, settings, monkeypatch: pytest.MonkeyPatch):
+    """The sandbox, with the product (and the processes that a test starts) pointed at it."""
+    settings.STRIPE_API_BASE = sandbox_process.url
+    monkeypatch.setenv("STRIPE_API_BASE", sandbox_process.url)
+    return sandbox_process
