@@ -37,7 +37,7 @@ class Lease:
     version: int
 
 
-def start(saga: Saga, *, key: str, payload: Mapping[str, Any], hold: bool) -> tuple[SagaRun, bool]:
+def start(saga: Saga, *, key: str, subject: str, payload: Mapping[str, Any], hold: bool) -> tuple[SagaRun, bool]:
     """Begin a run in the caller's transaction, once per recipe and key. Returns the run and whether it is new.
 
     Steps whose `do` is None were done by the caller in this very transaction. With `hold` the caller takes the lease
@@ -53,6 +53,7 @@ def start(saga: Saga, *, key: str, payload: Mapping[str, Any], hold: bool) -> tu
         recipe=saga.name,
         version=saga.version,
         key=key,
+        subject=subject or key,
         payload=dict(payload),
         request_id="" if request_id == "-" else request_id,
         current_step=done,

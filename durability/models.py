@@ -96,6 +96,7 @@ class SagaRun(models.Model):
     recipe = models.CharField(max_length=100)
     version = models.PositiveIntegerField()
     key = models.CharField(max_length=255)
+    subject = models.CharField(max_length=64)  # the object whose page tells of this run
     payload = models.JSONField(default=dict)
     request_id = models.CharField(max_length=128, blank=True)
     state = models.CharField(max_length=24, choices=State.choices, default=State.RUNNING)
@@ -115,7 +116,7 @@ class SagaRun(models.Model):
             models.Index(
                 fields=["available_at"], name="saga_unfinished", condition=Q(state__in=["running", "compensating"])
             ),
-            models.Index(fields=["key"], name="saga_by_key"),
+            models.Index(fields=["subject"], name="saga_by_subject"),
         ]
 
     def __str__(self) -> str:

@@ -58,7 +58,7 @@ def story_of(keys: list[str]) -> dict[str, Any]:
     """Everything that happened durably about some objects: `{"messages": […], "sagas": […]}`, oldest first."""
     return {
         "messages": list(Message.objects.filter(key__in=keys).order_by("id").prefetch_related("deliveries")),
-        "sagas": list(SagaRun.objects.filter(key__in=keys).order_by("created_at").prefetch_related("steps")),
+        "sagas": list(SagaRun.objects.filter(subject__in=keys).order_by("created_at").prefetch_related("steps")),
     }
 
 

@@ -20,18 +20,22 @@ def publish(event: Event) -> int:
     return outbox.publish(event)
 
 
-def start_saga(recipe: str, *, key: str, payload: Mapping[str, Any] | None = None) -> UUID:
+def start_saga(recipe: str, *, key: str, subject: str = "", payload: Mapping[str, Any] | None = None) -> UUID:
     """Begin a saga in the caller's transaction, once per recipe and key; a worker runs it after the commit."""
-    run, _ = engine.start(registry.latest_recipe(recipe), key=key, payload=payload or {}, hold=False)
+    run, _ = engine.start(registry.latest_recipe(recipe), key=key, subject=subject, payload=payload or {}, hold=False)
     return run.pk
 
 
-def hold_saga(recipe: str, *, key: str, payload: Mapping[str, Any] | None = None) -> engine.Lease | None:
+def hold_saga(
+    recipe: str, *, key: str, subject: str = "", payload: Mapping[str, Any] | None = None
+) -> engine.Lease | None:
     """Begin a saga and keep its lease, for a caller that goes on with it right after its commit.
 
     None where the run exists already: then `resume_saga` may take it over.
     """
-    run, is_new = engine.start(registry.latest_recipe(recipe), key=key, payload=payload or {}, hold=True)
+    run, is_new = engine.start(
+        registry.latest_recipe(recipe), key=key, subject=subject, payload=payload or {}, hold=True
+    )
     return engine.Lease(run.pk, run.lease_version) if is_new else None
 
 

@@ -8,6 +8,7 @@ import binascii
 import json
 import logging
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Protocol, cast
 from uuid import UUID
@@ -231,6 +232,11 @@ def problem_response(error: Exception, context: Mapping[str, Any]) -> Response |
     else:
         return None
     return Response(document, status=document["status"], headers=headers, content_type=PROBLEM_TYPE)
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """RFC 3339 in UTC."""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def page(

@@ -1,0 +1,92 @@
+"""News of payments. Names are versioned; payloads hold ids plus amount, order and provider reference."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from durability.types import Event
+
+
+@dataclass(frozen=True, slots=True)
+class _AboutPayment(Event):
+    payment: str
+    merchant_id: str
+    reference: str
+    amount_minor: int
+    currency: str
+    provider_reference: str
+
+    @property
+    def key(self) -> str:
+        return self.payment
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentCaptured(_AboutPayment):
+    """The provider holds the customer's money. `settling` is False for a second success: it is to be refunded."""
+
+    name: ClassVar[str] = "payments.payment_captured.v1"
+    settling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentFailed(_AboutPayment):
+    name: ClassVar[str] = "payments.payment_failed.v1"
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentCancelled(_AboutPayment):
+    name: ClassVar[str] = "payments.payment_cancelled.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentContradicted(_AboutPayment):
+    """The provider reports another amount, currency or mode than ours: a person must look."""
+
+    name: ClassVar[str] = "payments.payment_contradicted.v1"
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _AboutRefund(Event):
+    refund: str
+    payment: str
+    merchant_id: str
+    reference: str
+    amount_minor: int
+    currency: str
+    provider_reference: str
+
+    @property
+    def key(self) -> str:
+        return self.payment
+
+
+@dataclass(frozen=True, slots=True)
+class RefundRequested(_AboutRefund):
+    name: ClassVar[str] = "payments.refund_requested.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class RefundSucceeded(_AboutRefund):
+    name: ClassVar[str] = "payments.refund_succeeded.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class RefundFailed(_AboutRefund):
+    name: ClassVar[str] = "payments.refund_failed.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderEventReceived(Event):
+    """A signed webhook landed in the inbox. A hint: the handler reads the object again."""
+
+    name: ClassVar[str] = "payments.provider_event_received.v1"
+    event: str
+    type: str
+    object_id: str
+    intent_id: str
+
+    @property
+    def key(self) -> str:
+        return self.intent_id or self.object_id

@@ -1,0 +1,10 @@
+"""What payments do about news: a signed event is read again at the provider and applied."""
+
+from durability.registry import handles
+from payments.events import ProviderEventReceived
+from payments.services import news
+
+
+@handles(ProviderEventReceived, name="payments.apply_provider_event", outside=True)
+def apply_provider_event(event: ProviderEventReceived) -> None:
+    news.sync_provider_object(object_id=event.object_id, intent_id=event.intent_id)

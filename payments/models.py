@@ -1,0 +1,292 @@
+"""Payments, refunds, the ledger and the webhook inbox. Every invariant stands here as a constraint or a trigger."""
+
+from uuid import UUID
+
+import pgtrigger
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from foundation.ids import parse_public_id, public_id, uuid7
+from foundation.transition import TransitionRecord, protect_append_only, transition_guard
+from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, REFUND_EDGES, PaymentStatus, RefundStatus
+
+
+class Payment(models.Model):
+    """One attempt to collect an amount for a reference (an order's number, opaque here)."""
+
+    PREFIX = "pay"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    merchant_id = models.UUIDField()
+    reference = models.CharField(max_length=64)
+    customer = models.CharField(max_length=255)
+    status = models.CharField(max_length=20, default=PaymentStatus.PENDING)
+    amount_minor = models.BigIntegerField()
+    currency = models.CharField(max_length=3)
+    method = models.CharField(max_length=32, default="card")
+    payment_method = models.CharField(max_length=255, blank=True)  # the provider's token, if we confirm
+    confirm = models.BooleanField(default=False)
+    # What the provider says. The moment of the first send is committed before it: from 23 h on we only look up.
+    first_sent_at = models.DateTimeField(null=True)
+    provider_reference = models.CharField(max_length=255, null=True)  # noqa: DJ001  unique where known
+    charge_reference = models.CharField(max_length=255, null=True)  # noqa: DJ001  unique where known
+    captured_minor = models.BigIntegerField(default=0)
+    corrected_minor = models.BigIntegerField(default=0)  # Σ of correcting entries that finance posted against it
+    captured_at = models.DateTimeField(null=True)  # the provider's clock: decides the day in the books
+    # The one success that pays the reference; another one is stored as not settling and refunded.
+    settling = models.BooleanField(default=False)
+    # Σ open + succeeded refunds of ours, kept under this row's lock.
+    refunds_committed_minor = models.BigIntegerField(default=0)
+    refunded_minor = models.BigIntegerField(default=0)
+    failure_code = models.CharField(max_length=64, blank=True)
+    failure_decline_code = models.CharField(max_length=64, blank=True)
+    failure_message = models.TextField(blank=True)
+    fraud_marked_at = models.DateTimeField(null=True)
+    paid_at = models.DateTimeField(null=True)
+    next_check_at = models.DateTimeField(null=True)
+    checks = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(amount_minor__gt=0), name="payment_amount_positive"),
+            models.CheckConstraint(
+                condition=Q(refunds_committed_minor__gte=0) & Q(refunds_committed_minor__lte=F("captured_minor")),
+                name="payment_refunds_within_captured",
+            ),
+            models.CheckConstraint(
+                condition=Q(refunded_minor__gte=0) & Q(refunded_minor__lte=F("captured_minor")),
+                name="payment_refunded_within_captured",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status=PaymentStatus.SUCCEEDED) | Q(captured_at__isnull=False, captured_minor__gt=0),
+                name="payment_succeeded_has_capture",
+            ),
+            models.UniqueConstraint(
+                fields=["merchant_id", "reference"],
+                condition=Q(status__in=PAYMENT_LIVE),
+                name="payment_one_live_attempt_per_reference",
+            ),
+            models.UniqueConstraint(
+                fields=["merchant_id", "reference"], condition=Q(settling=True), name="payment_one_settles_a_reference"
+            ),
+            models.UniqueConstraint(fields=["provider_reference"], name="payment_provider_reference_unique"),
+            models.UniqueConstraint(fields=["charge_reference"], name="payment_charge_reference_unique"),
+        ]
+        indexes = [
+            models.Index(fields=["merchant_id", "reference"], name="payment_by_reference"),
+            models.Index(fields=["captured_at"], name="payment_captured", condition=Q(captured_at__isnull=False)),
+            models.Index(fields=["next_check_at"], name="payment_due_check", condition=Q(next_check_at__isnull=False)),
+        ]
+        triggers = [transition_guard(field="status", edges=PAYMENT_EDGES)]
+
+    def __str__(self) -> str:
+        return self.number
+
+    @property
+    def number(self) -> str:
+        return public_id(self.PREFIX, self.id)
+
+    @classmethod
+    def id_of(cls, number: str) -> UUID:
+        """Raises NotFound."""
+        return parse_public_id(cls.PREFIX, number)
+
+
+class PaymentHistory(TransitionRecord):
+    subject = models.ForeignKey(Payment, on_delete=models.PROTECT, related_name="history")
+
+    class Meta:
+        verbose_name_plural = "payment history"
+        triggers = [protect_append_only()]
+
+
+class Refund(models.Model):
+    """Money on its way back to a customer."""
+
+    PREFIX = "ref"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    merchant_id = models.UUIDField()
+    payment = models.ForeignKey(Payment, on_delete=models.PROTECT, related_name="refunds")
+    status = models.CharField(max_length=20, default=RefundStatus.REQUESTED)
+    amount_minor = models.BigIntegerField()
+    corrected_minor = models.BigIntegerField(default=0)
+    currency = models.CharField(max_length=3)
+    reason = models.TextField()
+    requested_by = models.CharField(max_length=150)
+    # True where the provider made it behind our back: it may break the sum, and is recorded all the same.
+    made_elsewhere = models.BooleanField(default=False)
+    first_sent_at = models.DateTimeField(null=True)
+    provider_reference = models.CharField(max_length=255, null=True)  # noqa: DJ001  unique where known
+    provider_created_at = models.DateTimeField(null=True)  # the provider's clock: decides the day in the books
+    failure_code = models.CharField(max_length=64, blank=True)
+    failure_message = models.TextField(blank=True)
+    completed_at = models.DateTimeField(null=True)
+    next_check_at = models.DateTimeField(null=True)
+    checks = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(amount_minor__gt=0), name="refund_amount_positive"),
+            models.CheckConstraint(condition=~Q(reason=""), name="refund_has_a_reason"),
+            models.UniqueConstraint(fields=["provider_reference"], name="refund_provider_reference_unique"),
+        ]
+        indexes = [
+            models.Index(
+                fields=["provider_created_at"],
+                name="refund_provider_created",
+                condition=Q(provider_created_at__isnull=False),
+            ),
+            models.Index(fields=["next_check_at"], name="refund_due_check", condition=Q(next_check_at__isnull=False)),
+        ]
+        triggers = [transition_guard(field="status", edges=REFUND_EDGES)]
+
+    def __str__(self) -> str:
+        return self.number
+
+    @property
+    def number(self) -> str:
+        return public_id(self.PREFIX, self.id)
+
+    @classmethod
+    def id_of(cls, number: str) -> UUID:
+        """Raises NotFound."""
+        return parse_public_id(cls.PREFIX, number)
+
+
+class RefundHistory(TransitionRecord):
+    subject = models.ForeignKey(Refund, on_delete=models.PROTECT, related_name="history")
+
+    class Meta:
+        verbose_name_plural = "refund history"
+        triggers = [protect_append_only()]
+
+
+class Account(models.Model):
+    """An account of the ledger. Only a customer's keeps a balance: it alone is locked, and never overdrawn."""
+
+    class Kind(models.TextChoices):
+        PROVIDER_CLEARING = "provider_clearing"  # what the provider holds for us
+        BANK = "bank"
+        UNALLOCATED_RECEIPTS = "unallocated_receipts"
+        CUSTOMER = "customer"
+        MERCHANT_PAYABLE = "merchant_payable"
+        FEES = "fees"
+        REFUNDS_IN_FLIGHT = "refunds_in_flight"
+        DISPUTES = "disputes"
+        WRITE_OFFS = "write_offs"
+        ROUNDING = "rounding"
+
+    id = models.UUIDField(primary_key=True, editable=False)  # derived from the other columns: no look-up to post
+    kind = models.CharField(max_length=24, choices=Kind.choices)
+    merchant_id = models.UUIDField(null=True)  # null: the operator's own
+    customer = models.CharField(max_length=255, blank=True)
+    currency = models.CharField(max_length=3)
+    balance_minor = models.BigIntegerField(default=0)  # customers only, credit positive
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(balance_minor__gte=0), name="account_not_overdrawn"),
+            models.CheckConstraint(
+                condition=Q(kind="customer") | Q(balance_minor=0), name="account_only_customers_keep_a_balance"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        owner = f" {self.customer}" if self.customer else ""
+        return f"{self.kind}{owner} {self.currency}"
+
+
+class JournalEntry(models.Model):
+    """One balanced posting, written once. `key` says what caused it: the same cause posts once."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    merchant_id = models.UUIDField(null=True)
+    kind = models.CharField(max_length=32)
+    key = models.CharField(max_length=150)
+    subject = models.CharField(max_length=64, blank=True)  # the payment's or refund's number
+    reference = models.CharField(max_length=64, blank=True)  # the order's number
+    currency = models.CharField(max_length=3)
+    memo = models.TextField(blank=True)
+    by = models.CharField(max_length=150)
+    corrects = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name_plural = "journal entries"
+        constraints = [
+            models.UniqueConstraint(fields=["key"], name="journal_entry_once_per_cause"),
+        ]
+        indexes = [
+            models.Index(fields=["reference"], name="journal_entry_by_reference"),
+            models.Index(fields=["subject"], name="journal_entry_by_subject"),
+        ]
+        triggers = [protect_append_only()]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Posting(models.Model):
+    """One line of an entry: debit positive, credit negative, in minor units."""
+
+    id = models.BigAutoField(primary_key=True)
+    entry = models.ForeignKey(JournalEntry, on_delete=models.PROTECT, related_name="postings")
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+")
+    amount_minor = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=~Q(amount_minor=0), name="posting_not_zero"),
+        ]
+        triggers = [
+            protect_append_only(),
+            # Deferred to the commit, when all lines are there. One currency an entry, so one sum.
+            pgtrigger.Trigger(
+                name="entry_balances",
+                level=pgtrigger.Row,
+                when=pgtrigger.After,
+                operation=pgtrigger.Insert,
+                timing=pgtrigger.Deferred,
+                func="""
+                    IF (SELECT sum(amount_minor) FROM payments_posting WHERE entry_id = NEW.entry_id) <> 0 THEN
+                        RAISE EXCEPTION 'journal entry % does not balance', NEW.entry_id USING ERRCODE = '23514';
+                    END IF;
+                    IF (SELECT e.currency FROM payments_journalentry e WHERE e.id = NEW.entry_id)
+                       <> (SELECT a.currency FROM payments_account a WHERE a.id = NEW.account_id) THEN
+                        RAISE EXCEPTION 'journal entry % mixes currencies', NEW.entry_id USING ERRCODE = '23514';
+                    END IF;
+                    RETURN NULL;
+                """,
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.amount_minor}"
+
+
+class InboxEvent(models.Model):
+    """A webhook that arrived: stored before it is acknowledged. The object itself is read again, never trusted.
+
+    The event's body is not kept: it holds the client_secret.
+    """
+
+    id = models.CharField(max_length=255, primary_key=True)
+    type = models.CharField(max_length=100)
+    object_id = models.CharField(max_length=255)
+    intent_id = models.CharField(max_length=255, blank=True)
+    livemode = models.BooleanField()
+    provider_created_at = models.DateTimeField()
+    received_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["object_id"], name="inbox_by_object"),
+            models.Index(fields=["received_at"], name="inbox_received"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.object_id}"

@@ -1,0 +1,41 @@
+"""How a refund goes: held in our books, asked for at Stripe, posted. Read from top to bottom."""
+
+from durability.registry import register
+from durability.types import Call, Context, Outcome, Saga, Step
+from payments import services
+
+BY = "saga payments.refund"
+
+
+def release_refundable(context: Context) -> None:
+    services.release_refundable(context.key, by=BY)
+
+
+def refund_at_provider(context: Context) -> Outcome:
+    return services.refund_at_provider(context.key)
+
+
+def record_refund(context: Context, outcome: Outcome) -> None:
+    services.record_refund(context.key, outcome)
+
+
+def post_refund(context: Context) -> None:
+    services.post_refund(context.key, by=BY)
+
+
+def flag_for_operator(context: Context) -> None:
+    services.flag_refund(context.key, by=BY)
+
+
+# The run's key is the refund's number.
+REFUND = register(
+    Saga(
+        "payments.refund",
+        version=1,
+        steps=(
+            Step("reserve the amount", do=None, undo=release_refundable),  # done where the refund is requested
+            Call("refund at Stripe", do=refund_at_provider, record=record_refund, undo=None),  # cannot be taken back
+            Step("post the refund", do=post_refund, undo=flag_for_operator),
+        ),
+    )
+)

@@ -1,0 +1,176 @@
+"""Reading payments, refunds and the ledger."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from django.db.models import Count, Q, Sum
+
+from foundation.errors import NotFound
+from payments import gateway
+from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
+from payments.models import Account, InboxEvent, JournalEntry, Payment, Posting, Refund
+from payments.states import PAYMENT_LIVE, PaymentStatus, RefundStatus
+from payments.types import EntryView, Failure, PaymentView, RefundView, Total
+
+# The contract with whoever compares our books with the provider's: a view over payments and refunds, one row for each
+# movement that the provider should know too. Columns: kind (charge, refund), id, merchant_id, payment_id, reference,
+# source (ch_… or re_…), intent (pi_…), amount_minor (positive, with corrections), currency, status, booked (whether
+# the provider's books should hold it), occurred_at (the provider's clock).
+MOVEMENTS_VIEW = "payments_movement"
+
+
+def view(payment: Payment) -> PaymentView:
+    failure = (
+        Failure(payment.failure_code, payment.failure_decline_code, payment.failure_message)
+        if payment.failure_code
+        else None
+    )
+    return PaymentView(
+        id=payment.id,
+        number=payment.number,
+        merchant_id=payment.merchant_id,
+        reference=payment.reference,
+        customer=payment.customer,
+        status=payment.status,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        captured_minor=payment.captured_minor,
+        refunded_minor=payment.refunded_minor,
+        refunds_open_minor=payment.refunds_committed_minor - payment.refunded_minor,
+        settling=payment.settling,
+        method=payment.method,
+        provider_reference=payment.provider_reference or "",
+        charge_reference=payment.charge_reference or "",
+        failure=failure,
+        sent=payment.first_sent_at is not None,
+        created_at=payment.created_at,
+        paid_at=payment.paid_at,
+    )
+
+
+def refund_view(refund: Refund) -> RefundView:
+    """`refund.payment` is read too: select it."""
+    return RefundView(
+        number=refund.number,
+        payment=refund.payment.number,
+        merchant_id=refund.merchant_id,
+        status=refund.status,
+        amount_minor=refund.amount_minor,
+        currency=refund.currency,
+        reason=refund.reason,
+        requested_by=refund.requested_by,
+        provider_reference=refund.provider_reference or "",
+        created_at=refund.created_at,
+        completed_at=refund.completed_at,
+    )
+
+
+def get_payment(number: str, *, merchant_id: UUID | None = None) -> PaymentView:
+    """Raises NotFound, also for another merchant's."""
+    return view(_payment(Payment.id_of(number), merchant_id))
+
+
+def get_refund(number: str, *, merchant_id: UUID | None = None) -> RefundView:
+    """Raises NotFound, also for another merchant's."""
+    refunds = Refund.objects.select_related("payment").filter(pk=Refund.id_of(number))
+    refund = refunds.filter(merchant_id=merchant_id).first() if merchant_id else refunds.first()
+    if refund is None:
+        raise NotFound
+    return refund_view(refund)
+
+
+def find_by_provider_reference(reference: str) -> PaymentView | None:
+    """The payment of a PaymentIntent or a charge."""
+    payment = Payment.objects.filter(Q(provider_reference=reference) | Q(charge_reference=reference)).first()
+    return view(payment) if payment else None
+
+
+def payments_of(references: Sequence[str], *, merchant_id: UUID | None = None) -> dict[str, list[PaymentView]]:
+    """reference → its payments, oldest first. One query for any number of references."""
+    found: dict[str, list[PaymentView]] = {reference: [] for reference in references}
+    rows = Payment.objects.filter(reference__in=references).order_by("id")
+    for payment in rows.filter(merchant_id=merchant_id) if merchant_id else rows:
+        found[payment.reference].append(view(payment))
+    return found
+
+
+def refunds_of(references: Sequence[str]) -> list[RefundView]:
+    """All refunds for some references, oldest first."""
+    rows = Refund.objects.select_related("payment").filter(payment__reference__in=references).order_by("id")
+    return [refund_view(refund) for refund in rows]
+
+
+def open_attempts(references: Sequence[str]) -> dict[str, PaymentView]:
+    """reference → its live attempt, where there is one."""
+    rows = Payment.objects.filter(reference__in=references, status__in=PAYMENT_LIVE)
+    return {payment.reference: view(payment) for payment in rows}
+
+
+def journal_of(references: Sequence[str]) -> list[EntryView]:
+    """The journal entries of some references, oldest first, with their lines."""
+    rows = JournalEntry.objects.filter(reference__in=references).order_by("id").prefetch_related("postings__account")
+    return [
+        EntryView(
+            id=entry.id,
+            kind=entry.kind,
+            memo=entry.memo,
+            currency=entry.currency,
+            at=entry.created_at,
+            lines=[(str(posting.account), posting.amount_minor) for posting in entry.postings.all()],
+        )
+        for entry in rows
+    ]
+
+
+def inbox_of(provider_references: Sequence[str]) -> list[InboxEvent]:
+    """Webhooks that told of some PaymentIntents, oldest first."""
+    return list(
+        InboxEvent.objects.filter(Q(object_id__in=provider_references) | Q(intent_id__in=provider_references)).order_by(
+            "received_at"
+        )
+    )
+
+
+def clearing_balance() -> dict[str, int]:
+    """currency → what the provider should hold for us by our books, in minor units."""
+    held = Posting.objects.filter(account__kind=Account.Kind.PROVIDER_CLEARING)
+    return dict(held.values_list("account__currency").annotate(total=Sum("amount_minor")))
+
+
+def captured_between(since: datetime, until: datetime) -> list[Total]:
+    """What was captured in [since, until) by the provider's clock, one total a currency."""
+    captured = Payment.objects.filter(captured_at__gte=since, captured_at__lt=until)
+    rows = captured.values_list("currency").annotate(Count("pk"), Sum("captured_minor")).order_by("currency")
+    return [Total(*row) for row in rows]
+
+
+def refunded_between(since: datetime, until: datetime) -> list[Total]:
+    """What was refunded in [since, until) by the provider's clock, one total a currency."""
+    paid = Refund.objects.filter(
+        provider_created_at__gte=since, provider_created_at__lt=until, status=RefundStatus.SUCCEEDED
+    )
+    rows = paid.values_list("currency").annotate(Count("pk"), Sum("amount_minor")).order_by("currency")
+    return [Total(*row) for row in rows]
+
+
+def read_client_secret(number: str) -> str:
+    """The secret that the customer's browser confirms with; asked from the provider each time, stored nowhere.
+
+    Empty while the payment is not opened or not confirmable. Raises NotFound.
+    """
+    payment = _payment(Payment.id_of(number), None)
+    if not payment.provider_reference or payment.status not in (PaymentStatus.PENDING, PaymentStatus.REQUIRES_ACTION):
+        return ""
+    try:
+        return gateway.retrieve_intent(payment.provider_reference).client_secret
+    except (ProviderBusy, ProviderUnsure, ProviderRefused) as error:
+        raise ProviderUnavailable from error
+
+
+def _payment(payment_id: UUID, merchant_id: UUID | None) -> Payment:
+    payments = Payment.objects.filter(pk=payment_id)
+    payment = payments.filter(merchant_id=merchant_id).first() if merchant_id else payments.first()
+    if payment is None:
+        raise NotFound
+    return payment

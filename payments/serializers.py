@@ -1,0 +1,52 @@
+"""What the API reads and writes about payments and refunds."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from foundation.api import MinorUnits, StrictSerializer, timestamp
+from payments.types import PaymentView, RefundView
+
+
+class RefundRequest(StrictSerializer):
+    amount = MinorUnits(required=False)
+    reason = serializers.CharField(max_length=500)
+
+
+def payment_json(payment: PaymentView) -> dict[str, Any]:
+    """A payment as the API shows it; never with its client_secret."""
+    document: dict[str, Any] = {
+        "number": payment.number,
+        "order": payment.reference,
+        "status": "processing" if payment.status == "unknown" else payment.status,
+        "amount": payment.amount_minor,
+        "currency": payment.currency,
+        "amount_refunded": payment.refunded_minor,
+        "method": payment.method,
+        "provider_reference": payment.provider_reference or None,
+        "created_at": timestamp(payment.created_at),
+        "paid_at": timestamp(payment.paid_at),
+    }
+    if payment.failure:
+        document["failure"] = {
+            "code": payment.failure.code,
+            "decline_code": payment.failure.decline_code or None,
+            "message": payment.failure.message,
+        }
+    return document
+
+
+def refund_json(refund: RefundView) -> dict[str, Any]:
+    """A refund as the API shows it."""
+    return {
+        "number": refund.number,
+        "payment": refund.payment,
+        "status": refund.status,
+        "amount": refund.amount_minor,
+        "currency": refund.currency,
+        "reason": refund.reason,
+        "requested_by": refund.requested_by,
+        "provider_reference": refund.provider_reference or None,
+        "created_at": timestamp(refund.created_at),
+        "completed_at": timestamp(refund.completed_at),
+    }

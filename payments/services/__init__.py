@@ -1,0 +1,56 @@
+"""Everything that writes payments, refunds and the ledger."""
+
+from payments.services.attempts import (
+    begin_payment,
+    cancel_at_provider,
+    cancel_never_sent,
+    client_secret,
+    open_at_provider,
+    record_cancelling,
+    record_opening,
+)
+from payments.services.desk import (
+    adopt_charge,
+    adopt_refund,
+    mark_fraud,
+    post_correction,
+    take_provider_status,
+)
+from payments.services.news import receive_webhook, recheck_due, replay_events, sync_payment, sync_refund
+from payments.services.refunds import (
+    flag_refund,
+    post_refund,
+    record_refund,
+    refund_at_provider,
+    release_refundable,
+    request_refund,
+)
+from payments.services.sales import post_sale, reverse_sale
+
+__all__ = [
+    "adopt_charge",
+    "adopt_refund",
+    "begin_payment",
+    "cancel_at_provider",
+    "cancel_never_sent",
+    "client_secret",
+    "flag_refund",
+    "mark_fraud",
+    "open_at_provider",
+    "post_correction",
+    "post_refund",
+    "post_sale",
+    "receive_webhook",
+    "recheck_due",
+    "record_cancelling",
+    "record_opening",
+    "record_refund",
+    "refund_at_provider",
+    "release_refundable",
+    "replay_events",
+    "request_refund",
+    "reverse_sale",
+    "sync_payment",
+    "sync_refund",
+    "take_provider_status",
+]

@@ -1,0 +1,277 @@
+"""A payment attempt: recorded before it is sent, opened under its own number, cancelled at the provider before here."""
+
+from contextvars import ContextVar
+from datetime import timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from durability import services as durability
+from durability.types import Accepted, Outcome, Refused, Succeeded, Unknown
+from foundation.database import database_now, in_seconds
+from foundation.transition import transition
+from payments import gateway, metrics, selectors
+from payments.errors import PaymentInProgress, ProviderBusy, ProviderRefused, ProviderUnsure
+from payments.events import PaymentCancelled, PaymentFailed
+from payments.locks import lock_payment
+from payments.models import Payment, PaymentHistory
+from payments.services.news import about, apply_intent
+from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, PaymentStatus
+from payments.types import Failure, Intent, PaymentView
+
+# The secret of the intent that this very request opened, for its own answer: memory only, this thread only.
+_fresh_secret: ContextVar[tuple[str, str]] = ContextVar("fresh_secret", default=("", ""))
+
+
+def begin_payment(
+    *,
+    merchant_id: UUID,
+    reference: str,
+    customer: str,
+    amount_minor: int,
+    currency: str,
+    method: str,
+    payment_method: str = "",
+    confirm: bool = False,
+) -> str:
+    """Record an attempt in the caller's transaction and return its number; nothing is sent yet.
+
+    Raises PaymentInProgress while another attempt for the reference is live.
+    """
+    payment = Payment(
+        merchant_id=merchant_id,
+        reference=reference,
+        customer=customer,
+        amount_minor=amount_minor,
+        currency=currency,
+        method=method,
+        payment_method=payment_method,
+        confirm=confirm,
+    )
+    try:
+        with transaction.atomic():
+            payment.save(force_insert=True)
+    except IntegrityError as error:
+        raise PaymentInProgress from error
+    return payment.number
+
+
+def open_at_provider(number: str) -> Outcome:
+    """Open the attempt at the provider: the same number and parameters each time. Belongs outside of transactions.
+
+    Answers Succeeded(Intent), Refused, or Unknown. A confirmation of ours that was declined is Succeeded with an
+    intent that carries a failure and is cancelled: before we say `failed`, nobody can confirm it any more.
+    """
+    payment = Payment.objects.get(pk=Payment.id_of(number))
+    if payment.status not in PAYMENT_LIVE:
+        return Accepted()  # expiry or a cancellation was faster
+    try:
+        intent = _open(payment)
+        if intent is None:
+            return Accepted() if payment.first_sent_at is None else Unknown("not found at the provider yet")
+        if payment.confirm and intent.failure and intent.status == "requires_payment_method":
+            intent = _cancel_declined(intent, number)
+    except ProviderRefused as refusal:
+        return Refused(refusal.code, refusal.message)
+    except (ProviderUnsure, ProviderBusy) as doubt:
+        return Unknown(str(doubt))
+    _fresh_secret.set((number, intent.client_secret))
+    return Succeeded(intent)
+
+
+def _open(payment: Payment) -> Intent | None:
+    if payment.provider_reference:
+        return gateway.retrieve_intent(payment.provider_reference)
+    if payment.first_sent_at is None and not _mark_sent(payment):
+        return None
+    now = database_now()
+    sent_at = payment.first_sent_at or now
+    if payment.status == PaymentStatus.UNKNOWN or now - sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
+        found = gateway.find_intent(payment.number, since=sent_at)
+        if found or now - sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
+            return found
+    try:
+        return gateway.create_intent(
+            number=payment.number,
+            amount_minor=payment.amount_minor,
+            currency=payment.currency,
+            metadata=metadata(payment),
+            payment_method=payment.payment_method,
+            confirm=payment.confirm,
+        )
+    except ProviderUnsure as doubt:
+        long_ago = now - sent_at > timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S)
+        if doubt.final and long_ago:
+            # The provider replays its 500 for ever, and lists no such intent: it was never made.
+            raise ProviderRefused("provider_error", "The provider failed to open the payment.") from doubt
+        raise
+
+
+def _mark_sent(payment: Payment) -> bool:
+    """Commit the moment of the first send. False if a cancellation was faster: then nothing may be sent."""
+    return bool(
+        Payment.objects.filter(pk=payment.pk, status__in=PAYMENT_LIVE, first_sent_at__isnull=True).update(
+            first_sent_at=Now(), next_check_at=in_seconds(settings.PAYMENT_RECHECK_FIRST_S)
+        )
+        or Payment.objects.filter(pk=payment.pk, status__in=PAYMENT_LIVE, first_sent_at__isnull=False).exists()
+    )
+
+
+def _cancel_declined(intent: Intent, number: str) -> Intent:
+    try:
+        return gateway.cancel_intent(intent.id, number=number)
+    except ProviderRefused:
+        return gateway.retrieve_intent(intent.id)
+
+
+def record_opening(number: str, outcome: Outcome) -> None:
+    """Commit what opening ended in, in the caller's transaction."""
+    payment = lock_payment(Payment.id_of(number))
+    match outcome:
+        case Succeeded(value=intent):
+            if intent.failure and payment.confirm and intent.status == "canceled":
+                _fail(payment, intent.failure, intent=intent)
+            else:
+                apply_intent(payment, intent, by="opening")
+        case Refused(code=code, message=message):
+            if payment.status in PAYMENT_LIVE:
+                _fail(payment, Failure(code, "", message), intent=None)
+        case Unknown(reason=reason):
+            if payment.status == PaymentStatus.PENDING and not payment.provider_reference:
+                transition(
+                    payment,
+                    PaymentStatus.UNKNOWN,
+                    edges=PAYMENT_EDGES,
+                    history=PaymentHistory,
+                    by="opening",
+                    why=reason,
+                )
+                metrics.PAYMENT_REQUESTS.labels("unknown").inc()
+        case Accepted():
+            pass
+
+
+def _fail(payment: Payment, failure: Failure, *, intent: Intent | None) -> None:
+    if payment.status not in PAYMENT_LIVE:
+        return
+    values = {
+        "failure_code": failure.code,
+        "failure_decline_code": failure.decline_code,
+        "failure_message": failure.message,
+        "next_check_at": None,
+    }
+    if intent:
+        values["provider_reference"] = intent.id
+    transition(
+        payment,
+        PaymentStatus.FAILED,
+        edges=PAYMENT_EDGES,
+        history=PaymentHistory,
+        by="opening",
+        why=failure.message,
+        values=values,
+    )
+    metrics.PAYMENT_REQUESTS.labels("failed").inc()
+    durability.publish(PaymentFailed(**about(payment), code=failure.code))
+
+
+def client_secret(number: str) -> str:
+    """The secret that the customer's browser confirms with: fresh from this request's own call, or read again."""
+    opened, secret = _fresh_secret.get()
+    _fresh_secret.set(("", ""))
+    return secret if opened == number and secret else selectors.read_client_secret(number)
+
+
+def cancel_at_provider(number: str) -> Outcome:
+    """Make sure that nobody can pay this attempt any more. Belongs outside of transactions.
+
+    Succeeded(Intent or None): it is cancelled, was never sent, or was paid before we came: the intent says which.
+    Accepted(Intent): it is being processed, nothing can be done now. Unknown: ask again.
+    """
+    payment = Payment.objects.get(pk=Payment.id_of(number))
+    try:
+        reference = payment.provider_reference
+        if payment.first_sent_at is None:
+            return Succeeded(None)
+        if not reference:
+            found = gateway.find_intent(number, since=payment.first_sent_at)
+            if found is None:
+                waited = database_now() - payment.first_sent_at
+                if waited < timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S):
+                    return Unknown("sent, but not yet to be found at the provider")
+                return Succeeded(None)
+            reference = found.id
+        intent = _cancel_or_read(reference, number)
+    except ProviderRefused as refusal:
+        return Refused(refusal.code, refusal.message)
+    except (ProviderUnsure, ProviderBusy) as doubt:
+        return Unknown(str(doubt))
+    return Accepted(intent) if intent.status == "processing" else Succeeded(intent)
+
+
+def _cancel_or_read(reference: str, number: str) -> Intent:
+    try:
+        return gateway.cancel_intent(reference, number=number)
+    except ProviderRefused:
+        return gateway.retrieve_intent(reference)
+
+
+def record_cancelling(number: str, outcome: Outcome, *, by: str) -> PaymentView:
+    """Commit what cancelling ended in, in the caller's transaction, and answer with the payment as it now stands."""
+    payment = lock_payment(Payment.id_of(number))
+    if isinstance(outcome, Succeeded | Accepted) and outcome.value is not None:
+        apply_intent(payment, outcome.value, by=by)
+    elif isinstance(outcome, Succeeded) and payment.status in PAYMENT_LIVE:
+        _cancel(payment, by=by, why="never reached the provider")
+    return selectors.view(payment)
+
+
+def _cancel(payment: Payment, *, by: str, why: str) -> None:
+    transition(
+        payment,
+        PaymentStatus.CANCELLED,
+        edges=PAYMENT_EDGES,
+        history=PaymentHistory,
+        by=by,
+        why=why,
+        values={"next_check_at": None},
+    )
+    durability.publish(PaymentCancelled(**about(payment)))
+
+
+def cancel_never_sent(*, references: list[str], by: str) -> list[str]:
+    """Cancel, set-wise in the caller's transaction, the attempts that never reached the provider.
+
+    Returns the references that have no live attempt afterwards; the others were sent and need `cancel_at_provider`.
+    """
+    unsent = list(
+        Payment.objects.select_for_update()
+        .filter(Q(first_sent_at__isnull=True), reference__in=references, status=PaymentStatus.PENDING)
+        .order_by("pk")
+    )
+    Payment.objects.filter(pk__in=[payment.pk for payment in unsent]).update(
+        status=PaymentStatus.CANCELLED, next_check_at=None
+    )
+    PaymentHistory.objects.bulk_create(
+        PaymentHistory(
+            subject=payment, from_state=payment.status, to_state=PaymentStatus.CANCELLED, by=by, why="never sent"
+        )
+        for payment in unsent
+    )
+    live = set(
+        Payment.objects.filter(reference__in=references, status__in=PAYMENT_LIVE).values_list("reference", flat=True)
+    )
+    return [reference for reference in references if reference not in live]
+
+
+def metadata(payment: Payment) -> dict[str, str]:
+    """What the provider keeps beside an intent, so that any charge can be traced back to us."""
+    return {
+        "payment": payment.number,
+        "order": payment.reference,
+        "merchant": str(payment.merchant_id),
+        "instance": settings.INSTANCE_ID,
+    }

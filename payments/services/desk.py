@@ -1,0 +1,180 @@
+"""What finance staff do to the books, each once per cause, with a name and a reason."""
+
+from uuid import UUID
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from durability import services as durability
+from foundation.errors import InvalidInput, NotFound
+from payments import gateway, ledger, selectors
+from payments.errors import ContradictsProvider, ProviderBusy, ProviderRefused, ProviderUnsure
+from payments.events import RefundSucceeded
+from payments.locks import lock_payment, lock_refund
+from payments.models import Payment, PaymentHistory, Refund, RefundHistory
+from payments.services.news import (
+    about_refund,
+    apply_intent,
+    hold_refund,
+    post_refund_paid,
+    sync_payment,
+    sync_refund,
+    unavailable,
+)
+from payments.states import PaymentStatus, RefundStatus
+from payments.types import PaymentView
+
+
+def take_provider_status(number: str, *, by: str) -> None:
+    """Read a payment (`pay_…`) or a refund (`ref_…`) at the provider and take over what it says.
+
+    Belongs outside of transactions. Raises NotFound, ProviderUnavailable, ContradictsProvider.
+    """
+    try:
+        found = _sync(number, by=by)
+    except (ProviderUnsure, ProviderBusy) as error:
+        raise unavailable(error) from error
+    except ProviderRefused as refusal:
+        raise ContradictsProvider(f"The provider knows nothing of {number}: {refusal.message}") from refusal
+    if not found:
+        raise ContradictsProvider
+
+
+def _sync(number: str, *, by: str) -> bool:
+    if number.startswith(Refund.PREFIX):
+        refund = Refund.objects.filter(pk=Refund.id_of(number), provider_reference__isnull=False).first()
+        if refund is None:
+            raise NotFound(f"{number} never reached the provider.")
+        return sync_refund(refund.provider_reference or "", by=by)
+    payment = Payment.objects.filter(pk=Payment.id_of(number), provider_reference__isnull=False).first()
+    if payment is None:
+        raise NotFound(f"{number} never reached the provider.")
+    return sync_payment(payment.provider_reference or "", by=by)
+
+
+def adopt_charge(*, charge: str, merchant_id: UUID, reference: str, customer: str, by: str, why: str) -> PaymentView:
+    """Create the payment that we miss from the provider's charge, for a reference that a person or metadata chose.
+
+    Belongs outside of transactions. Done before: answers with what it made then. Raises ProviderUnavailable,
+    ContradictsProvider.
+    """
+    known = selectors.find_by_provider_reference(charge)
+    if known:
+        return known
+    try:
+        intent = gateway.retrieve_intent(gateway.retrieve_charge_intent(charge))
+    except (ProviderUnsure, ProviderBusy) as error:
+        raise unavailable(error) from error
+    except ProviderRefused as refusal:
+        raise ContradictsProvider(f"The provider knows nothing of {charge}: {refusal.message}") from refusal
+    if intent.status != "succeeded" or intent.charge is None:
+        raise ContradictsProvider(f"The provider says that {intent.id} is {intent.status}: there is nothing to adopt.")
+    try:
+        with transaction.atomic(durable=True):
+            payment = Payment.objects.create(
+                merchant_id=merchant_id,
+                reference=reference,
+                customer=customer,
+                status=PaymentStatus.CANCELLED,  # not a live attempt: on the provider's word it becomes succeeded
+                amount_minor=intent.amount_minor,
+                currency=intent.currency,
+                first_sent_at=intent.created_at,
+                provider_reference=intent.id,
+            )
+            PaymentHistory.objects.create(
+                subject=payment, from_state="", to_state=PaymentStatus.CANCELLED, by=by, why=why
+            )
+            apply_intent(lock_payment(payment.pk), intent, by=by)
+    except IntegrityError as error:
+        raise ContradictsProvider(f"{intent.id} was adopted by someone else just now.") from error
+    return selectors.get_payment(payment.number)
+
+
+def adopt_refund(*, refund: str, by: str, why: str) -> str:
+    """Record a refund that was made at the provider behind our back; it is stored even if it breaks our sum.
+
+    Belongs outside of transactions. Returns our number. Raises ProviderUnavailable, ContradictsProvider, NotFound.
+    """
+    known = Refund.objects.filter(provider_reference=refund).first()
+    if known:
+        return known.number
+    try:
+        news = gateway.retrieve_refund(refund)
+    except (ProviderUnsure, ProviderBusy) as error:
+        raise unavailable(error) from error
+    except ProviderRefused as refusal:
+        raise ContradictsProvider(f"The provider knows nothing of {refund}: {refusal.message}") from refusal
+    payment_id = Payment.objects.filter(provider_reference=news.payment_intent).values_list("pk", flat=True).first()
+    if payment_id is None:
+        raise NotFound("The refunded charge is none of ours: create its payment first.")
+    with transaction.atomic(durable=True):
+        payment = lock_payment(payment_id)
+        row = Refund.objects.create(
+            merchant_id=payment.merchant_id,
+            payment=payment,
+            status=RefundStatus.SUCCEEDED,
+            amount_minor=news.amount_minor,
+            currency=news.currency,
+            reason=why,
+            requested_by=by,
+            made_elsewhere=True,
+            first_sent_at=news.created_at,
+            provider_reference=news.id,
+            provider_created_at=news.created_at,
+            completed_at=Now(),
+        )
+        RefundHistory.objects.create(subject=row, from_state="", to_state=RefundStatus.SUCCEEDED, by=by, why=why)
+        # The sum of *ours* stays bound; what was made elsewhere is counted as far as the constraint allows.
+        room = payment.captured_minor - max(payment.refunds_committed_minor, payment.refunded_minor)
+        counted = max(0, min(news.amount_minor, room))
+        Payment.objects.filter(pk=payment.pk).update(
+            refunds_committed_minor=F("refunds_committed_minor") + counted, refunded_minor=F("refunded_minor") + counted
+        )
+        hold_refund(row, payment, by=by)
+        post_refund_paid(row, payment, by=by)
+        durability.publish(RefundSucceeded(**about_refund(row, payment)))
+    return row.number
+
+
+def post_correction(*, number: str, amount_minor: int, cause: str, by: str, why: str) -> bool:
+    """Post a correcting entry against what the provider holds: positive, it holds more than our books said.
+
+    `number` is a payment's or a refund's; `cause` names what is corrected and posts once. Raises InvalidInput.
+    """
+    if not amount_minor:
+        raise InvalidInput("A correction of nothing corrects nothing.")
+    with transaction.atomic():
+        row: Payment | Refund
+        if number.startswith(Refund.PREFIX):
+            row, payment = lock_refund(Refund.id_of(number))
+            change = -amount_minor  # a larger refund leaves less at the provider
+        else:
+            row = payment = lock_payment(Payment.id_of(number))
+            change = amount_minor
+        posted = ledger.post(
+            key=f"correction:{cause}",
+            kind="correction",
+            debit=ledger.clearing(row.currency),
+            credit=ledger.write_offs(row.currency),
+            amount_minor=amount_minor,
+            by=by,
+            merchant_id=row.merchant_id,
+            subject=number,
+            reference=payment.reference,
+            memo=why,
+        )
+        if posted:
+            type(row).objects.filter(pk=row.pk).update(corrected_minor=F("corrected_minor") + change)
+    return posted
+
+
+def mark_fraud(number: str, *, by: str, why: str) -> None:
+    """Mark a payment as fraud: a mark with a name and a reason, no movement of money. Raises NotFound."""
+    with transaction.atomic():
+        payment = lock_payment(Payment.id_of(number))
+        if payment.fraud_marked_at is None:
+            Payment.objects.filter(pk=payment.pk).update(fraud_marked_at=Now())
+            PaymentHistory.objects.create(
+                subject=payment, from_state=payment.status, to_state=payment.status, by=by, why=f"fraud: {why}"
+            )

@@ -1,0 +1,17 @@
+"""Scheduled reads at the provider: what no webhook brought."""
+
+from celery import shared_task
+
+from payments.services import news
+
+
+@shared_task(name="payments.recheck")
+def recheck() -> None:
+    """Read open payments and refunds again."""
+    news.recheck_due()
+
+
+@shared_task(name="payments.catch_up_events")
+def catch_up_events() -> None:
+    """List events that no webhook brought."""
+    news.replay_events(since=news.catch_up_since())

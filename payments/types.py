@@ -1,0 +1,176 @@
+"""What payments tell the apps above, and what the gateway tells payments. Amounts are minor units."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, in the provider's codes."""
+
+    code: str
+    decline_code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentView:
+    """A payment as the apps above see it. `reference` is the order's number, opaque here."""
+
+    id: UUID
+    number: str
+    merchant_id: UUID
+    reference: str
+    customer: str
+    status: str
+    amount_minor: int
+    currency: str
+    captured_minor: int
+    refunded_minor: int
+    refunds_open_minor: int
+    settling: bool
+    method: str
+    provider_reference: str
+    charge_reference: str
+    failure: Failure | None
+    sent: bool
+    created_at: datetime
+    paid_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RefundView:
+    """A refund as the apps above see it."""
+
+    number: str
+    payment: str
+    merchant_id: UUID
+    status: str
+    amount_minor: int
+    currency: str
+    reason: str
+    requested_by: str
+    provider_reference: str
+    created_at: datetime
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RefundPolicy:
+    """A merchant's terms for customers' refunds: days since payment, ratio in basis points, fee in minor units."""
+
+    window_days: int
+    ratio_bp: int
+    fee_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A count and a sum in one currency."""
+
+    currency: str
+    count: int
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntryView:
+    """A journal entry with its lines: (account, debit minor units or negative for a credit)."""
+
+    id: UUID
+    kind: str
+    memo: str
+    currency: str
+    at: datetime
+    lines: list[tuple[str, int]]
+
+
+# --- The provider's side, as the gateway translates it ----------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceTransaction:
+    """One row of the provider's books: gross `amount_minor`, `fee_minor`, `net_minor` = amount − fee."""
+
+    id: str
+    type: str
+    reporting_category: str
+    source: str
+    amount_minor: int
+    fee_minor: int
+    net_minor: int
+    currency: str
+    status: str
+    created_at: datetime
+    available_at: datetime
+    payment_intent: str
+    charge: str
+    metadata: dict[str, str]
+    source_status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A charge. `balance_transaction` is None until the provider has written it (asynchronous capture)."""
+
+    id: str
+    status: str
+    amount_minor: int
+    amount_captured_minor: int
+    currency: str
+    created_at: datetime
+    disputed: bool
+    balance_transaction: BalanceTransaction | None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A PaymentIntent. `client_secret` lives in memory only: it is never stored, cached or logged."""
+
+    id: str
+    status: str
+    amount_minor: int
+    amount_received_minor: int
+    currency: str
+    livemode: bool
+    metadata: dict[str, str]
+    created_at: datetime
+    failure: Failure | None
+    charge: Charge | None
+    client_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRefund:
+    """A refund at the provider."""
+
+    id: str
+    status: str
+    amount_minor: int
+    currency: str
+    charge: str
+    payment_intent: str
+    metadata: dict[str, str]
+    created_at: datetime
+    failure_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderEvent:
+    """A webhook or a listed event: which object changed. What it became is read from the provider."""
+
+    id: str
+    type: str
+    object_id: str
+    intent_id: str
+    livemode: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderBalance:
+    """The provider's own word on our balance: currency → minor units, available and pending."""
+
+    available: dict[str, int]
+    pending: dict[str, int]

@@ -1,0 +1,76 @@
+"""The API of payments and refunds, and the door for the provider's webhooks."""
+
+from typing import ClassVar
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from catalog import selectors as catalog
+from durability.http import answer_once
+from durability.types import Answer
+from foundation.api import PROBLEM_TYPE, caller, problem, validated
+from payments import selectors, services
+from payments.errors import SignatureInvalid
+from payments.serializers import RefundRequest, payment_json, refund_json
+from payments.types import RefundPolicy
+
+READERS = {"storefront", "operations"}
+
+
+class PaymentView(APIView):
+    """GET /payments/{number}"""
+
+    scopes: ClassVar = {"GET": READERS}
+
+    def get(self, request: Request, number: str) -> Response:
+        payment = selectors.get_payment(number, merchant_id=caller(request).merchant_id)
+        secret = services.client_secret(number)
+        return Response({**payment_json(payment), **({"client_secret": secret} if secret else {})})
+
+
+class RefundsView(APIView):
+    """POST /payments/{number}/refunds"""
+
+    scopes: ClassVar = {"POST": {"operations"}}
+
+    def post(self, request: Request, number: str) -> Response:
+        body = validated(RefundRequest, request.data)
+        merchant = catalog.get_merchant(caller(request).merchant_id)
+
+        def effect() -> Answer:
+            refund = services.request_refund(
+                payment=number,
+                amount_minor=body.get("amount"),
+                reason=body["reason"],
+                requested_by="api",
+                policy=RefundPolicy(merchant.refund_window_days, merchant.refund_ratio_bp, merchant.refund_fee_minor),
+                merchant_id=merchant.id,
+            )
+            return Answer(201, refund_json(selectors.get_refund(refund)))
+
+        return answer_once(request, effect)
+
+
+class RefundView(APIView):
+    """GET /refunds/{number}"""
+
+    scopes: ClassVar = {"GET": READERS}
+
+    def get(self, request: Request, number: str) -> Response:
+        return Response(refund_json(selectors.get_refund(number, merchant_id=caller(request).merchant_id)))
+
+
+@csrf_exempt
+@require_POST
+def stripe_webhook(request: HttpRequest) -> HttpResponse:
+    """POST /webhooks/stripe: 200 once stored, 400 for a bad signature. The work is a worker's."""
+    try:
+        new = services.receive_webhook(payload=request.body, signature=request.headers.get("Stripe-Signature", ""))
+    except SignatureInvalid as error:
+        document = problem(status=400, code=error.code, detail=error.detail, instance=request.path)
+        return JsonResponse(document, status=400, content_type=PROBLEM_TYPE)
+    return JsonResponse({"received": True, "new": new})
