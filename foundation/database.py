@@ -33,6 +33,11 @@ def sqlstate(error: BaseException) -> str:
     return str(getattr(error.__cause__, "sqlstate", "") or "")
 
 
+def violated_constraint(error: BaseException) -> str:
+    """The name of the constraint that refused a row, empty if none did."""
+    return str(getattr(getattr(error.__cause__, "diag", None), "constraint_name", "") or "")
+
+
 def retry_conflicts(work: Callable[P, R]) -> Callable[P, R]:
     """Run a function that makes its own outermost transaction again after a deadlock or a serialization failure."""
 

@@ -1,0 +1,83 @@
+"""Everything that reads the catalogue."""
+
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from django.db.models import QuerySet
+
+from catalog import search
+from catalog.models import Merchant, Product
+from catalog.types import MerchantTerms, Offer
+from foundation.errors import NotFound
+
+
+def get_merchant(merchant_id: UUID) -> MerchantTerms:
+    """Raises NotFound."""
+    merchant = Merchant.objects.filter(pk=merchant_id).first()
+    if merchant is None:
+        raise NotFound
+    return terms_of(merchant)
+
+
+def list_merchants() -> list[MerchantTerms]:
+    """All merchants, the oldest first."""
+    return [terms_of(merchant) for merchant in Merchant.objects.order_by("pk")]
+
+
+def get_offers(*, merchant_id: UUID, products: Sequence[str]) -> dict[str, Offer]:
+    """The published ones of these products by their public id; what is unknown or not published is missing."""
+    rows = Product.objects.filter(merchant_id=merchant_id, product_id__in=products, published=True).values_list(
+        "pk", "product_id", "title", "price_minor", "currency"
+    )
+    return {row[1]: Offer(*row) for row in rows}
+
+
+def product_ids(*, merchant_id: UUID, products: Sequence[str]) -> dict[str, UUID]:
+    """Public ids → inner ids, published or not; unknown ones are missing."""
+    rows = Product.objects.filter(merchant_id=merchant_id, product_id__in=products)
+    return dict(rows.values_list("product_id", "pk"))
+
+
+def public_product_ids(ids: Iterable[UUID]) -> dict[UUID, str]:
+    """Inner ids → public ids."""
+    return dict(Product.objects.filter(pk__in=list(ids)).values_list("pk", "product_id"))
+
+
+def get_product(*, merchant_id: UUID, product: str, also_unpublished: bool) -> Product:
+    """Raises NotFound."""
+    found = _visible(merchant_id, also_unpublished).filter(product_id=product).first()
+    if found is None:
+        raise NotFound
+    return found
+
+
+def list_products(
+    *, merchant_id: UUID, also_unpublished: bool, text: str = "", products: Sequence[str] | None = None
+) -> QuerySet[Product]:
+    """Products that a person's text finds, or the given ones, or all; not ordered."""
+    rows = _visible(merchant_id, also_unpublished)
+    if products is not None:
+        rows = rows.filter(product_id__in=products)
+    if text.strip():
+        asked = search.query(text)
+        rows = rows.filter(search__matches=asked) if asked else rows.none()
+    return rows
+
+
+def _visible(merchant_id: UUID, also_unpublished: bool) -> QuerySet[Product]:
+    rows = Product.objects.defer("search").filter(merchant_id=merchant_id)
+    return rows if also_unpublished else rows.filter(published=True)
+
+
+def terms_of(merchant: Merchant) -> MerchantTerms:
+    return MerchantTerms(
+        id=merchant.pk,
+        name=merchant.name,
+        currency=merchant.currency,
+        order_expires_after_s=merchant.order_expires_after_s,
+        refund_window_days=merchant.refund_window_days,
+        refund_ratio_bp=merchant.refund_ratio_bp,
+        refund_fee_minor=merchant.refund_fee_minor,
+        webhook_url=merchant.webhook_url,
+        refund_approval_above_minor=merchant.refund_approval_above_minor,
+    )

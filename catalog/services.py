@@ -1,0 +1,200 @@
+"""Everything that changes the catalogue."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Unpack
+from uuid import UUID
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from catalog import isbn as isbns
+from catalog import search, selectors
+from catalog.errors import MerchantExists, ProductExists
+from catalog.models import ApiKey, Merchant, Product
+from catalog.types import PRODUCT_ID_PATTERN, MerchantTerms, ProductChanges
+from foundation import money
+from foundation.database import violated_constraint
+from foundation.errors import InvalidInput, NotFound
+from foundation.ids import public_id, uuid7
+
+_KEY_MARK = "ek"
+_KEY_USE_NOTED_EVERY = timedelta(minutes=1)  # a write per request would cost more than the request
+_NEVER_MATCHES = bytes(32)
+
+
+# --- Merchants and their keys -----------------------------------------------------------------------
+
+
+def create_merchant(
+    *,
+    name: str,
+    currency: str,
+    order_expires_after_s: int = settings.ORDER_EXPIRES_AFTER_S,
+    refund_window_days: int = 7,
+    refund_ratio_bp: int = money.BASIS_POINTS,
+    refund_fee_minor: int = 0,
+    refund_approval_above_minor: int | None = None,
+    webhook_url: str = "",
+) -> MerchantTerms:
+    """Open a shop. Raises MerchantExists, UnknownCurrency."""
+    money.exponent(currency)
+    try:
+        with transaction.atomic():
+            merchant = Merchant.objects.create(
+                name=name,
+                currency=currency,
+                order_expires_after_s=order_expires_after_s,
+                refund_window_days=refund_window_days,
+                refund_ratio_bp=refund_ratio_bp,
+                refund_fee_minor=refund_fee_minor,
+                refund_approval_above_minor=refund_approval_above_minor,
+                webhook_url=webhook_url,
+                # The form of https://www.standardwebhooks.com: the consumer's library takes it as it is.
+                webhook_secret=f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}",
+            )
+    except IntegrityError as error:
+        if violated_constraint(error) == "merchant_name_is_unique":
+            raise MerchantExists(param="name") from None
+        raise
+    return selectors.terms_of(merchant)
+
+
+def set_order_expiry(*, merchant_id: UUID, seconds: int) -> None:
+    """How long this merchant's unpaid orders live from now on. Raises InvalidInput, NotFound."""
+    if seconds < 1:
+        raise InvalidInput("An order lives for a second at least.", param="seconds")
+    if not Merchant.objects.filter(pk=merchant_id).update(order_expires_after_s=seconds):
+        raise NotFound
+
+
+def issue_api_key(*, merchant_id: UUID, name: str, scopes: list[str], expires_at: datetime | None = None) -> str:
+    """A new key, `ek_<prefix>_<secret>`: this is the only time that it is known whole. Raises InvalidInput."""
+    if not scopes or not set(scopes) <= set(ApiKey.Scope.values):
+        raise InvalidInput(f"A key has one or more of the scopes {', '.join(ApiKey.Scope.values)}.", param="scopes")
+    prefix, secret = secrets.token_hex(6), secrets.token_hex(32)
+    ApiKey.objects.create(
+        merchant_id=merchant_id,
+        name=name,
+        prefix=prefix,
+        secret_hash=_hash(secret),
+        scopes=sorted(set(scopes)),
+        expires_at=expires_at,
+    )
+    return f"{_KEY_MARK}_{prefix}_{secret}"
+
+
+def revoke_api_key(*, key_id: UUID) -> None:
+    """The key opens nothing from now on; revoking it again changes nothing."""
+    ApiKey.objects.filter(pk=key_id, revoked_at__isnull=True).update(revoked_at=Now())
+
+
+def check_api_key(text: str) -> ApiKey | None:
+    """The live key that this text is, or None. One indexed look-up; its use is noted once a minute."""
+    mark, _, rest = text.partition("_")
+    prefix, _, secret = rest.partition("_")
+    if mark != _KEY_MARK or not prefix or not secret.isascii():
+        return None
+    key = (
+        ApiKey.objects.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=Now()), prefix=prefix)
+        .filter(revoked_at__isnull=True)
+        .annotate(use_is_noted=Q(last_used_at__gt=Now() - _KEY_USE_NOTED_EVERY))
+        .first()
+    )
+    if not hmac.compare_digest(bytes(key.secret_hash) if key else _NEVER_MATCHES, _hash(secret)) or key is None:
+        return None
+    if not key.use_is_noted:
+        ApiKey.objects.filter(pk=key.pk).update(last_used_at=Now())
+    return key
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+# --- Products ---------------------------------------------------------------------------------------
+
+
+def create_product(
+    *,
+    merchant_id: UUID,
+    title: str,
+    author: str,
+    price_minor: int,
+    currency: str,
+    product: str = "",
+    isbn: str | None = None,
+    description: str = "",
+    image_url: str = "",
+    metadata: dict[str, Any] | None = None,
+    published: bool = True,
+) -> Product:
+    """List a product under its own id (`product`) or a generated one.
+
+    Raises ProductExists where the id or the ISBN is taken, InvalidIsbn, InvalidInput.
+    """
+    if product and not PRODUCT_ID_PATTERN.fullmatch(product):
+        raise InvalidInput(
+            "An own id has 1 to 64 letters, digits and . _ ~ : - and begins with a letter or digit.", param="id"
+        )
+    money.exponent(currency)
+    key = uuid7()
+    row = Product(
+        pk=key,
+        merchant_id=merchant_id,
+        product_id=product or public_id("prod", key),
+        isbn=isbns.normalise(isbn) if isbn else None,
+        title=title,
+        author=author,
+        price_minor=price_minor,
+        currency=currency,
+        description=description,
+        image_url=image_url,
+        metadata=metadata or {},
+        published=published,
+    )
+    row.search = search.document(title=row.title, author=row.author, isbn=row.isbn)
+    with _refusing_twins(), transaction.atomic():
+        row.save(force_insert=True)
+    row.refresh_from_db(fields=["created_at"])
+    return row
+
+
+def update_product(*, merchant_id: UUID, product: str, **changes: Unpack[ProductChanges]) -> Product:
+    """Change a product; orders that were placed keep the title and price that they were placed with.
+
+    Raises NotFound, ProductExists where the ISBN is taken, InvalidIsbn, UnknownCurrency.
+    """
+    if "currency" in changes:
+        money.exponent(changes["currency"])
+    if "isbn" in changes:
+        changes["isbn"] = isbns.normalise(changes["isbn"]) if changes["isbn"] else None
+    with _refusing_twins(), transaction.atomic():
+        row = Product.objects.select_for_update(no_key=True).filter(merchant_id=merchant_id, product_id=product).first()
+        if row is None:
+            raise NotFound
+        for name, value in changes.items():
+            setattr(row, name, value)
+        row.search = search.document(title=row.title, author=row.author, isbn=row.isbn)
+        row.updated_at = Now()
+        row.save(update_fields=[*changes, "search", "updated_at"])
+    return row
+
+
+@contextmanager
+def _refusing_twins() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        taken = {"product_id_once_per_merchant": "id", "product_isbn_once_per_merchant": "isbn"}
+        param = taken.get(violated_constraint(error))
+        if param is None:
+            raise
+        raise ProductExists(param=param) from None

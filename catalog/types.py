@@ -1,0 +1,68 @@
+"""The catalogue's vocabulary for the apps above."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, TypedDict
+from uuid import UUID
+
+# A product's own id stands in addresses and in comma-separated lists, so it holds nothing that must be escaped there.
+PRODUCT_ID = r"^[A-Za-z0-9][A-Za-z0-9._~:-]{0,63}$"
+PRODUCT_ID_PATTERN = re.compile(PRODUCT_ID)
+
+
+@dataclass(frozen=True, slots=True)
+class MerchantTerms:
+    """A merchant and the terms on which it sells: seconds, days, basis points, minor units of `currency`."""
+
+    id: UUID
+    name: str
+    currency: str
+    order_expires_after_s: int
+    refund_window_days: int
+    refund_ratio_bp: int
+    refund_fee_minor: int
+    webhook_url: str
+    refund_approval_above_minor: int | None = None  # None: no refund waits for a second person
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A published product as it is sold at this moment. `product` is its public id."""
+
+    id: UUID
+    product: str
+    title: str
+    price_minor: int
+    currency: str
+
+
+class ProductChanges(TypedDict, total=False):
+    """What of a product may change; its id may not."""
+
+    isbn: str | None
+    title: str
+    author: str
+    price_minor: int
+    currency: str
+    description: str
+    image_url: str
+    metadata: dict[str, Any]
+    published: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row of an imported file that did not land."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """How many rows of a file became what."""
+
+    created: int
+    changed: int
+    unchanged: int
+    refused: int
