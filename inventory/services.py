@@ -1,0 +1,365 @@
+"""Everything that moves stock.
+
+Each movement has a key, unique per merchant: moving twice with one key moves once. Each function works in the caller's
+transaction or makes its own, locks stock rows in primary-key order, and then changes stock, holds and log in one
+statement, however many lines there are. That statement starts after the locks were granted, so it sees what the
+transactions before it committed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db import connection, transaction
+
+import catalog.selectors
+from foundation.errors import InvalidInput, NotFound
+from inventory.errors import HoldExceeded, InsufficientStock, MovementKeyReused, NothingReserved
+from inventory.locks import Counts, lock_held_stock, lock_stock
+from inventory.models import Stock, StockHold, StockMovement
+from inventory.types import Line, StockLevel
+
+Operation = StockMovement.Operation
+
+_ORDER_MARK = "ord_"  # an order's number is held by the order alone
+
+
+class Effect(NamedTuple):
+    """What one piece does to the stock's on_hand, to reserved (the stock's and the hold's), and to the hold's sold."""
+
+    on_hand: int
+    reserved: int
+    sold: int
+
+
+_EFFECTS = {
+    Operation.RESTOCK: Effect(+1, 0, 0),
+    Operation.RESERVE: Effect(0, +1, 0),
+    Operation.COMMIT: Effect(-1, -1, +1),
+    Operation.RELEASE_RESERVED: Effect(0, -1, 0),
+    Operation.RETURN_SOLD: Effect(+1, 0, -1),
+    Operation.DEDUCT: Effect(-1, 0, +1),
+    Operation.RELEASE: Effect(+1, 0, -1),
+}
+
+
+# --- For orders -------------------------------------------------------------------------------------
+
+
+def reserve(*, merchant_id: UUID, reference: str, lines: Sequence[Line], by: str) -> None:
+    """Promise stock to a reference, once: all lines or none. Lines of one product are merged.
+
+    Raises InsufficientStock with every short line. A second call with the same reference and product does nothing.
+    """
+    wanted: dict[UUID, int] = {}
+    for line in lines:
+        wanted[line.product_id] = wanted.get(line.product_id, 0) + line.quantity
+    keys = [_key(reference, Operation.RESERVE, product_id) for product_id in wanted]
+    with transaction.atomic():
+        stock = lock_stock(merchant_id=merchant_id, product_ids=wanted)
+        short = _short(wanted, stock)
+        if short and StockMovement.objects.filter(merchant_id=merchant_id, key__in=keys).exists():
+            return  # the shortage is our own: what we ask for is what we already hold
+        if short:
+            names = {line.product_id: line.product for line in lines}
+            raise InsufficientStock((names[product_id], wanted[product_id], left) for product_id, left in short)
+        _move_lines(
+            Operation.RESERVE,
+            merchant_id=merchant_id,
+            reference=reference,
+            quantities=wanted,
+            keys=keys,
+            by=by,
+        )
+
+
+def release_reserved(*, merchant_id: UUID, reference: str, by: str) -> None:
+    """Give back whatever is still reserved under a reference; nothing where nothing is."""
+    release_reserved_many(references=[(merchant_id, reference)], by=by)
+
+
+def release_reserved_many(*, references: Sequence[tuple[UUID, str]], by: str) -> None:
+    """The same for many references (each with its merchant) in the same two statements."""
+    _move_held(Operation.RELEASE_RESERVED, references=references, by=by)
+
+
+def commit_reserved(*, merchant_id: UUID, reference: str, by: str) -> None:
+    """Reserved becomes sold. A second call does nothing. Raises NothingReserved after a release, or without a reserve."""
+    moved = _move_held(Operation.COMMIT, references=[(merchant_id, reference)], by=by)
+    if not moved and not _was_committed(merchant_id, reference):
+        raise NothingReserved
+
+
+def return_sold(*, merchant_id: UUID, reference: str, by: str) -> None:
+    """What was sold under a reference goes back on the shelf; nothing where nothing was, or where it is back already."""
+    _move_held(Operation.RETURN_SOLD, references=[(merchant_id, reference)], by=by)
+
+
+def _was_committed(merchant_id: UUID, reference: str) -> bool:
+    log = StockMovement.objects.filter(merchant_id=merchant_id, reference=reference)
+    return log.filter(operation=Operation.COMMIT).exists()
+
+
+# --- For the API and for staff ----------------------------------------------------------------------
+
+
+def restock(
+    *, merchant_id: UUID, product: str, quantity: int, key: str, by: str, reference: str = "", reason: str = ""
+) -> StockLevel:
+    """Put pieces on the shelf. Raises NotFound, MovementKeyReused."""
+    return _move_one(
+        Operation.RESTOCK,
+        merchant_id=merchant_id,
+        product=product,
+        quantity=quantity,
+        key=key,
+        by=by,
+        reference=reference,
+        reason=reason,
+    )
+
+
+def deduct(*, merchant_id: UUID, product: str, quantity: int, reference: str, key: str, by: str) -> StockLevel:
+    """Take pieces off the shelf under a reference of the caller's, which may release them again.
+
+    Raises InsufficientStock, NotFound, MovementKeyReused, InvalidInput for an order's number.
+    """
+    _refuse_orders_number(reference)
+    return _move_one(
+        Operation.DEDUCT,
+        merchant_id=merchant_id,
+        product=product,
+        quantity=quantity,
+        key=key,
+        by=by,
+        reference=reference,
+    )
+
+
+def release(*, merchant_id: UUID, product: str, quantity: int, reference: str, key: str, by: str) -> StockLevel:
+    """Put back pieces that were deducted under the same reference.
+
+    Raises HoldExceeded beyond what is still out, NotFound, MovementKeyReused, InvalidInput for an order's number.
+    """
+    _refuse_orders_number(reference)
+    return _move_one(
+        Operation.RELEASE,
+        merchant_id=merchant_id,
+        product=product,
+        quantity=quantity,
+        key=key,
+        by=by,
+        reference=reference,
+    )
+
+
+def adjust(*, merchant_id: UUID, product: str, change: int, key: str, by: str, reason: str) -> StockLevel:
+    """Correct on_hand by `change` after a count, never below what is reserved; the reason is kept.
+
+    Raises InsufficientStock, NotFound, MovementKeyReused, InvalidInput without a change or a reason.
+    """
+    if not change or not reason.strip():
+        raise InvalidInput("Say by how much the count differs, and why.", param="reason" if change else "change")
+    return _move_one(
+        Operation.ADJUST,
+        merchant_id=merchant_id,
+        product=product,
+        quantity=abs(change),
+        key=key,
+        by=by,
+        reason=reason.strip(),
+        effect=Effect(+1 if change > 0 else -1, 0, 0),
+    )
+
+
+def _refuse_orders_number(reference: str) -> None:
+    if reference.startswith(_ORDER_MARK):
+        raise InvalidInput(
+            "An order holds its own stock: cancel the order, or use a reference of yours.", param="reference"
+        )
+
+
+def _move_one(
+    operation: Operation,
+    *,
+    merchant_id: UUID,
+    product: str,
+    quantity: int,
+    key: str,
+    by: str,
+    reference: str = "",
+    reason: str = "",
+    effect: Effect | None = None,
+) -> StockLevel:
+    ids = catalog.selectors.product_ids(merchant_id=merchant_id, products=[product])
+    if product not in ids:
+        raise NotFound
+    product_id = ids[product]
+    effect = effect or _EFFECTS[operation]
+    with transaction.atomic():
+        if effect.on_hand > 0:
+            Stock.objects.bulk_create([Stock(product_id=product_id, merchant_id=merchant_id)], ignore_conflicts=True)
+        stock = lock_stock(merchant_id=merchant_id, product_ids=[product_id])
+        before = stock.get(product_id, Counts(0, 0))
+        earlier = StockMovement.objects.filter(merchant_id=merchant_id, key=key).first()
+        if earlier:
+            asked = (product_id, operation, quantity * effect.on_hand, reference)
+            if (earlier.product_id, earlier.operation, earlier.on_hand_change, earlier.reference) != asked:
+                raise MovementKeyReused
+            return _level(product, before)
+        if effect.on_hand < 0 and before.available < quantity:
+            raise InsufficientStock([(product, quantity, before.available)])
+        if operation == Operation.RELEASE:
+            _check_hold(merchant_id, reference, product_id, quantity)
+        _move_lines(
+            operation,
+            merchant_id=merchant_id,
+            reference=reference,
+            quantities={product_id: quantity},
+            keys=[key],
+            by=by,
+            reason=reason,
+            effect=effect,
+        )
+    return _level(product, Counts(before.on_hand + quantity * effect.on_hand, before.reserved))
+
+
+def _check_hold(merchant_id: UUID, reference: str, product_id: UUID, quantity: int) -> None:
+    hold = StockHold.objects.filter(merchant_id=merchant_id, reference=reference, product_id=product_id).first()
+    out = hold.sold if hold else 0
+    if out < quantity:
+        raise HoldExceeded(f"Under this reference {out} can come back, not {quantity}.", param="quantity")
+
+
+def _level(product: str, counts: Counts) -> StockLevel:
+    return StockLevel(product, counts.on_hand, counts.reserved, counts.available)
+
+
+def _short(wanted: Mapping[UUID, int], stock: Mapping[UUID, Counts]) -> list[tuple[UUID, int]]:
+    """Products of which too little is available, with what is."""
+    available = {product_id: stock[product_id].available if product_id in stock else 0 for product_id in wanted}
+    return [(product_id, left) for product_id, left in available.items() if left < wanted[product_id]]
+
+
+# --- The one statement that moves -------------------------------------------------------------------
+
+# Where the lines come from: given by the caller …
+_GIVEN = """
+    SELECT %(merchant_id)s::uuid AS merchant_id, %(reference)s::text AS reference, given.*
+    FROM unnest(%(product_ids)s::uuid[], %(quantities)s::bigint[], %(keys)s::text[]) AS given (product_id, quantity, key)
+"""
+# … or all that some references hold.
+_RESERVED = """
+    SELECT hold.merchant_id, hold.reference, hold.product_id, hold.reserved AS quantity,
+           concat_ws(':', hold.reference, %(operation)s::text, hold.product_id) AS key
+    FROM inventory_stockhold hold
+    JOIN unnest(%(merchant_ids)s::uuid[], %(references)s::text[]) AS asked (merchant_id, reference)
+         USING (merchant_id, reference)
+    WHERE hold.reserved > 0
+"""
+_SOLD = _RESERVED.replace("hold.reserved", "hold.sold")
+
+# What becomes of the hold: nothing, more is taken under it, or what it has changes.
+_NO_HOLD = "SELECT"
+_INTO_HOLD = """
+    INSERT INTO inventory_stockhold AS hold (id, merchant_id, reference, product_id, reserved, sold)
+    SELECT uuidv7(), merchant_id, reference, product_id, quantity * %(reserved)s, quantity * %(sold)s FROM fresh
+    ON CONFLICT (merchant_id, reference, product_id)
+    DO UPDATE SET reserved = hold.reserved + excluded.reserved, sold = hold.sold + excluded.sold
+"""
+_WITHIN_HOLD = """
+    UPDATE inventory_stockhold hold
+    SET reserved = hold.reserved + quantity * %(reserved)s, sold = hold.sold + quantity * %(sold)s
+    FROM fresh
+    WHERE (hold.merchant_id, hold.reference, hold.product_id) = (fresh.merchant_id, fresh.reference, fresh.product_id)
+"""
+
+# Several references may hold one product: its row changes once, by the sum, and each log row says how it stood after it.
+_MOVE = """
+WITH line AS ({lines}),
+fresh AS (
+    SELECT * FROM line
+    WHERE NOT EXISTS (
+        SELECT FROM inventory_stockmovement log WHERE log.merchant_id = line.merchant_id AND log.key = line.key
+    )
+),
+total AS (SELECT product_id, sum(quantity)::bigint AS quantity FROM fresh GROUP BY product_id),
+stock AS (
+    UPDATE inventory_stock
+    SET on_hand = on_hand + total.quantity * %(on_hand)s,
+        reserved = reserved + total.quantity * %(reserved)s,
+        version = version + 1
+    FROM total WHERE inventory_stock.product_id = total.product_id
+    RETURNING inventory_stock.product_id, on_hand, reserved
+),
+hold AS ({hold})
+INSERT INTO inventory_stockmovement (
+    id, merchant_id, product_id, key, operation, quantity, on_hand_change, reserved_change,
+    on_hand_after, reserved_after, reference, by, reason
+)
+SELECT uuidv7(), fresh.merchant_id, fresh.product_id, fresh.key, %(operation)s, fresh.quantity,
+       fresh.quantity * %(on_hand)s, fresh.quantity * %(reserved)s,
+       stock.on_hand - coalesce(sum(fresh.quantity) OVER later, 0) * %(on_hand)s,
+       stock.reserved - coalesce(sum(fresh.quantity) OVER later, 0) * %(reserved)s,
+       fresh.reference, %(by)s, %(reason)s
+FROM fresh JOIN stock ON stock.product_id = fresh.product_id
+WINDOW later AS (
+    PARTITION BY fresh.product_id ORDER BY fresh.key DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+)
+ORDER BY fresh.product_id, fresh.key
+"""
+
+
+def _move_lines(
+    operation: Operation,
+    *,
+    merchant_id: UUID,
+    reference: str,
+    quantities: Mapping[UUID, int],
+    keys: Sequence[str],
+    by: str,
+    reason: str = "",
+    effect: Effect | None = None,
+) -> None:
+    effect = effect or _EFFECTS[operation]
+    if not effect.reserved and not effect.sold:
+        hold = _NO_HOLD
+    elif min(effect.reserved, effect.sold) < 0:
+        hold = _WITHIN_HOLD
+    else:
+        hold = _INTO_HOLD
+    _execute(
+        _MOVE.format(lines=_GIVEN, hold=hold),
+        {**effect._asdict(), "operation": operation.value, "by": by, "reason": reason},
+        {
+            "merchant_id": merchant_id,
+            "reference": reference,
+            "product_ids": list(quantities),
+            "quantities": list(quantities.values()),
+            "keys": list(keys),
+        },
+    )
+
+
+def _move_held(operation: Operation, *, references: Sequence[tuple[UUID, str]], by: str) -> int:
+    """Returns how many lines moved."""
+    effect = _EFFECTS[operation]
+    asked = list(dict.fromkeys(references))
+    merchant_ids, names = [merchant for merchant, _ in asked], [name for _, name in asked]
+    with transaction.atomic():
+        lock_held_stock(merchant_ids=merchant_ids, references=names)
+        return _execute(
+            _MOVE.format(lines=_RESERVED if effect.reserved else _SOLD, hold=_WITHIN_HOLD),
+            {**effect._asdict(), "operation": operation.value, "by": by, "reason": ""},
+            {"merchant_ids": merchant_ids, "references": names},
+        )
+
+
+def _execute(statement: str, movement: dict[str, Any], lines: dict[str, Any]) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, {**movement, **lines})
+        return int(cursor.rowcount)
+
+
+def _key(reference: str, operation: Operation, product_id: UUID) -> str:
+    return f"{reference}:{operation.value}:{product_id}"
