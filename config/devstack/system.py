@@ -1,5 +1,6 @@
 """What the operating system offers: children that die with their parent, free ports, whose process is whose."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -40,16 +41,15 @@ def _call(function: str, *arguments: object) -> None:
 def spawn(
     command: Sequence[str],
     *,
-    log: Path,
+    log: Path | None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     death_signal: signal.Signals = signal.SIGTERM,
     become: Callable[[], None] | None = None,
-    pass_fds: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a child in its own session; it gets `death_signal` when this process dies, however that happens.
 
-    Call it from the main thread: the kernel watches the thread that forked.
+    Without a log it writes where we write. Call it from the main thread: the kernel watches the thread that forked.
     """
     parent = os.getpid()
 
@@ -61,17 +61,16 @@ def spawn(
             if os.getppid() != parent:
                 os._exit(1)
 
-    with log.open("ab") as output:
+    with log.open("ab") if log else contextlib.nullcontext() as output:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if output else None,
             env=env,
             cwd=cwd,
             start_new_session=True,
             preexec_fn=in_child,  # noqa: PLW1509  the supervisor has one thread
-            pass_fds=pass_fds,
         )
 
 

@@ -1,0 +1,53 @@
+# Everycent. `make help` lists what can be done; every target prepares what it needs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+.PHONY: help up down reset test check fmt bench screenshots lock
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: .venv/.installed ## The whole stack on http://127.0.0.1:8000 until Ctrl-C (PORT=9000, DEMO=0: without the day of trading)
+	@PORT='$(PORT)' DEMO='$(DEMO)' exec $(BIN)/python -m config.devstack up
+
+down: .venv/.installed ## Stop the stack from another terminal; the data are kept
+	@exec $(BIN)/python -m config.devstack down
+
+reset: .venv/.installed ## Stop the stack and forget all its data
+	@exec $(BIN)/python -m config.devstack reset
+
+test: check ## Everything that CI runs: check, then all tests on real servers
+	@$(BIN)/pytest
+
+check: .venv/.installed ## Lint, types, the import contract, dependencies, migrations, settings, compose file
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "error: not formatted; run: make fmt"; exit 1; }
+	@$(BIN)/mypy .
+	@$(BIN)/lint-imports --no-cache > .venv/.lint-imports.log || { cat .venv/.lint-imports.log; exit 1; }
+	@$(BIN)/deptry . 2> .venv/.deptry.log || { cat .venv/.deptry.log; exit 1; }
+	@$(BIN)/python -m tests.check_build_files
+	@$(BIN)/python manage.py check
+	@$(BIN)/python manage.py makemigrations --check --dry-run
+
+fmt: .venv/.installed ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+bench: .venv/.installed ## Benchmarks: floor and subject in turn in one run, medians and ratios
+	@test -d benchmarks || { echo "error: there is no benchmarks/ yet"; exit 1; }
+	@$(BIN)/python -m benchmarks
+
+screenshots: .venv/.installed ## Take the pictures of docs/images/ from a running `make up`
+	@test -f docs/screenshots.py || { echo "error: there is no docs/screenshots.py yet"; exit 1; }
+	@$(BIN)/python docs/screenshots.py
+
+lock: .venv/.installed ## Write requirements*.txt anew from requirements*.in
+	@$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --universal --no-emit-index-url requirements.in -o requirements.txt
+	@$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --universal --no-emit-index-url requirements-dev.in -o requirements-dev.txt
+
+.venv/.installed: requirements-dev.txt
+	@sh config/devstack/install.sh "$(PYTHON)"

@@ -1,0 +1,55 @@
+"""What a new installation of the development stack needs before anyone can log in or call the API.
+
+Everything here may run again and again: what exists stays as it is, a secret that was lost is made anew.
+"""
+
+import secrets
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from django.contrib.auth.models import Group, User
+
+STAFF = ("clerk", "manager", "operator")
+
+
+@dataclass(frozen=True)
+class Login:
+    username: str
+    password: str
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The members of var/stack.json that tell how to get in; plain text, for the person at this machine."""
+
+    storefront_key: str
+    operations_key: str
+    admin: dict[str, Login] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def ensure_credentials(*, known: dict[str, Any]) -> Credentials:
+    """Make what `known` (an earlier answer as JSON, or empty) does not name or what the database has not got."""
+    storefront_key, operations_key = _ensure_merchant(known)
+    logins = {role: _ensure_login(role, known.get("admin", {}).get(role, {})) for role in STAFF}
+    return Credentials(storefront_key=storefront_key, operations_key=operations_key, admin=logins)
+
+
+def _ensure_login(role: str, known: dict[str, str]) -> Login:
+    """A member of staff in the group of that name. Its password is changed only if nobody knows it any more."""
+    user, created = User.objects.get_or_create(username=role, defaults={"is_staff": True})
+    password = known.get("password", "")
+    if created or not password:
+        password = password or secrets.token_urlsafe(12)
+        user.set_password(password)
+        user.save(update_fields=["password"])
+    group, _ = Group.objects.get_or_create(name=role)
+    user.groups.add(group)
+    return Login(username=role, password=password)
+
+
+def _ensure_merchant(known: dict[str, Any]) -> tuple[str, str]:
+    """The demo merchant with a storefront and an operations key."""
+    return known.get("storefront_key", ""), known.get("operations_key", "")
