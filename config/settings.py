@@ -4,6 +4,7 @@ Where the environment names no servers, a running `make up` is found by `var/sta
 """
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,23 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+HEARTBEAT_INTERVAL_S = 10
+CLEAN_UP_INTERVAL_S = 3600
+# Beat can skip or repeat a run: every job asks the database what is due, so that neither matters.
+CELERY_BEAT_SCHEDULE = {
+    name: {"task": name, "schedule": timedelta(seconds=every_s), "options": {"expires": max(every_s, 5)}}
+    for name, every_s in {
+        "durability.drain_outbox": OUTBOX_SCAN_INTERVAL_S,
+        "durability.resume_sagas": SAGA_SCAN_INTERVAL_S,
+        "durability.heartbeat": HEARTBEAT_INTERVAL_S,
+        "durability.clean_up": CLEAN_UP_INTERVAL_S,
+        "orders.expire_due": ORDER_EXPIRY_TICK_S,
+        "orders.rearm_timer": ORDER_EXPIRY_REARM_INTERVAL_S,
+        "payments.recheck": PAYMENT_RECHECK_INTERVAL_S,
+        "payments.catch_up_events": INBOX_CATCH_UP_INTERVAL_S,
+        "reconciliation.nightly": RECONCILE_CHECK_INTERVAL_S,
+    }.items()
+}
 
 # --- API --------------------------------------------------------------------------------------------
 

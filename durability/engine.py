@@ -6,7 +6,6 @@ Every commit of a run carries the lease's version: a zombie that lost its lease 
 import logging
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, assert_never
 
 from django.conf import settings
@@ -18,7 +17,7 @@ from durability import doorbell, registry
 from durability.errors import LeaseLost
 from durability.models import SagaRun, SagaStep
 from durability.outbox import backoff_s
-from durability.types import Accepted, Call, Context, Refused, Saga, Step, Succeeded, Unknown
+from durability.types import Accepted, Call, Context, Lease, Refused, Saga, Step, Succeeded, Unknown
 from foundation.database import in_seconds
 from foundation.errors import DomainError
 from foundation.middleware import current_request_id, set_request_id
@@ -27,14 +26,6 @@ log = logging.getLogger(__name__)
 
 _LONGEST_ERROR = 4_000
 _MOST_UNDO_ATTEMPTS = 8  # then a person must look: compensation_failed
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to work on a run until the lease ends."""
-
-    run_id: Any
-    version: int
 
 
 def start(saga: Saga, *, key: str, subject: str, payload: Mapping[str, Any], hold: bool) -> tuple[SagaRun, bool]:

@@ -8,6 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from durability import keys
+from durability.metrics import IDEMPOTENCY
 from durability.types import Answer
 from foundation.api import PROBLEM_TYPE, caller
 
@@ -59,6 +60,9 @@ def _fingerprint(request: Request) -> keys.Fingerprint:
 
 
 def _response(answer: Answer, *, replayed: bool, decorate: Decorate = lambda body: body) -> Response:
-    headers = {"Idempotent-Replayed": "true"} if replayed else {}
+    headers = {}
+    if replayed:
+        IDEMPOTENCY.labels("replayed").inc()
+        headers["Idempotent-Replayed"] = "true"
     content_type = PROBLEM_TYPE if answer.status >= 400 else None
     return Response(decorate(answer.body), status=answer.status, headers=headers, content_type=content_type)

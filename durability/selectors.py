@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db.models import Count, Min, QuerySet
+from django.db.models.functions import Now
 
 from durability.models import Delivery, Heartbeat, Message, SagaRun
 from foundation.database import database_now
@@ -52,6 +53,13 @@ def stuck_sagas() -> QuerySet[SagaRun]:
 
 def saga_is_finished(recipe: str, *, key: str) -> bool:
     return SagaRun.objects.filter(recipe=recipe, key=key, finished_at__isnull=False).exists()
+
+
+def saga_is_held(recipe: str, *, key: str) -> bool:
+    """Whether a worker is at a run right now, or lets it rest until its next attempt."""
+    return SagaRun.objects.filter(
+        recipe=recipe, key=key, state__in=["running", "compensating"], available_at__gt=Now()
+    ).exists()
 
 
 def story_of(keys: list[str]) -> dict[str, Any]:

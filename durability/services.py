@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 from durability import doorbell, engine, outbox, registry
 from durability.errors import ReasonMissing
 from durability.models import Delivery, Heartbeat, SagaRun, SagaStep
-from durability.types import Event
+from durability.types import Event, Lease
 from foundation.errors import IllegalTransition
 
 
@@ -26,9 +26,7 @@ def start_saga(recipe: str, *, key: str, subject: str = "", payload: Mapping[str
     return run.pk
 
 
-def hold_saga(
-    recipe: str, *, key: str, subject: str = "", payload: Mapping[str, Any] | None = None
-) -> engine.Lease | None:
+def hold_saga(recipe: str, *, key: str, subject: str = "", payload: Mapping[str, Any] | None = None) -> Lease | None:
     """Begin a saga and keep its lease, for a caller that goes on with it right after its commit.
 
     None where the run exists already: then `resume_saga` may take it over.
@@ -36,10 +34,10 @@ def hold_saga(
     run, is_new = engine.start(
         registry.latest_recipe(recipe), key=key, subject=subject, payload=payload or {}, hold=True
     )
-    return engine.Lease(run.pk, run.lease_version) if is_new else None
+    return Lease(run.pk, run.lease_version) if is_new else None
 
 
-def advance_saga(lease: engine.Lease) -> None:
+def advance_saga(lease: Lease) -> None:
     """Work on a held run until it is finished or has to wait. Belongs outside of any transaction."""
     engine.advance(lease)
 

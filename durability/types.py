@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,14 @@ class Saga:
     name: str
     version: int
     steps: tuple[Step | Call, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on a run until the lease ends."""
+
+    run_id: UUID
+    version: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,11 @@ def retrieve_balance() -> ProviderBalance:
     )
 
 
+def ping(*, timeout_s: float) -> None:
+    """Prove that the provider answers within a time. Raises StripeError."""
+    _new_client(timeout_s, timeout_s).v1.balance.retrieve()
+
+
 def parse_webhook(payload: bytes, signature: str) -> ProviderEvent:
     """The event in a signed webhook. Two secrets may be live. Raises SignatureInvalid."""
     if not any(_is_signed(payload, signature, secret) for secret in settings.STRIPE_WEBHOOK_SECRETS):
@@ -157,17 +162,19 @@ def livemode() -> bool:
 def _client() -> stripe.StripeClient:
     made_for = (settings.STRIPE_API_KEY, settings.STRIPE_API_BASE)
     if getattr(_thread, "made_for", None) != made_for:
-        bases: Any = {"api": settings.STRIPE_API_BASE} if settings.STRIPE_API_BASE else {}
-        _thread.client = stripe.StripeClient(
-            settings.STRIPE_API_KEY,
-            base_addresses=bases,
-            max_network_retries=0,
-            http_client=stripe.RequestsClient(
-                timeout=(settings.PROVIDER_CONNECT_TIMEOUT_S, settings.PROVIDER_READ_TIMEOUT_S)
-            ),
-        )
+        _thread.client = _new_client(settings.PROVIDER_CONNECT_TIMEOUT_S, settings.PROVIDER_READ_TIMEOUT_S)
         _thread.made_for = made_for
     return cast(stripe.StripeClient, _thread.client)
+
+
+def _new_client(connect_s: float, read_s: float) -> stripe.StripeClient:
+    bases: Any = {"api": settings.STRIPE_API_BASE} if settings.STRIPE_API_BASE else {}
+    return stripe.StripeClient(
+        settings.STRIPE_API_KEY,
+        base_addresses=bases,
+        max_network_retries=0,
+        http_client=stripe.RequestsClient(timeout=cast(Any, (connect_s, read_s))),
+    )
 
 
 def _key(number: str) -> Any:

@@ -168,6 +168,11 @@ def read_client_secret(number: str) -> str:
         raise ProviderUnavailable from error
 
 
+def check_provider(*, timeout_s: float) -> None:
+    """Raises an error if the provider does not answer."""
+    gateway.ping(timeout_s=timeout_s)
+
+
 def _payment(payment_id: UUID, merchant_id: UUID | None) -> Payment:
     payments = Payment.objects.filter(pk=payment_id)
     payment = payments.filter(merchant_id=merchant_id).first() if merchant_id else payments.first()

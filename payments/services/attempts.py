@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from durability import services as durability
 from durability.types import Accepted, Outcome, Refused, Succeeded, Unknown
 from foundation.database import database_now, in_seconds
+from foundation.ids import uuid7
 from foundation.transition import transition
 from payments import gateway, metrics, selectors
 from payments.errors import PaymentInProgress, ProviderBusy, ProviderRefused, ProviderUnsure
@@ -36,12 +37,14 @@ def begin_payment(
     method: str,
     payment_method: str = "",
     confirm: bool = False,
+    number: str = "",
 ) -> str:
     """Record an attempt in the caller's transaction and return its number; nothing is sent yet.
 
     Raises PaymentInProgress while another attempt for the reference is live.
     """
     payment = Payment(
+        id=Payment.id_of(number) if number else uuid7(),
         merchant_id=merchant_id,
         reference=reference,
         customer=customer,
@@ -188,14 +191,15 @@ def client_secret(number: str) -> str:
 def cancel_at_provider(number: str) -> Outcome:
     """Make sure that nobody can pay this attempt any more. Belongs outside of transactions.
 
-    Succeeded(Intent or None): it is cancelled, was never sent, or was paid before we came: the intent says which.
-    Accepted(Intent): it is being processed, nothing can be done now. Unknown: ask again.
+    Succeeded(Intent): it is cancelled, or was paid before we came: the intent says which. Succeeded(None): the
+    provider knows nothing of it. Accepted(Intent): it is being processed, nothing can be done now. Accepted(None): it
+    was not sent. Unknown: ask again.
     """
     payment = Payment.objects.get(pk=Payment.id_of(number))
     try:
         reference = payment.provider_reference
         if payment.first_sent_at is None:
-            return Succeeded(None)
+            return Accepted(None)  # nothing to cancel, unless somebody sends it before this is recorded
         if not reference:
             found = gateway.find_intent(number, since=payment.first_sent_at)
             if found is None:
@@ -206,6 +210,8 @@ def cancel_at_provider(number: str) -> Outcome:
             reference = found.id
         intent = _cancel_or_read(reference, number)
     except ProviderRefused as refusal:
+        if refusal.code == "resource_missing":
+            return Succeeded(None)  # what the provider does not know, nobody can pay
         return Refused(refusal.code, refusal.message)
     except (ProviderUnsure, ProviderBusy) as doubt:
         return Unknown(str(doubt))
@@ -224,8 +230,10 @@ def record_cancelling(number: str, outcome: Outcome, *, by: str) -> PaymentView:
     payment = lock_payment(Payment.id_of(number))
     if isinstance(outcome, Succeeded | Accepted) and outcome.value is not None:
         apply_intent(payment, outcome.value, by=by)
-    elif isinstance(outcome, Succeeded) and payment.status in PAYMENT_LIVE:
-        _cancel(payment, by=by, why="never reached the provider")
+    elif payment.status in PAYMENT_LIVE:
+        unsent = isinstance(outcome, Accepted) and payment.first_sent_at is None
+        if unsent or isinstance(outcome, Succeeded):
+            _cancel(payment, by=by, why="never reached the provider")
     return selectors.view(payment)
 
 

@@ -1,0 +1,5 @@
+"""What Prometheus counts about idempotency keys."""
+
+from prometheus_client import Counter
+
+IDEMPOTENCY = Counter("everycent_idempotency", "Requests whose key was known, by what became of them.", ["outcome"])

@@ -1,0 +1,99 @@
+"""Orders and their items. An order holds a snapshot of its customer and of each product's title and price."""
+
+from uuid import UUID
+
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from foundation.ids import parse_public_id, public_id, uuid7
+from foundation.transition import TransitionRecord, protect_append_only, transition_guard
+from orders.states import ORDER_EDGES, OrderStatus
+
+
+class Order(models.Model):
+    """A sale from checkout to completion."""
+
+    PREFIX = "ord"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    merchant_id = models.UUIDField()
+    status = models.CharField(max_length=16, default=OrderStatus.PENDING)
+    customer = models.CharField(max_length=255)
+    customer_email = models.EmailField(blank=True)
+    customer_phone = models.CharField(max_length=40, blank=True)
+    currency = models.CharField(max_length=3)
+    total_minor = models.BigIntegerField()
+    carrier = models.CharField(max_length=100, blank=True)
+    tracking = models.CharField(max_length=200, blank=True)
+    expires_at = models.DateTimeField()
+    # Set while its cancellation is under way: no new attempt and no shipping from here on.
+    cancel_requested_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+    paid_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(total_minor__gt=0), name="order_total_positive"),
+            models.CheckConstraint(
+                condition=~Q(status__in=["paid", "shipped", "completed"]) | Q(paid_at__isnull=False),
+                name="order_paid_has_a_date",
+            ),
+        ]
+        indexes = [
+            # The truth behind the expiry timer.
+            models.Index(fields=["expires_at", "id"], name="order_expiry", condition=Q(status="pending")),
+            models.Index(fields=["merchant_id", "customer", "id"], name="order_by_customer"),
+            models.Index(fields=["merchant_id", "status", "id"], name="order_by_status"),
+        ]
+        triggers = [transition_guard(field="status", edges=ORDER_EDGES)]
+
+    def __str__(self) -> str:
+        return self.number
+
+    @property
+    def number(self) -> str:
+        return public_id(self.PREFIX, self.id)
+
+    @classmethod
+    def id_of(cls, number: str) -> UUID:
+        """Raises NotFound."""
+        return parse_public_id(cls.PREFIX, number)
+
+
+class OrderItem(models.Model):
+    """One product of an order, as it was offered when the order was placed."""
+
+    id = models.BigAutoField(primary_key=True)
+    order = models.ForeignKey(Order, on_delete=models.PROTECT, related_name="items")
+    merchant_id = models.UUIDField()
+    product_id = models.UUIDField()
+    product = models.CharField(max_length=255)
+    title = models.CharField(max_length=500)
+    quantity = models.PositiveIntegerField()
+    unit_price_minor = models.BigIntegerField()
+    amount_minor = models.BigIntegerField()
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(quantity__gt=0, unit_price_minor__gte=0), name="order_item_quantity_positive"
+            ),
+            models.CheckConstraint(
+                condition=Q(amount_minor=F("quantity") * F("unit_price_minor")), name="order_item_amount_is_the_product"
+            ),
+            models.UniqueConstraint(fields=["order", "product_id"], name="order_item_lines_are_merged"),
+        ]
+        triggers = [protect_append_only()]
+
+    def __str__(self) -> str:
+        return f"{self.quantity} × {self.title}"
+
+
+class OrderHistory(TransitionRecord):
+    subject = models.ForeignKey(Order, on_delete=models.PROTECT, related_name="history")
+
+    class Meta:
+        verbose_name_plural = "order history"
+        triggers = [protect_append_only()]

@@ -1,0 +1,69 @@
+"""Reading orders, with their items and payments."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.db.models import QuerySet, prefetch_related_objects
+
+from foundation.errors import NotFound
+from orders.models import Order
+from orders.types import Customer, ItemView, OrderView
+from payments import selectors as payments
+from payments.types import PaymentView
+
+
+def get_order(number: str, *, merchant_id: UUID | None = None) -> OrderView:
+    """Raises NotFound, also for another merchant's."""
+    rows = Order.objects.filter(pk=Order.id_of(number))
+    found = views(list(rows.filter(merchant_id=merchant_id) if merchant_id else rows))
+    if not found:
+        raise NotFound
+    return found[0]
+
+
+def orders_of(*, merchant_id: UUID, customer: str = "", status: str = "") -> QuerySet[Order]:
+    """A merchant's orders, to be paged."""
+    rows = Order.objects.filter(merchant_id=merchant_id)
+    if customer:
+        rows = rows.filter(customer=customer)
+    return rows.filter(status=status) if status else rows
+
+
+def views(orders: Sequence[Order]) -> list[OrderView]:
+    """Orders with items and payments: three queries for any number of orders."""
+    prefetch_related_objects(list(orders), "items")
+    paid = payments.payments_of([order.number for order in orders])
+    return [_view(order, paid[order.number]) for order in orders]
+
+
+def _view(order: Order, payments_made: list[PaymentView]) -> OrderView:
+    return OrderView(
+        id=order.id,
+        number=order.number,
+        merchant_id=order.merchant_id,
+        status=order.status,
+        refund_status=_refund_status(payments_made),
+        customer=Customer(order.customer, order.customer_email, order.customer_phone),
+        currency=order.currency,
+        total_minor=order.total_minor,
+        items=[
+            ItemView(item.product, item.title, item.quantity, item.unit_price_minor, item.amount_minor)
+            for item in order.items.all()
+        ],
+        payments=payments_made,
+        carrier=order.carrier,
+        tracking=order.tracking,
+        expires_at=order.expires_at,
+        created_at=order.created_at,
+        paid_at=order.paid_at,
+    )
+
+
+def _refund_status(payments_made: Sequence[PaymentView]) -> str:
+    settling = [payment for payment in payments_made if payment.settling]
+    if any(payment.refunds_open_minor > 0 for payment in settling):
+        return "refunding"
+    refunded = sum(payment.refunded_minor for payment in settling)
+    if not refunded:
+        return "none"
+    return "refunded" if refunded >= sum(payment.captured_minor for payment in settling) else "partial"

@@ -1,0 +1,88 @@
+"""What the API reads and writes about orders."""
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework import serializers
+
+from foundation.api import Quantity, StrictSerializer, timestamp
+from orders.types import OrderView, PaymentWish
+from payments.serializers import payment_json
+
+
+class CustomerRequest(StrictSerializer):
+    id = serializers.CharField(max_length=255)
+    email = serializers.EmailField(required=False)
+    phone = serializers.CharField(max_length=40, required=False)
+
+
+class ItemRequest(StrictSerializer):
+    product = serializers.CharField(max_length=255)
+    quantity = Quantity()
+
+
+class PaymentRequest(StrictSerializer):
+    method = serializers.ChoiceField(choices=["card"])
+    payment_method = serializers.CharField(max_length=255, required=False)
+    confirm = serializers.BooleanField(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs.get("confirm") and not attrs.get("payment_method"):
+            raise serializers.ValidationError(
+                {"payment_method": serializers.ErrorDetail("Name the payment_method to confirm with.", "required")}
+            )
+        return attrs
+
+
+class CheckoutRequest(StrictSerializer):
+    customer = CustomerRequest()
+    items = serializers.ListField(child=ItemRequest(), min_length=1, max_length=settings.CHECKOUT_MAX_ITEMS)
+    payment = PaymentRequest(required=False)
+
+
+class ShipRequest(StrictSerializer):
+    carrier = serializers.CharField(max_length=100, required=False)
+    tracking = serializers.CharField(max_length=200, required=False)
+
+
+class NothingRequest(StrictSerializer):
+    """A body without members."""
+
+
+def wish_of(body: dict[str, Any]) -> PaymentWish:
+    """The payment member of a request; without one, a card that the browser confirms."""
+    return PaymentWish(
+        method=body.get("method", "card"),
+        payment_method=body.get("payment_method", ""),
+        confirm=body.get("confirm", False),
+    )
+
+
+def order_json(order: OrderView) -> dict[str, Any]:
+    """An order as the API shows it, with whole payments, without their client_secrets."""
+    return {
+        "number": order.number,
+        "status": order.status,
+        "refund_status": order.refund_status,
+        "customer": {
+            "id": order.customer.id,
+            "email": order.customer.email or None,
+            "phone": order.customer.phone or None,
+        },
+        "currency": order.currency,
+        "total": order.total_minor,
+        "items": [
+            {
+                "product": item.product,
+                "title": item.title,
+                "quantity": item.quantity,
+                "unit_price": item.unit_price_minor,
+                "amount": item.amount_minor,
+            }
+            for item in order.items
+        ],
+        "expires_at": timestamp(order.expires_at),
+        "created_at": timestamp(order.created_at),
+        "paid_at": timestamp(order.paid_at),
+        "payments": [payment_json(payment) for payment in order.payments],
+    }

@@ -1,0 +1,74 @@
+"""Another payment attempt for an order whose earlier one did not succeed."""
+
+from uuid import UUID
+
+from durability import services as durability
+from durability.types import Lease
+from foundation.database import database_now
+from foundation.errors import NotFound
+from foundation.ids import public_id, uuid7
+from orders.errors import OrderAlreadyPaid, OrderNotOpen, PaymentStillProcessing
+from orders.locks import lock_order
+from orders.models import Order
+from orders.states import OrderStatus
+from orders.types import PaymentWish
+from payments import selectors as payment_reads
+from payments import services as payments
+from payments.states import PaymentStatus
+
+
+def begin_attempt(*, number: str, merchant_id: UUID, wish: PaymentWish) -> tuple[str, Lease | None]:
+    """Start the saga of another attempt in the caller's transaction. Returns the new payment's number and the lease.
+
+    Raises NotFound, OrderAlreadyPaid, OrderNotOpen, PaymentStillProcessing.
+    """
+    order = lock_order(number)
+    if order.merchant_id != merchant_id:
+        raise NotFound
+    check_payable(order)
+    earlier = payment_reads.open_attempts([number]).get(number)
+    if earlier and earlier.status == PaymentStatus.PROCESSING:
+        raise PaymentStillProcessing
+    payment = public_id("pay", uuid7())
+    lease = durability.hold_saga(
+        "orders.new_attempt",
+        key=payment,
+        subject=number,
+        payload={
+            "order": number,
+            "earlier": earlier.number if earlier else "",
+            "method": wish.method,
+            "payment_method": wish.payment_method,
+            "confirm": wish.confirm,
+        },
+    )
+    return payment, lease
+
+
+def record_attempt(*, number: str, payment: str, wish: PaymentWish) -> None:
+    """Record the new attempt, now that the earlier one cannot be paid any more. In the caller's transaction.
+
+    Raises OrderAlreadyPaid, OrderNotOpen, PaymentInProgress.
+    """
+    order = lock_order(number)
+    check_payable(order)
+    payments.begin_payment(
+        merchant_id=order.merchant_id,
+        reference=number,
+        customer=order.customer,
+        amount_minor=order.total_minor,
+        currency=order.currency,
+        method=wish.method,
+        payment_method=wish.payment_method,
+        confirm=wish.confirm,
+        number=payment,
+    )
+
+
+def check_payable(order: Order) -> None:
+    """Raises OrderAlreadyPaid with the payment that paid it, or OrderNotOpen."""
+    paid = [one for one in payment_reads.payments_of([order.number])[order.number] if one.settling]
+    if paid:
+        raise OrderAlreadyPaid(members={"payment": paid[0].number})
+    if order.status != OrderStatus.PENDING or order.cancel_requested_at or order.expires_at <= database_now():
+        raise OrderNotOpen

@@ -1,0 +1,89 @@
+"""Cancelling: at the provider first, so that nobody pays for what is not held for them any more."""
+
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from durability import services as durability
+from durability.types import Lease
+from foundation.database import database_now
+from foundation.errors import IllegalTransition, NotFound
+from inventory import services as inventory
+from orders import timer
+from orders.locks import lock_order
+from orders.models import Order
+from orders.services.sales import cancel, refund_in_full
+from orders.states import OrderStatus
+from payments import selectors as payment_reads
+from payments.states import PAYMENT_LIVE
+
+
+def request_cancel(*, number: str, merchant_id: UUID, unpaid_only: bool, by: str, hold: bool) -> Lease | None:
+    """Begin to cancel an order in the caller's transaction; from here on it can be neither paid anew nor shipped.
+
+    Unpaid: its payment is cancelled at the provider, then the order (the lease goes on with it). Paid: a full refund
+    is requested, and the order is cancelled when it succeeded. Raises NotFound, IllegalTransition.
+    """
+    order = lock_order(number)
+    if order.merchant_id != merchant_id:
+        raise NotFound
+    if order.status == OrderStatus.CANCELLED or order.cancel_requested_at:
+        return None
+    if order.status == OrderStatus.PENDING:
+        return start_cancel(order, by=by, hold=hold)
+    if order.status == OrderStatus.PAID and not unpaid_only:
+        Order.objects.filter(pk=order.pk).update(cancel_requested_at=Now())
+        for payment in payment_reads.payments_of([number])[number]:
+            if payment.settling:
+                refund_in_full(payment.number, reason="the order was cancelled", by=by)
+        return None
+    raise IllegalTransition(f"The order is {order.status}; it cannot be cancelled with this key.")
+
+
+def start_cancel(order: Order, *, by: str, hold: bool) -> Lease | None:
+    """Start the saga that cancels a locked, pending order."""
+    requested_at = database_now()
+    Order.objects.filter(pk=order.pk).update(cancel_requested_at=requested_at)
+    live = payment_reads.open_attempts([order.number]).get(order.number)
+    payload = {"order": order.number, "payment": live.number if live else "", "by": by}
+    key = f"{order.number}:{requested_at.timestamp():.6f}"
+    if hold:
+        return durability.hold_saga("orders.cancel_unpaid", key=key, subject=order.number, payload=payload)
+    durability.start_saga("orders.cancel_unpaid", key=key, subject=order.number, payload=payload)
+    return None
+
+
+def live_attempt(number: str) -> str:
+    """The payment that is open for an order, empty if none is."""
+    live = payment_reads.open_attempts([number]).get(number)
+    return live.number if live else ""
+
+
+def close_unpaid(*, number: str, by: str) -> None:
+    """Cancel a pending order and release its stock, unless it was paid meanwhile or still may be."""
+    order = lock_order(number)
+    if order.status != OrderStatus.PENDING:
+        return
+    attempts = payment_reads.payments_of([number])[number]
+    if any(attempt.settling for attempt in attempts):
+        Order.objects.filter(pk=order.pk).update(cancel_requested_at=None)  # the payment-success saga takes over
+        return
+    if any(attempt.status in PAYMENT_LIVE for attempt in attempts):
+        extended = database_now() + timedelta(seconds=settings.ORDER_EXPIRY_EXTENSION_S)
+        Order.objects.filter(pk=order.pk).update(cancel_requested_at=None, expires_at=extended)
+        transaction.on_commit(partial(timer.arm, {number: extended}))
+        return
+    cancel(order, by=by, why="not paid in time" if by == "expiry" else f"cancelled by {by}")
+    inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)
+
+
+def undo_checkout(*, number: str, by: str) -> None:
+    """The provider refused to open the payment: the order and its reservation are taken back."""
+    order = lock_order(number)
+    if order.status == OrderStatus.PENDING:
+        cancel(order, by=by, why="the provider refused the payment")
+        inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)

@@ -1,0 +1,124 @@
+"""What happens to an order when money arrives, and when a sale cannot be carried through."""
+
+from functools import partial
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from durability import services as durability
+from foundation.transition import transition
+from inventory import services as inventory
+from orders import selectors, timer
+from orders.errors import OrderNotOpen
+from orders.events import OrderCancelled, OrderPaid
+from orders.locks import lock_order
+from orders.models import Order, OrderHistory
+from orders.states import ORDER_EDGES, OrderStatus
+from payments import selectors as payment_reads
+from payments import services as payments
+from payments.errors import RefundExceedsCaptured
+
+
+def receive_payment(*, order: str, payment: str, settling: bool) -> None:
+    """Start the payment-success saga, or give a second success back. In the caller's transaction."""
+    if settling:
+        durability.start_saga("orders.payment_success", key=payment, subject=order, payload={"order": order})
+    else:
+        payments.request_refund(
+            payment=payment,
+            amount_minor=None,
+            reason="the order was paid by another payment",
+            requested_by="orders",
+            policy=None,
+        )
+
+
+def mark_paid(*, number: str, payment: str, by: str) -> None:
+    """pending → paid. Raises OrderNotOpen for an order that cannot take the money: then it is refunded."""
+    order = lock_order(number)
+    money = payment_reads.get_payment(payment)
+    if order.status != OrderStatus.PENDING:
+        raise OrderNotOpen(f"The order is {order.status}.")
+    if (money.captured_minor, money.currency) != (order.total_minor, order.currency):
+        raise OrderNotOpen(
+            f"{money.captured_minor} {money.currency} arrived, {order.total_minor} {order.currency} was asked for."
+        )
+    transition(
+        order,
+        OrderStatus.PAID,
+        edges=ORDER_EDGES,
+        history=OrderHistory,
+        by=by,
+        values={"paid_at": money.paid_at or Now(), "cancel_requested_at": None},
+    )
+    durability.publish(
+        OrderPaid(number, str(order.merchant_id), order.customer, order.total_minor, order.currency, payment=payment)
+    )
+    transaction.on_commit(partial(timer.disarm, [number]))
+
+
+def cancel_and_request_refund(*, number: str, payment: str, by: str) -> None:
+    """Undo of `mark_paid`: the order is cancelled, what it still reserves is released, the customer is refunded."""
+    order = lock_order(number)
+    if order.status in (OrderStatus.PENDING, OrderStatus.PAID):
+        cancel(order, by=by, why="the sale could not be carried through")
+    inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)
+    refund_in_full(payment, reason="the sale could not be carried through", by=by)
+
+
+def refund_in_full(payment: str, *, reason: str, by: str) -> None:
+    """Refund whatever of a payment is not refunded yet; does nothing if nothing is left."""
+    try:
+        with transaction.atomic():
+            payments.request_refund(payment=payment, amount_minor=None, reason=reason, requested_by=by, policy=None)
+    except RefundExceedsCaptured:
+        return
+
+
+def commit_stock(*, number: str, by: str) -> None:
+    """Reserved → sold. Raises a DomainError if the order holds no reservation any more."""
+    order = lock_order(number)
+    inventory.commit_reserved(merchant_id=order.merchant_id, reference=number, by=by)
+
+
+def return_stock(*, number: str, by: str) -> None:
+    """Undo of `commit_stock`: sold → back on the shelf, if it was sold."""
+    order = lock_order(number)
+    inventory.return_sold(merchant_id=order.merchant_id, reference=number, by=by)
+
+
+def note_refund(*, number: str, by: str) -> None:
+    """A refund succeeded: a paid order whose cancellation was requested is cancelled once all of it is back."""
+    order = lock_order(number)
+    if order.status != OrderStatus.PAID or order.cancel_requested_at is None:
+        return
+    if selectors.get_order(number).refund_status == "refunded":
+        cancel(order, by=by, why="refunded in full before shipping")
+        inventory.return_sold(merchant_id=order.merchant_id, reference=number, by=by)
+
+
+def attach_payment(*, order_number: str, charge: str, by: str, why: str) -> str:
+    """Create the payment that our books miss and attach it to its order, which then runs the payment-success saga.
+
+    Belongs outside of transactions. Returns the payment's number. Raises NotFound, ContradictsProvider,
+    ProviderUnavailable. An order that is not open any more gives the money back by itself.
+    """
+    order = selectors.get_order(order_number)
+    adopted = payments.adopt_charge(
+        charge=charge,
+        merchant_id=order.merchant_id,
+        reference=order.number,
+        customer=order.customer.id,
+        by=by,
+        why=why,
+    )
+    return adopted.number
+
+
+def cancel(order: Order, *, by: str, why: str) -> None:
+    """pending or paid → cancelled, in the caller's transaction. Stock and money are the caller's next lines."""
+    transition(order, OrderStatus.CANCELLED, edges=ORDER_EDGES, history=OrderHistory, by=by, why=why)
+    durability.publish(
+        OrderCancelled(order.number, str(order.merchant_id), order.customer, order.total_minor, order.currency, why=why)
+    )
+    transaction.on_commit(partial(timer.disarm, [order.number]))

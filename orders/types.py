@@ -1,0 +1,64 @@
+"""What orders tell the apps above and the edges. Amounts are minor units."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from payments.types import PaymentView
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """A snapshot of the storefront's customer."""
+
+    id: str
+    email: str = ""
+    phone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One line of a cart: a product's public id and a quantity."""
+
+    product: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentWish:
+    """How the customer wants to pay. `payment_method` and `confirm` where we confirm, else the browser does."""
+
+    method: str = "card"
+    payment_method: str = ""
+    confirm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ItemView:
+    product: str
+    title: str
+    quantity: int
+    unit_price_minor: int
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderView:
+    """An order with its items and payments. `refund_status` is derived: none, partial, refunding, refunded."""
+
+    id: UUID
+    number: str
+    merchant_id: UUID
+    status: str
+    refund_status: str
+    customer: Customer
+    currency: str
+    total_minor: int
+    items: Sequence[ItemView]
+    payments: Sequence[PaymentView]
+    carrier: str
+    tracking: str
+    expires_at: datetime
+    created_at: datetime
+    paid_at: datetime | None
