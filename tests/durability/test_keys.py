@@ -1,0 +1,89 @@
+import threading
+from uuid import uuid4
+
+import pytest
+from django.db import connection, transaction
+
+from durability import keys
+from durability.errors import IdempotencyKeyMissing, IdempotencyKeyReused
+from durability.models import IdempotencyKey
+from durability.types import Answer
+
+CALLER = uuid4()
+
+
+def wanted(key: str | None = "k", body: dict | None = None, caller=CALLER) -> keys.Fingerprint:
+    return keys.fingerprint(caller=caller, key=key, method="POST", path="/x", body=body or {})
+
+
+@pytest.mark.parametrize("key", [None, "", '""', "x" * 256, "a\nb"])
+def test_a_key_that_is_missing_or_malformed_is_refused(key):
+    with pytest.raises(IdempotencyKeyMissing):
+        wanted(key)
+
+
+def test_a_quoted_key_is_the_same_as_a_bare_one():
+    assert wanted('"k"') == wanted("k")
+
+
+def test_the_order_of_members_does_not_matter():
+    assert wanted(body={"a": 1, "b": 2}) == wanted(body={"b": 2, "a": 1})
+
+
+def test_a_second_use_gets_the_stored_answer():
+    with transaction.atomic():
+        keys.store(keys.claim(wanted()), Answer(201, {"n": 1}))
+    with transaction.atomic():
+        again = keys.claim(wanted())
+    assert (again.is_new, again.answer) == (False, Answer(201, {"n": 1}))
+
+
+def test_another_body_is_refused():
+    with transaction.atomic():
+        keys.claim(wanted())
+    with pytest.raises(IdempotencyKeyReused), transaction.atomic():
+        keys.claim(wanted(body={"other": 1}))
+
+
+def test_keys_of_different_callers_have_nothing_in_common():
+    with transaction.atomic():
+        assert keys.claim(wanted()).is_new
+        assert keys.claim(wanted(caller=uuid4())).is_new
+
+
+def test_a_rolled_back_request_consumes_no_key():
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        keys.claim(wanted())
+        _ = 1 / 0
+    with transaction.atomic():
+        assert keys.claim(wanted()).is_new
+
+
+def test_a_twin_waits_for_the_first_and_then_replays():
+    holding, answers = threading.Event(), []
+
+    def twin() -> None:
+        holding.wait(5)
+        with transaction.atomic():
+            answers.append(keys.claim(wanted()).answer)
+        connection.close()
+
+    thread = threading.Thread(target=twin)
+    thread.start()
+    with transaction.atomic():
+        claimed = keys.claim(wanted())
+        holding.set()
+        thread.join(0.3)
+        assert thread.is_alive(), "the twin did not wait"
+        keys.store(claimed, Answer(200, {"n": 1}))
+    thread.join(5)
+    assert answers == [Answer(200, {"n": 1})]
+
+
+def test_old_keys_are_deleted_in_batches():
+    with transaction.atomic():
+        for number in range(3):
+            keys.claim(wanted(f"k{number}"))
+    IdempotencyKey.objects.filter(key__in=["k0", "k1"]).update(created_at="2020-01-01T00:00Z")
+    assert [keys.delete_older_than(30, batch=1) for _ in range(3)] == [1, 1, 0]
+    assert IdempotencyKey.objects.get().key == "k2"

@@ -1,0 +1,137 @@
+import pytest
+from django.db import transaction
+from django.db.models.functions import Now
+
+from durability import outbox, selectors, services
+from durability.errors import ReasonMissing
+from durability.models import Delivery, Message
+from foundation.errors import IllegalTransition
+from tests.durability.toys import CoinDropped, marks, script
+
+
+def drop(jar: str, coin: str) -> int:
+    with transaction.atomic():
+        return services.publish(CoinDropped(jar=jar, coin=coin))
+
+
+def make_due() -> None:
+    Delivery.objects.filter(state="pending").update(available_at=Now())
+
+
+def fail(event: CoinDropped) -> None:
+    raise RuntimeError("no")
+
+
+def states(handler: str = "toys.count") -> list[str]:
+    return list(Delivery.objects.filter(handler=handler).order_by("id").values_list("state", flat=True))
+
+
+def test_publishing_outside_of_a_transaction_is_refused():
+    with pytest.raises(RuntimeError, match="transaction"):
+        services.publish(CoinDropped(jar="j", coin="a"))
+
+
+def test_a_rolled_back_change_publishes_nothing():
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        services.publish(CoinDropped(jar="j", coin="a"))
+        _ = 1 / 0
+    assert not Message.objects.exists()
+
+
+def test_every_handler_gets_its_own_delivery_and_they_are_done_once():
+    drop("j", "a")
+    outbox.drain()
+    outbox.drain()
+    assert marks() == ["counted:a"]
+    assert script.said == ["a"]
+    assert set(Delivery.objects.values_list("state", flat=True)) == {"done"}
+
+
+def test_a_failing_handlers_effects_are_rolled_back_and_tried_again():
+    script.on_coin = fail
+    drop("j", "a")
+    outbox.drain()
+    assert marks() == []
+    script.on_coin = lambda event: None
+    make_due()
+    outbox.drain()
+    assert marks() == ["counted:a"]
+    assert Delivery.objects.get(handler="toys.count").attempts == 2
+
+
+def test_one_handler_failing_does_not_hold_up_another():
+    script.outside = fail
+    drop("j", "a")
+    outbox.drain()
+    assert marks() == ["counted:a"]
+    assert states("toys.tell") == ["pending"]
+
+
+def test_order_holds_per_key_and_a_stuck_key_holds_up_itself_alone(settings):
+    settings.DELIVERY_MAX_ATTEMPTS = 1
+    script.on_coin = lambda event: fail(event) if event.coin == "a" else None
+    drop("stuck", "a")
+    drop("stuck", "b")
+    drop("free", "c")
+    outbox.drain()
+    assert states() == ["parked", "pending", "done"]
+    assert marks() == ["counted:c"]
+
+
+def test_a_parked_delivery_is_seen_and_can_be_retried(settings):
+    settings.DELIVERY_MAX_ATTEMPTS = 1
+    script.on_coin = fail
+    drop("j", "a")
+    outbox.drain()
+    assert selectors.backlog().parked == {"toys.count": 1}
+    script.on_coin = lambda event: None
+    services.retry_delivery(delivery_id=Delivery.objects.get(state="parked").pk, by="operator")
+    outbox.drain()
+    assert marks() == ["counted:a"]
+
+
+def test_a_parked_delivery_is_skipped_only_with_a_reason(settings):
+    settings.DELIVERY_MAX_ATTEMPTS = 1
+    script.on_coin = fail
+    drop("j", "a")
+    drop("j", "b")
+    outbox.drain()
+    parked = Delivery.objects.get(state="parked")
+    with pytest.raises(ReasonMissing):
+        services.skip_delivery(delivery_id=parked.pk, by="operator", reason=" ")
+    script.on_coin = lambda event: None
+    services.skip_delivery(delivery_id=parked.pk, by="operator", reason="a test coin")
+    outbox.drain()
+    assert marks() == ["counted:b"]
+    with pytest.raises(IllegalTransition):
+        services.retry_delivery(delivery_id=parked.pk, by="operator")
+
+
+def test_a_worker_that_lost_its_lease_commits_nothing(settings):
+    settings.DELIVERY_LEASE_S = 0
+    drop("j", "a")
+    [zombie] = [one for one in outbox.claim(limit=10) if one.handler == "toys.count"]
+    [heir] = [one for one in outbox.claim(limit=10) if one.handler == "toys.count"]
+    outbox.deliver(heir)
+    outbox.deliver(zombie)
+    assert marks() == ["counted:a"]
+
+
+def test_a_handler_that_kills_its_process_ends_parked(settings):
+    settings.DELIVERY_LEASE_S = 0
+    settings.DELIVERY_MAX_ATTEMPTS = 2
+    drop("j", "a")
+    outbox.claim(limit=10)  # a worker died here
+    outbox.claim(limit=10)  # and here
+    settings.DELIVERY_LEASE_S = 30
+    outbox.drain()
+    assert states() == ["parked"]
+    assert marks() == []
+
+
+def test_a_message_of_a_handler_that_is_gone_is_kept():
+    drop("j", "a")
+    Delivery.objects.filter(handler="toys.count").update(handler="toys.removed")
+    outbox.drain()
+    assert states("toys.removed") == ["pending"]
+    assert "toys.removed" in Delivery.objects.get(handler="toys.removed").last_error
