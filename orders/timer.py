@@ -29,7 +29,7 @@ def disarm(numbers: Iterable[str]) -> None:
 def due(now: datetime, *, limit: int) -> list[str]:
     """Numbers whose time has come, earliest first. They stay in the set until they are disarmed."""
     try:
-        return list(client().zrangebyscore(_SET, "-inf", now.timestamp(), start=0, num=limit))
+        return [str(number) for number in client().zrangebyscore(_SET, "-inf", now.timestamp(), start=0, num=limit)]
     except RedisError as error:
         log.warning("the expiry timer does not answer: %s", error)
         return []

@@ -46,7 +46,7 @@ def payment_answer(order: OrderView, payment: PaymentView, *, path: str, body: d
     if payment.status != PaymentStatus.FAILED or payment.failure is None:
         return Answer(201, body)
     failure = payment.failure
-    members = {"order": order_json(order), "payment": payment_json(payment)}
+    members: dict[str, Any] = {"order": order_json(order), "payment": payment_json(payment)}
     if failure.code.startswith("card_") or failure.decline_code:
         members["decline_code"] = failure.decline_code or failure.code
         return Answer(
