@@ -31,7 +31,7 @@ class Shop:
     def stock(self, product: str, quantity: int, *, price: int = 1500, currency: str = "usd") -> str:
         catalog.create_product(
             merchant_id=self.merchant_id,
-            product_id=product,
+            product=product,
             title=f"The book of {product}",
             author="A. Author",
             price_minor=price,
