@@ -16,7 +16,6 @@ from foundation.database import database_now
 from inventory import services as inventory
 from payments import services as payments
 
-
 RECENT = timedelta(seconds=5)  # events of the tests before this one are not read again and again
 
 

@@ -6,16 +6,16 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
-from catalog.types import Offer
 from django.db import transaction
-from inventory.types import Line
 
 from catalog import selectors as catalog
+from catalog.types import Offer
 from durability import services as durability
 from durability.types import Lease
 from foundation.database import database_now
 from foundation.ids import uuid7
 from inventory import services as inventory
+from inventory.types import Line
 from orders import timer
 from orders.errors import CurrencyMixed, NothingToPay, ProductNotFound
 from orders.events import OrderPlaced
