@@ -51,15 +51,20 @@ def lock_problems(root: Path) -> Iterator[str]:
             yield f"{name} is {version} in requirements.txt, {development.get(name)} in requirements-dev.txt"
 
 
-def project_problems(root: Path) -> Iterator[str]:
-    project = tomllib.loads((root / "pyproject.toml").read_text())
-    if project["project"]["requires-python"] != ">=3.11":
-        yield "pyproject.toml: requires-python and the locks' --python-version differ"
+def python_problems(root: Path) -> Iterator[str]:
+    """Linter, type checker and locks mean the same oldest Python."""
+    tools = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
+    oldest = tools["mypy"]["python_version"]
+    if tools["ruff"]["target-version"] != "py" + oldest.replace(".", ""):
+        yield "pyproject.toml: ruff's target-version is not mypy's python_version"
+    for lock in ("requirements.txt", "requirements-dev.txt"):
+        if f"--python-version {oldest} " not in (root / lock).read_text()[:300]:
+            yield f"{lock} was locked for another Python than {oldest}"
 
 
 def main() -> int:
     compose = (ROOT / "docker-compose.yml").read_text()
-    problems = [*compose_problems(compose), *lock_problems(ROOT), *project_problems(ROOT)]
+    problems = [*compose_problems(compose), *lock_problems(ROOT), *python_problems(ROOT)]
     for problem in problems:
         sys.stderr.write(f"error: {problem}\n")
     return 1 if problems else 0
