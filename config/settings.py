@@ -263,8 +263,8 @@ CELERY_BEAT_SCHEDULE = {
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["catalog.authentication.ApiKeyAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["foundation.api.HasScope"],
-    "DEFAULT_PARSER_CLASSES": ["foundation.api.StrictJSONParser"],
+    "DEFAULT_PERMISSION_CLASSES": ["foundation.permissions.HasScope"],
+    "DEFAULT_PARSER_CLASSES": ["foundation.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "EXCEPTION_HANDLER": "foundation.api.problem_response",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",

@@ -10,7 +10,8 @@ from rest_framework.response import Response
 from durability import keys
 from durability.metrics import IDEMPOTENCY
 from durability.types import Answer
-from foundation.api import PROBLEM_TYPE, caller
+from foundation.api import PROBLEM_TYPE
+from foundation.permissions import caller
 
 Decorate = Callable[[dict[str, Any]], dict[str, Any]]
 

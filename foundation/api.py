@@ -5,23 +5,19 @@ Conventions: RFC 9457 problem details with Stripe's `code` and `param`; another 
 
 import base64
 import binascii
-import json
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, Protocol, cast
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.db import OperationalError, models
 from django.http import Http404
 from rest_framework import exceptions, serializers
-from rest_framework.parsers import BaseParser
-from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from foundation.database import sqlstate
 from foundation.errors import DomainError, InvalidInput, MissingInput
@@ -31,83 +27,6 @@ log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
 _LOCK_NOT_AVAILABLE = "55P03"
-_DEEPEST_JSON = 16
-
-
-class Caller(Protocol):
-    """Who calls: one key of one merchant."""
-
-    merchant_id: UUID
-    scopes: list[str]
-
-
-def caller(request: Request) -> Caller:
-    """The key that the request was authenticated with."""
-    return cast(Caller, request.auth)
-
-
-class ScopeMissing(DomainError):
-    """This key's scopes do not cover the call: use a key that has the scope."""
-
-    code = "scope_missing"
-    status = 403
-
-
-class HasScope(BasePermission):
-    """A view names the scopes that may call it, per method: `scopes = {"GET": {"storefront"}, …}`."""
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        needed: set[str] = getattr(view, "scopes", {}).get(request.method or "", set())
-        held = set(caller(request).scopes) if request.auth else set()
-        if not needed & held:
-            raise ScopeMissing(f"This call needs a key with the scope {' or '.join(sorted(needed)) or 'none'}.")
-        return True
-
-
-class StrictJSONParser(BaseParser):
-    """One JSON object, of bounded size and depth, without repeated members, NaN, NUL or lone surrogates."""
-
-    media_type = "application/json"
-
-    def parse(
-        self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        raw = stream.read(settings.API_MAX_BODY_BYTES + 1)
-        if len(raw) > settings.API_MAX_BODY_BYTES:
-            raise InvalidInput(f"The body is longer than {settings.API_MAX_BODY_BYTES} bytes.")
-        try:
-            body = json.loads(raw or b"{}", object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput(f"The body is not JSON that we can read: {error}.") from None
-        if not isinstance(body, dict):
-            raise InvalidInput("The body must be one JSON object.")
-        _check_values(body, depth=0)
-        return body
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("an object names a member twice")
-    return members
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _check_values(value: Any, depth: int) -> None:
-    if depth > _DEEPEST_JSON:
-        raise InvalidInput(f"The body is nested deeper than {_DEEPEST_JSON} levels.")
-    if isinstance(value, dict):
-        for name, member in value.items():
-            _check_values(name, depth + 1)
-            _check_values(member, depth + 1)
-    elif isinstance(value, list):
-        for member in value:
-            _check_values(member, depth + 1)
-    elif isinstance(value, str) and ("\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
-        raise InvalidInput("A text holds a NUL or a lone surrogate, which no database stores.")
 
 
 class StrictSerializer(serializers.Serializer[Any]):

@@ -11,8 +11,9 @@ from durability import services as durability
 from durability.errors import IdempotencyKeyInUse
 from durability.http import answer_in_two, answer_once
 from durability.types import Answer, Lease
-from foundation.api import caller, page, problem, validated
+from foundation.api import page, problem, validated
 from foundation.errors import InvalidInput
+from foundation.permissions import caller
 from orders import selectors, services
 from orders.errors import OrderAlreadyPaid, OrderNotOpen
 from orders.serializers import (

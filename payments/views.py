@@ -12,7 +12,8 @@ from rest_framework.views import APIView
 from catalog import selectors as catalog
 from durability.http import answer_once
 from durability.types import Answer
-from foundation.api import PROBLEM_TYPE, caller, problem, validated
+from foundation.api import PROBLEM_TYPE, problem, validated
+from foundation.permissions import caller
 from payments import selectors, services
 from payments.errors import SignatureInvalid
 from payments.serializers import RefundRequest, payment_json, refund_json

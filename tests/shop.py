@@ -14,6 +14,7 @@ from durability import services as durability
 from durability.models import Delivery, SagaRun
 from foundation.database import database_now
 from inventory import services as inventory
+from inventory.models import Stock
 from payments import services as payments
 
 RECENT = timedelta(seconds=5)  # events of the tests before this one are not read again and again
@@ -77,8 +78,8 @@ class Shop:
 
     def level(self, product: str = "book") -> tuple[int, int]:
         """(on hand, reserved)"""
-        stock = self.storefront.get(f"/api/v1/stock/{product}").json()
-        return stock["on_hand"], stock["reserved"]
+        stock = Stock.objects.get(merchant_id=self.merchant_id, product__product_id=product)
+        return stock.on_hand, stock.reserved
 
 
 def open_shop(**terms: Any) -> Shop:
