@@ -253,7 +253,8 @@ def _cancel(payment: Payment, *, by: str, why: str) -> None:
 def cancel_never_sent(*, references: list[str], by: str) -> list[str]:
     """Cancel, set-wise in the caller's transaction, the attempts that never reached the provider.
 
-    Returns the references that have no live attempt afterwards; the others were sent and need `cancel_at_provider`.
+    Returns the references that nobody has paid or can pay any more; the others were sent and need
+    `cancel_at_provider`, or are paid.
     """
     unsent = list(
         Payment.objects.select_for_update()
@@ -269,10 +270,9 @@ def cancel_never_sent(*, references: list[str], by: str) -> list[str]:
         )
         for payment in unsent
     )
-    live = set(
-        Payment.objects.filter(reference__in=references, status__in=PAYMENT_LIVE).values_list("reference", flat=True)
-    )
-    return [reference for reference in references if reference not in live]
+    payable = Q(status__in=PAYMENT_LIVE) | Q(settling=True)
+    kept = set(Payment.objects.filter(payable, reference__in=references).values_list("reference", flat=True))
+    return [reference for reference in references if reference not in kept]
 
 
 def metadata(payment: Payment) -> dict[str, str]:
