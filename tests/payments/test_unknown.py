@@ -1,0 +1,53 @@
+"""Timeouts and 500s are not failures: nothing is charged twice, nothing is forgotten."""
+
+from tests.shop import settle
+
+CONFIRMED = {"method": "card", "payment_method": "pm_card_visa", "confirm": True}
+
+
+def fault(sandbox, kind: str, times: int = 1) -> None:
+    sandbox.control("POST", "faults", {"match": "POST /v1/payment_intents", "kind": kind, "times": times})
+
+
+def charges(sandbox) -> int:
+    return sandbox.control("GET", "books")["charges"]
+
+
+def test_a_500_after_the_charge_is_one_charge(shop, sandbox):
+    before = charges(sandbox)
+    fault(sandbox, "error_500_after")
+    answer = shop.checkout(payment=CONFIRMED)
+    assert answer.json()["payment"]["status"] == "processing"
+    settle()
+    order = shop.order(answer.json()["order"]["number"])
+    assert order["status"] == "paid"
+    assert charges(sandbox) == before + 1
+
+
+def test_a_rate_limit_only_delays(shop, sandbox):
+    before = charges(sandbox)
+    fault(sandbox, "rate_limit")
+    answer = shop.checkout(payment=CONFIRMED)
+    settle()
+    assert shop.order(answer.json()["order"]["number"])["status"] == "paid"
+    assert charges(sandbox) == before + 1
+
+
+def test_a_500_before_the_effect_is_never_resent_and_ends_in_a_refusal(shop, sandbox, settings):
+    settings.PROVIDER_LOOKUP_GRACE_S = 0
+    before = charges(sandbox)
+    fault(sandbox, "error_500")
+    answer = shop.checkout(payment=CONFIRMED)
+    settle()
+    order = shop.order(answer.json()["order"]["number"])
+    assert (order["status"], order["payments"][0]["status"]) == ("cancelled", "failed")
+    assert charges(sandbox) == before
+    assert shop.level() == (10, 0)
+
+
+def test_a_refund_whose_answer_was_lost_is_made_once(shop, sandbox):
+    payment = shop.bought()["payments"][0]["number"]
+    sandbox.control("POST", "faults", {"match": "POST /v1/refunds", "kind": "error_500_after", "times": 1})
+    shop.post(f"/payments/{payment}/refunds", {"reason": "x"})
+    settle()
+    assert shop.storefront.get(f"/api/v1/payments/{payment}").json()["amount_refunded"] == 1500
