@@ -58,6 +58,10 @@ def record_cancelling(context: Context, outcome: Outcome) -> None:
         payments.record_cancelling(context.payload["payment"], outcome, by=context.payload["by"])
 
 
+def forget_cancel(context: Context) -> None:
+    services.forget_cancel(number=context.payload["order"])
+
+
 def close_unpaid(context: Context) -> None:
     services.close_unpaid(number=context.payload["order"], by=context.payload["by"])
 
@@ -133,7 +137,12 @@ CANCEL_UNPAID = register(
         "orders.cancel_unpaid",
         version=1,
         steps=(
-            Call("cancel the payment at the provider", do=cancel_payment, record=record_cancelling, undo=None),
+            Call(
+                "cancel the payment at the provider",
+                do=cancel_payment,
+                record=record_cancelling,
+                undo=forget_cancel,
+            ),
             Step("cancel the order, release its stock", do=close_unpaid, undo=None),
         ),
     )

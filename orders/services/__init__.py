@@ -1,7 +1,7 @@
 """Everything that writes orders, and what it asks of catalog, inventory and payments."""
 
 from orders.services.attempts import begin_attempt, record_attempt
-from orders.services.cancelling import close_unpaid, live_attempt, request_cancel, undo_checkout
+from orders.services.cancelling import close_unpaid, forget_cancel, request_cancel, undo_checkout
 from orders.services.checkout import place_order
 from orders.services.expiry import expire_due, rearm
 from orders.services.fulfilment import complete_order, ship_order
@@ -23,7 +23,7 @@ __all__ = [
     "commit_stock",
     "complete_order",
     "expire_due",
-    "live_attempt",
+    "forget_cancel",
     "mark_paid",
     "note_refund",
     "place_order",

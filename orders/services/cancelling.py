@@ -57,12 +57,6 @@ def start_cancel(order: Order, *, by: str, hold: bool) -> Lease | None:
     return None
 
 
-def live_attempt(number: str) -> str:
-    """The payment that is open for an order, empty if none is."""
-    live = payment_reads.open_attempts([number]).get(number)
-    return live.number if live else ""
-
-
 def close_unpaid(*, number: str, by: str) -> None:
     """Cancel a pending order and release its stock, unless it was paid meanwhile or still may be."""
     order = lock_order(number)
@@ -73,12 +67,23 @@ def close_unpaid(*, number: str, by: str) -> None:
         Order.objects.filter(pk=order.pk).update(cancel_requested_at=None)  # the payment-success saga takes over
         return
     if any(attempt.status in PAYMENT_LIVE for attempt in attempts):
-        extended = database_now() + timedelta(seconds=settings.ORDER_EXPIRY_EXTENSION_S)
-        Order.objects.filter(pk=order.pk).update(cancel_requested_at=None, expires_at=extended)
-        transaction.on_commit(partial(timer.arm, {number: extended}))
+        _keep_open(order)
         return
     cancel(order, by=by, why="not paid in time" if by == "expiry" else f"cancelled by {by}")
     inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)
+
+
+def forget_cancel(*, number: str) -> None:
+    """Undo of a cancellation that the provider refused: the order is open again for a while, then expiry asks anew."""
+    order = lock_order(number)
+    if order.status == OrderStatus.PENDING:
+        _keep_open(order)
+
+
+def _keep_open(order: Order) -> None:
+    extended = database_now() + timedelta(seconds=settings.ORDER_EXPIRY_EXTENSION_S)
+    Order.objects.filter(pk=order.pk).update(cancel_requested_at=None, expires_at=extended)
+    transaction.on_commit(partial(timer.arm, {order.number: extended}))
 
 
 def undo_checkout(*, number: str, by: str) -> None:

@@ -109,6 +109,8 @@ def attach_payment(*, order_number: str, charge: str, by: str, why: str) -> str:
         merchant_id=order.merchant_id,
         reference=order.number,
         customer=order.customer.id,
+        amount_minor=order.total_minor,
+        currency=order.currency,
         by=by,
         why=why,
     )

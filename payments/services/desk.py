@@ -53,11 +53,21 @@ def _sync(number: str, *, by: str) -> bool:
     return sync_payment(payment.provider_reference or "", by=by)
 
 
-def adopt_charge(*, charge: str, merchant_id: UUID, reference: str, customer: str, by: str, why: str) -> PaymentView:
+def adopt_charge(
+    *,
+    charge: str,
+    merchant_id: UUID,
+    reference: str,
+    customer: str,
+    amount_minor: int,
+    currency: str,
+    by: str,
+    why: str,
+) -> PaymentView:
     """Create the payment that we miss from the provider's charge, for a reference that a person or metadata chose.
 
-    Belongs outside of transactions. Done before: answers with what it made then. Raises ProviderUnavailable,
-    ContradictsProvider.
+    `amount_minor` is what the reference asks for: a charge of another amount belongs elsewhere. Belongs outside of
+    transactions. Done before: answers with what it made then. Raises ProviderUnavailable, ContradictsProvider.
     """
     known = selectors.find_by_provider_reference(charge)
     if known:
@@ -70,6 +80,11 @@ def adopt_charge(*, charge: str, merchant_id: UUID, reference: str, customer: st
         raise ContradictsProvider(f"The provider knows nothing of {charge}: {refusal.message}") from refusal
     if intent.status != "succeeded" or intent.charge is None:
         raise ContradictsProvider(f"The provider says that {intent.id} is {intent.status}: there is nothing to adopt.")
+    if (intent.amount_received_minor, intent.currency) != (amount_minor, currency):
+        raise ContradictsProvider(
+            f"The charge is {intent.amount_received_minor} {intent.currency}, {reference} asks for {amount_minor} "
+            f"{currency}: it belongs to another order, or has to be refunded."
+        )
     try:
         with transaction.atomic(durable=True):
             payment = Payment.objects.create(

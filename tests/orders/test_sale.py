@@ -1,5 +1,6 @@
 """What happens to a sale: paid, cancelled, expired, refunded; and when a step cannot be carried through."""
 
+import pytest
 from django.db.models import Sum
 from django.db.models.functions import Now
 
@@ -8,6 +9,7 @@ from inventory import services as inventory
 from orders import services, timer
 from orders.models import Order
 from payments import gateway
+from payments.errors import ContradictsProvider
 from payments.models import Account, JournalEntry, Payment, Posting, Refund
 from tests.shop import settle
 
@@ -212,3 +214,42 @@ def test_money_that_arrives_for_a_cancelled_order_is_refunded_by_itself(shop):
     order = shop.order(number)
     assert (order["status"], order["refund_status"]) == ("cancelled", "refunded")
     assert shop.level() == (10, 0)
+
+
+def test_a_charge_that_our_books_miss_is_attached_to_its_order(shop, sandbox):
+    """The provider has the money of an open order, and we know of no such payment."""
+    body = shop.checkout().json()
+    number = body["order"]["number"]
+    paid = gateway.create_intent(
+        number="elsewhere",
+        amount_minor=1500,
+        currency="usd",
+        metadata={"order": number},
+        payment_method="pm_card_visa",
+        confirm=True,
+    )
+    assert paid.charge is not None
+    adopted = services.attach_payment(order_number=number, charge=paid.charge.id, by="clerk", why="paid by phone")
+    assert adopted == services.attach_payment(order_number=number, charge=paid.charge.id, by="clerk", why="again")
+    settle()
+    order = shop.order(number)
+    assert order["status"] == "paid"
+    assert shop.level() == (9, 0)
+    assert balance("merchant_payable") == -1500
+
+
+def test_a_charge_of_another_amount_is_not_attached(shop):
+    number = shop.checkout(quantity=2).json()["order"]["number"]
+    paid = gateway.create_intent(
+        number="elsewhere2",
+        amount_minor=1500,
+        currency="usd",
+        metadata={},
+        payment_method="pm_card_visa",
+        confirm=True,
+    )
+    assert paid.charge is not None
+    with pytest.raises(ContradictsProvider):
+        services.attach_payment(order_number=number, charge=paid.charge.id, by="clerk", why="a guess")
+    settle()
+    assert shop.order(number)["status"] == "pending"
