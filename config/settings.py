@@ -215,6 +215,13 @@ INBOX_CATCH_UP_INTERVAL_S = 3600  # events that no webhook brought are listed ho
 RECONCILE_CHECK_INTERVAL_S = 3600  # "has yesterday been reconciled?": survives a beat that slept through midnight
 RECONCILE_TRAILING_DAYS = 3  # balance transactions that came late are read again
 RECONCILE_TIMING_WINDOW_S = 3600  # a counterpart this near the window's edge is timing, not a break
+RECONCILE_UNBOOKED_AFTER_S = 24 * 3600  # a capture that the provider has not booked after this is a break
+RECONCILE_UNBOOKED_LOOKUPS = 100  # single reads that a run spends on telling the two apart
+RECONCILE_CATCH_UP_DAYS = 7  # days that a job finds missing after an outage
+RECONCILE_IMPORT_BATCH = 500  # rows of the provider's books per upsert: five of its pages
+RECONCILE_RUN_LEASE_S = 300  # renewed with each batch; a run whose process died is taken over after this
+RECONCILE_STATEMENT_TIMEOUT_MS = 600_000  # matching a very large day is one long statement
+RECONCILE_ACTION_LEASE_S = 120  # an action whose process died can be taken up again after this
 
 # --- Seen from outside ------------------------------------------------------------------------------
 

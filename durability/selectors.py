@@ -1,5 +1,6 @@
 """What dashboards, metrics, health and the pages of an object read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -68,6 +69,12 @@ def story_of(keys: list[str]) -> dict[str, Any]:
         "messages": list(Message.objects.filter(key__in=keys).order_by("id").prefetch_related("deliveries")),
         "sagas": list(SagaRun.objects.filter(subject__in=keys).order_by("created_at").prefetch_related("steps")),
     }
+
+
+def unhandled_keys(keys: Sequence[str]) -> set[str]:
+    """Which of some keys have a message that a handler has yet to work on. A parked one waits for a person: not here."""
+    waiting = Delivery.objects.filter(key__in=keys, state__in=["pending", "running"])
+    return set(waiting.values_list("key", flat=True).distinct())
 
 
 def _age_s(moment: datetime | None) -> float:

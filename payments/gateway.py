@@ -33,6 +33,7 @@ _thread = local()  # the SDK's sessions are not shared between threads, and are 
 
 _INTENT_EXPANDED = ["latest_charge.balance_transaction"]
 _PAGE = 100  # the most that the provider gives
+_PATIENT_TRIES = 4  # a page of a long listing: one bad minute must not throw a thousand good pages away
 _LOOKUP_MARGIN = timedelta(minutes=5)  # our clock and the provider's may differ by so much
 
 
@@ -114,13 +115,16 @@ def retrieve_charge_intent(charge: str) -> str:
     return str(_call("charges.retrieve", lambda v1: v1.charges.retrieve(charge)).get("payment_intent") or "")
 
 
-def list_balance_transactions(*, since: datetime, until: datetime) -> Iterator[BalanceTransaction]:
-    """Every balance transaction created in [since, until), newest first, with its source. Pages as it goes."""
-    filters = {
-        "created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())},
-        "expand": ["data.source"],
-    }
-    for row in _listing("balance_transactions", filters):
+def list_balance_transactions(
+    *, since: datetime | None = None, until: datetime | None = None, source: str = ""
+) -> Iterator[BalanceTransaction]:
+    """Balance transactions created in [since, until), or those of one source, newest first. Pages as it goes."""
+    filters: Json = {"expand": ["data.source"]}
+    if source:
+        filters["source"] = source
+    if since and until:
+        filters["created"] = {"gte": int(since.timestamp()), "lt": int(until.timestamp())}
+    for row in _listing("balance_transactions", filters, tries=_PATIENT_TRIES):
         yield _balance_transaction(row)
 
 
@@ -223,15 +227,26 @@ def _intent_call(name: str, send: Callable[[Any], Any]) -> Intent:
         raise
 
 
-def _listing(resource: str, filters: Json) -> Iterator[Json]:
-    """All rows of a list, newest first, page after page; each page is one counted call."""
+def _listing(resource: str, filters: Json, *, tries: int = 1) -> Iterator[Json]:
+    """All rows of a list, newest first, page after page; each page is one counted call, tried so often."""
     params = {**filters, "limit": _PAGE}
     while True:
-        page = _call(f"{resource}.list", partial(_list, resource, params))
+        page = _page(resource, params, tries)
         yield from page["data"]
         if not page["has_more"]:
             return
         params = {**params, "starting_after": page["data"][-1]["id"]}
+
+
+def _page(resource: str, params: Json, tries: int) -> Json:
+    for attempt in range(1, tries + 1):
+        try:
+            return _call(f"{resource}.list", partial(_list, resource, params))
+        except (ProviderBusy, ProviderUnsure):
+            if attempt == tries:
+                raise
+            time.sleep(2 ** (attempt - 1))  # a read: safe to repeat; 429 wants a pause
+    raise AssertionError("unreachable")
 
 
 def _list(resource: str, params: Json, v1: Any) -> Any:

@@ -1,6 +1,6 @@
 """Reading payments, refunds and the ledger."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -11,12 +11,13 @@ from payments import gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
 from payments.models import Account, InboxEvent, JournalEntry, Payment, Posting, Refund
 from payments.states import PAYMENT_LIVE, PaymentStatus, RefundStatus
-from payments.types import EntryView, Failure, PaymentView, RefundView, Total
+from payments.types import BalanceTransaction, EntryView, Failure, PaymentView, RefundView, Total
 
 # The contract with whoever compares our books with the provider's: a view over payments and refunds, one row for each
 # movement that the provider should know too. Columns: kind (charge, refund), id, merchant_id, payment_id, reference,
 # source (ch_… or re_…), intent (pi_…), amount_minor (positive, with corrections), currency, status, booked (whether
-# the provider's books should hold it), occurred_at (the provider's clock).
+# the provider's books should hold it), occurred_at (the provider's clock), booked_at (the same where money moved, else
+# null; indexed, so a day is found without reading all), expected_minor (what we asked for).
 MOVEMENTS_VIEW = "payments_movement"
 
 
@@ -171,6 +172,40 @@ def read_client_secret(number: str) -> str:
 def check_provider(*, timeout_s: float) -> None:
     """Raises an error if the provider does not answer."""
     gateway.ping(timeout_s=timeout_s)
+
+
+def read_balance_transactions(*, since: datetime, until: datetime) -> Iterator[BalanceTransaction]:
+    """The provider's books for [since, until), newest first, page by page. Raises ProviderUnavailable."""
+    return _or_unavailable(gateway.list_balance_transactions(since=since, until=until))
+
+
+def read_balance_transactions_of(source: str) -> list[BalanceTransaction]:
+    """The provider's books for one charge (`ch_…`) or refund (`re_…`). Raises ProviderUnavailable."""
+    return list(_or_unavailable(gateway.list_balance_transactions(source=source)))
+
+
+def is_awaiting_booking(intent: str) -> bool:
+    """Whether the provider captured an intent and has yet to write it into its books. Raises ProviderUnavailable."""
+    try:
+        charge = gateway.retrieve_intent(intent).charge
+    except ProviderRefused:
+        return False
+    except (ProviderBusy, ProviderUnsure) as error:
+        raise ProviderUnavailable from error
+    return charge is not None and charge.status == "succeeded" and charge.balance_transaction is None
+
+
+def first_capture_at() -> datetime | None:
+    """When we first took money: no day before it needs reconciling."""
+    captured = Payment.objects.filter(captured_at__isnull=False).order_by("captured_at")
+    return captured.values_list("captured_at", flat=True).first()
+
+
+def _or_unavailable(rows: Iterator[BalanceTransaction]) -> Iterator[BalanceTransaction]:
+    try:
+        yield from rows
+    except (ProviderBusy, ProviderUnsure, ProviderRefused) as error:
+        raise ProviderUnavailable(f"The payment provider does not give its books ({error}).") from error
 
 
 def _payment(payment_id: UUID, merchant_id: UUID | None) -> Payment:

@@ -1,0 +1,42 @@
+"""What reconciliation refuses."""
+
+from foundation.errors import DomainError, MissingInput
+
+
+class RunInProgress(DomainError):
+    """This date is being reconciled at the moment: wait for that run to end."""
+
+    code = "run_in_progress"
+    status = 409
+
+
+class RunTakenOver(DomainError):
+    """Another run of this date took over, because this one was silent for too long: it stored nothing."""
+
+    code = "run_taken_over"
+    status = 409
+
+
+class NoteMissing(MissingInput):
+    """Say why: the note is kept with the action, and an auditor will read it."""
+
+
+class ActionNotOffered(DomainError):
+    """This action does not fit this kind of discrepancy."""
+
+    code = "action_not_offered"
+    status = 409
+
+
+class ActionInProgress(DomainError):
+    """Somebody is working on this discrepancy at this very moment: look again in a minute."""
+
+    code = "action_in_progress"
+    status = 409
+
+
+class AlreadyResolved(DomainError):
+    """This discrepancy is resolved already: there is nothing left to do."""
+
+    code = "already_resolved"
+    status = 409

@@ -1,0 +1,144 @@
+"""`manage.py reconcile`: compare days of the provider's books with ours.
+
+Exit codes: 0 nothing open, 1 discrepancies open (timing items do not count), 2 could not run.
+"""
+
+import json
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date, timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
+from rich.console import Console
+from rich.table import Table
+
+from foundation.database import database_now
+from foundation.errors import DomainError
+from foundation.money import format_minor
+from reconciliation import selectors, services
+from reconciliation.services.importing import Progress
+from reconciliation.types import KINDS, RunReport
+
+NOTHING_OPEN, DISCREPANCIES_OPEN, COULD_NOT_RUN = 0, 1, 2
+LONGEST_RANGE_DAYS = 366  # one run a day: a typing error in a year shall not start thousands
+
+
+class Command(BaseCommand):
+    help = "Compare a day (yesterday, unless told otherwise) of Stripe's books with ours, and store what differs."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--date", type=_day, help="the UTC day, as 2026-11-19; without it, yesterday")
+        parser.add_argument("--from", type=_day, dest="first", help="with --to: every day of a range, both included")
+        parser.add_argument("--to", type=_day, dest="last")
+        parser.add_argument("--dry-run", action="store_true", help="store neither runs nor discrepancies")
+        parser.add_argument("--json", action="store_true", help="print one JSON document")
+        parser.add_argument("--statement", metavar="FILE", help="not in this version")
+        parser.add_argument("--what-if", metavar="RULES", help="not in this version")
+
+    def handle(self, **options: Any) -> None:
+        try:
+            days = _days(options)
+            reports = [self._reconcile(day, options) for day in days]
+            still_open = (
+                sum(report.open_count for report in reports)
+                if options["dry_run"]
+                else selectors.open_between(days[0], days[-1])
+            )
+        except (DomainError, DatabaseError) as error:
+            detail = error.detail if isinstance(error, DomainError) else f"the database does not answer: {error}"
+            raise CommandError(f"Could not run: {detail}", returncode=COULD_NOT_RUN) from error
+        if options["json"]:
+            self.stdout.write(json.dumps({"runs": [as_json(report) for report in reports]}))
+        sys.exit(DISCREPANCIES_OPEN if still_open else NOTHING_OPEN)
+
+    def _reconcile(self, day: date, options: dict[str, Any]) -> RunReport:
+        with self._progress(day, quiet=options["json"]) as progress:
+            report = services.reconcile_day(
+                day=day, by="manage.py reconcile", dry_run=options["dry_run"], progress=progress
+            )
+        if not options["json"]:
+            self._tell(report)
+        return report
+
+    @contextmanager
+    def _progress(self, day: date, *, quiet: bool) -> Iterator[Progress]:
+        """A moving line on a terminal; nothing in a pipe, where the result's lines follow."""
+        console = Console(file=sys.stderr)
+        if quiet or not console.is_terminal:
+            yield lambda rows: None
+            return
+        with console.status(f"{day}: reading Stripe's books") as status:
+            yield lambda rows: status.update(f"{day}: {rows:,} rows of Stripe's books read")
+
+    def _tell(self, report: RunReport) -> None:
+        lines = [
+            f"{report.date}{' (provisional: the day is not over)' if report.provisional else ''}:"
+            f" {report.matched} matched in {report.duration_ms / 1000:.1f} s",
+            f"  ours   {report.ours_count:>7} movements  {_totals(report.ours_totals)}",
+            f"  Stripe {report.theirs_count:>7} rows       {_totals(report.theirs_totals)}",
+        ]
+        if any(report.residual.values()):
+            lines.append(f"  residual that nothing accounts for: {_totals(report.residual)}")
+        self.stdout.write("\n".join(lines))
+        if not report.kinds:
+            self.stdout.write("  no discrepancies")
+        elif self.stdout.isatty():
+            Console().print(_table(report))
+        else:
+            for kind, counts in report.kinds.items():
+                figures = "  ".join(f"{name} {count}" for name, count in asdict(counts).items())
+                self.stdout.write(f"  {kind}: {figures}")
+
+
+def as_json(report: RunReport) -> dict[str, Any]:
+    """A run as the command promises it to scripts."""
+    return {
+        "date": report.date.isoformat(),
+        "provisional": report.provisional,
+        "ours": {"count": report.ours_count, "totals": report.ours_totals},
+        "theirs": {"count": report.theirs_count, "totals": report.theirs_totals},
+        "matched": report.matched,
+        "discrepancies": {kind: asdict(counts) for kind, counts in report.kinds.items()},
+        "residual": report.residual,
+        "duration_s": report.duration_ms / 1000,
+    }
+
+
+def _table(report: RunReport) -> Table:
+    table = Table("difference", box=None)
+    for column in ("new", "persisting", "resolved", "timing"):
+        table.add_column(column, justify="right")
+    for kind, counts in report.kinds.items():
+        table.add_row(KINDS[kind].label, *(str(count) for count in asdict(counts).values()))
+    return table
+
+
+def _totals(totals: dict[str, int]) -> str:
+    return ", ".join(format_minor(amount, currency) for currency, amount in sorted(totals.items())) or "nothing"
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a day: write it as 2026-11-19") from None
+
+
+def _days(options: dict[str, Any]) -> list[date]:
+    for later in ("statement", "what_if"):
+        if options[later]:
+            raise DomainError(f"--{later.replace('_', '-')} is not in this version.")
+    first, last = options["first"], options["last"]
+    if (options["date"] and (first or last)) or bool(first) != bool(last):
+        raise DomainError("give --date alone, or --from and --to together.")
+    if not first:
+        day = options["date"] or database_now().date() - timedelta(days=1)
+        return [day]
+    if not 0 <= (last - first).days < LONGEST_RANGE_DAYS:
+        raise DomainError(f"--from must not be after --to, nor more than {LONGEST_RANGE_DAYS} days before it.")
+    return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]

@@ -1,0 +1,287 @@
+"""The provider's books as we imported them, the runs that compared them with ours, and what they found."""
+
+from uuid import UUID
+
+import pgtrigger
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from foundation.ids import parse_public_id, public_id, uuid7
+from foundation.transition import TransitionRecord, protect_append_only, transition_guard
+from reconciliation.states import (
+    DISCREPANCY_EDGES,
+    RUN_EDGES,
+    UNRESOLVED_STATES,
+    ClosedAs,
+    DiscrepancyState,
+    Outcome,
+    RunState,
+)
+from reconciliation.types import KINDS, Severity
+
+
+def _choices(*values: str) -> list[tuple[str, str]]:
+    return [(value, value.replace("_", " ").capitalize()) for value in values]
+
+
+class ProviderTransaction(models.Model):
+    """One row of the provider's books (a balance transaction, `txn_…`), as it was last read there.
+
+    Amounts are minor units with the provider's sign: a charge is positive, a refund negative; net = amount − fee.
+    """
+
+    id = models.CharField(max_length=255, primary_key=True)
+    type = models.CharField(max_length=64)
+    reporting_category = models.CharField(max_length=64)
+    source = models.CharField(max_length=255)  # ch_…, re_…, po_…: what is matched on
+    amount_minor = models.BigIntegerField()
+    fee_minor = models.BigIntegerField()
+    net_minor = models.BigIntegerField()
+    currency = models.CharField(max_length=3)
+    status = models.CharField(max_length=16)
+    created_at = models.DateTimeField()  # the provider's clock: decides the day
+    available_at = models.DateTimeField()
+    payment_intent = models.CharField(max_length=255, blank=True)
+    charge = models.CharField(max_length=255, blank=True)
+    source_status = models.CharField(max_length=32, blank=True)
+    # What the source's metadata say: our own numbers where we opened it, anything where we did not.
+    order_reference = models.CharField(max_length=500, blank=True)
+    payment_number = models.CharField(max_length=500, blank=True)
+    instance = models.CharField(max_length=500, blank=True)
+    sha256 = models.BinaryField(max_length=32)  # of the row as it was read
+    imported_at = models.DateTimeField(db_default=Now())
+    seen_at = models.DateTimeField(db_default=Now())
+    # Set where a later complete read of its day did not bring the row any more. Never matched from then on.
+    withdrawn_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["created_at"], name="provider_txn_by_day"),
+            models.Index(fields=["source"], name="provider_txn_by_source"),
+            models.Index(fields=["payment_number"], name="provider_txn_by_payment", condition=~Q(payment_number="")),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class ReconciliationRun(models.Model):
+    """One comparison of one day of the provider's books, [00:00, 24:00) UTC, with ours."""
+
+    PREFIX = "rec"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    date = models.DateField()
+    # The day was not over yet: never counts as that day's run.
+    provisional = models.BooleanField()
+    state = models.CharField(
+        max_length=16,
+        choices=_choices(RunState.RUNNING, RunState.COMPLETED, RunState.FAILED),
+        default=RunState.RUNNING,
+    )
+    by = models.CharField(max_length=150)
+    started_at = models.DateTimeField(db_default=Now())
+    lease_until = models.DateTimeField()  # a process that dies leaves the run behind: from here on it is taken over
+    finished_at = models.DateTimeField(null=True)
+    duration_ms = models.PositiveIntegerField(null=True)
+    imported = models.PositiveIntegerField(default=0)  # rows read from the provider
+    ours_count = models.PositiveIntegerField(default=0)
+    ours_totals = models.JSONField(default=dict)  # currency → minor units, charges less refunds, before fees
+    theirs_count = models.PositiveIntegerField(default=0)
+    theirs_totals = models.JSONField(default=dict)
+    matched = models.PositiveIntegerField(default=0)
+    kinds = models.JSONField(default=dict)  # kind → {"new", "persisting", "resolved", "timing"}
+    residual = models.JSONField(default=dict)  # currency → minor units that nothing accounts for
+    error = models.TextField(blank=True)
+
+    class Meta:
+        permissions = [("start_reconciliation", "Can start a reconciliation run")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["date"], condition=Q(state=RunState.RUNNING), name="run_one_at_a_time_per_date"
+            ),
+            models.CheckConstraint(
+                condition=~Q(state=RunState.COMPLETED) | Q(finished_at__isnull=False, duration_ms__isnull=False),
+                name="run_completed_is_timed",
+            ),
+            models.CheckConstraint(condition=~Q(state=RunState.FAILED) | ~Q(error=""), name="run_failed_says_why"),
+        ]
+        indexes = [models.Index(fields=["date", "state"], name="run_by_date")]
+        triggers = [transition_guard(field="state", edges=RUN_EDGES)]
+
+    def __str__(self) -> str:
+        return f"{self.date:%Y-%m-%d}{' (provisional)' if self.provisional else ''}"
+
+    @property
+    def number(self) -> str:
+        return public_id(self.PREFIX, self.id)
+
+
+class Discrepancy(models.Model):
+    """One difference between our books and the provider's: found by runs, closed by a run or a person.
+
+    Amounts are positive minor units for charges and refunds alike; `difference_minor` is what the provider holds more
+    than our books say (so a refund that only the provider knows is negative), null where the currencies differ.
+    """
+
+    PREFIX = "dis"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    fingerprint = models.CharField(max_length=300)  # kind and source: the same difference is the same row
+    kind = models.CharField(max_length=40, choices=[(kind, info.label) for kind, info in KINDS.items()])
+    object_kind = models.CharField(max_length=16, choices=_choices("charge", "refund", "other"))
+    business_date = models.DateField()  # the provider's day, ours where it has none
+    severity = models.CharField(max_length=8, choices=_choices(Severity.HIGH, Severity.MEDIUM, Severity.LOW))
+    state = models.CharField(
+        max_length=20, choices=_choices(*UNRESOLVED_STATES, DiscrepancyState.RESOLVED), default=DiscrepancyState.OPEN
+    )
+    owner = models.CharField(max_length=150, blank=True)  # who claimed it, by username
+    merchant_id = models.UUIDField(null=True)
+    source = models.CharField(max_length=255)  # ch_…, re_…, txn_…
+    intent = models.CharField(max_length=255, blank=True)
+    charge = models.CharField(max_length=255, blank=True)
+    payment_id = models.UUIDField(null=True)
+    refund_id = models.UUIDField(null=True)
+    order_reference = models.CharField(max_length=500, blank=True)
+    ours_amount_minor = models.BigIntegerField(null=True)
+    ours_currency = models.CharField(max_length=3, blank=True)
+    ours_status = models.CharField(max_length=32, blank=True)
+    ours_at = models.DateTimeField(null=True)
+    theirs_amount_minor = models.BigIntegerField(null=True)
+    theirs_currency = models.CharField(max_length=3, blank=True)
+    theirs_status = models.CharField(max_length=32, blank=True)
+    theirs_at = models.DateTimeField(null=True)
+    difference_minor = models.BigIntegerField(null=True)
+    evidence = models.JSONField(default=dict)  # {"matched_by", "transactions": [txn_…], "timing", "instance"}
+    becomes_break_at = models.DateTimeField(null=True)
+    ignored_until = models.DateField(null=True)
+    cycle = models.PositiveIntegerField(default=1)  # counts how often it was opened: an action is done once a cycle
+    first_seen_run = models.ForeignKey(ReconciliationRun, on_delete=models.PROTECT, related_name="+")
+    last_seen_run = models.ForeignKey(ReconciliationRun, on_delete=models.PROTECT, related_name="+")
+    first_seen_at = models.DateTimeField(db_default=Now())
+    closed_as = models.CharField(
+        max_length=16, choices=_choices(ClosedAs.AUTO, ClosedAs.FIXED, ClosedAs.ACCEPTED), blank=True
+    )
+    resolved_at = models.DateTimeField(null=True)
+    resolved_by = models.CharField(max_length=150, blank=True)
+    # A run that looked after the resolution and found both sides equal.
+    verified_at = models.DateTimeField(null=True)
+    verified_by_run = models.ForeignKey(ReconciliationRun, on_delete=models.PROTECT, null=True, related_name="+")
+
+    class Meta:
+        verbose_name_plural = "discrepancies"
+        permissions = [
+            ("investigate_discrepancy", "Can claim, re-query and ignore discrepancies"),
+            ("repair_discrepancy", "Can repair discrepancies: create, correct, take over, refund"),
+            ("accept_discrepancy", "Can accept a difference or mark it as fraud"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["fingerprint"], name="discrepancy_once_per_fingerprint"),
+            models.CheckConstraint(
+                condition=Q(state=DiscrepancyState.RESOLVED, resolved_at__isnull=False) & ~Q(closed_as="")
+                | ~Q(state=DiscrepancyState.RESOLVED) & Q(resolved_at__isnull=True, closed_as="", resolved_by=""),
+                name="discrepancy_resolved_says_how",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state=DiscrepancyState.TIMING) | Q(becomes_break_at__isnull=False),
+                name="discrepancy_timing_has_an_end",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state=DiscrepancyState.IGNORED) | Q(ignored_until__isnull=False),
+                name="discrepancy_ignored_until_a_date",
+            ),
+        ]
+        indexes = [
+            # What every run looks at again, and what the desk lists.
+            models.Index(
+                fields=["business_date"], name="discrepancy_unresolved", condition=Q(state__in=UNRESOLVED_STATES)
+            ),
+            models.Index(
+                fields=["id"],
+                name="discrepancy_to_verify",
+                condition=Q(closed_as=ClosedAs.FIXED, verified_at__isnull=True),
+            ),
+            models.Index(fields=["business_date", "kind"], name="discrepancy_by_date"),
+            models.Index(fields=["order_reference"], name="discrepancy_by_order"),
+        ]
+        triggers = [transition_guard(field="state", edges=DISCREPANCY_EDGES)]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.source}"
+
+    @property
+    def number(self) -> str:
+        return public_id(self.PREFIX, self.id)
+
+    @classmethod
+    def id_of(cls, number: str) -> UUID:
+        """Raises NotFound."""
+        return parse_public_id(cls.PREFIX, number)
+
+    @property
+    def payment_number(self) -> str:
+        return public_id("pay", self.payment_id) if self.payment_id else ""
+
+    @property
+    def refund_number(self) -> str:
+        return public_id("ref", self.refund_id) if self.refund_id else ""
+
+    @property
+    def currency(self) -> str:
+        return self.theirs_currency or self.ours_currency
+
+
+class DiscrepancyHistory(TransitionRecord):
+    subject = models.ForeignKey(Discrepancy, on_delete=models.PROTECT, related_name="history")
+
+    class Meta:
+        verbose_name_plural = "discrepancy history"
+        triggers = [protect_append_only()]
+
+
+class DiscrepancyAction(models.Model):
+    """What a person did about a discrepancy: written before it is done, completed once, kept for ever."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    discrepancy = models.ForeignKey(Discrepancy, on_delete=models.PROTECT, related_name="actions")
+    action = models.CharField(max_length=32)
+    key = models.CharField(max_length=150)  # the same key is the same press of the button
+    note = models.TextField()
+    by = models.CharField(max_length=150)
+    at = models.DateTimeField(db_default=Now())
+    lease_until = models.DateTimeField()
+    inputs = models.JSONField(default=dict)
+    made = models.CharField(max_length=64, blank=True)  # the number of what it made, in that transaction
+    outcome = models.CharField(
+        max_length=8, choices=_choices(Outcome.STARTED, Outcome.OK, Outcome.FAILED), default=Outcome.STARTED
+    )
+    result = models.TextField(blank=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(note=""), name="discrepancy_action_has_a_note"),
+            models.UniqueConstraint(
+                fields=["discrepancy", "key"],
+                condition=~Q(outcome=Outcome.FAILED),
+                name="discrepancy_action_once_per_key",
+            ),
+            models.UniqueConstraint(
+                fields=["discrepancy"],
+                condition=Q(outcome=Outcome.STARTED),
+                name="discrepancy_one_action_at_a_time",
+            ),
+        ]
+        triggers = [
+            pgtrigger.Protect(name="never_deleted", operation=pgtrigger.Delete),
+            pgtrigger.Protect(
+                name="completed_once",
+                operation=pgtrigger.Update,
+                condition=pgtrigger.Q(old__outcome__in=["ok", "failed"]),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} by {self.by}"

@@ -1,0 +1,175 @@
+"""Turns what matching found into discrepancies: the same difference is the same row, whoever sees it how often.
+
+Set-based, in the caller's transaction, after `matching.match_day`. Each change of state writes its history row in the
+same statement.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+from reconciliation.models import ReconciliationRun
+from reconciliation.types import KINDS, KindCounts
+
+_COLUMNS = (
+    "kind, object_kind, business_date, source, intent, charge, merchant_id, payment_id, refund_id, order_reference,"
+    " ours_amount_minor, ours_currency, ours_status, ours_at, theirs_amount_minor, theirs_currency, theirs_status,"
+    " theirs_at, difference_minor"
+)
+_FIGURES = [name.strip() for name in _COLUMNS.split(",")]
+_HISTORY = "INSERT INTO reconciliation_discrepancyhistory (subject_id, from_state, to_state, by, why)"
+
+_INSERT = f"""
+WITH opened AS (
+    INSERT INTO reconciliation_discrepancy (id, fingerprint, {_COLUMNS}, severity, state, evidence, becomes_break_at,
+        owner, cycle, closed_as, resolved_by, first_seen_run_id, last_seen_run_id)
+    SELECT uuidv7(), f.fingerprint, {_COLUMNS}, %(severities)s::jsonb ->> f.kind,
+           CASE WHEN f.becomes_break_at IS NULL THEN 'open' ELSE 'timing' END,
+           f.evidence || CASE WHEN f.becomes_break_at IS NULL THEN '{{}}' ELSE jsonb_build_object('timing', f.timing) END,
+           f.becomes_break_at, '', 1, '', '', %(run)s, %(run)s
+    FROM recon_found f
+    WHERE NOT EXISTS (SELECT FROM reconciliation_discrepancy d WHERE d.fingerprint = f.fingerprint)
+    RETURNING id, kind, business_date, state
+), told AS (
+    {_HISTORY} SELECT id, '', state, %(by)s, %(why)s FROM opened
+)
+SELECT 'opened', kind, business_date = %(day)s AND state = 'open', count(*) FROM opened GROUP BY 1, 2, 3
+"""  # noqa: S608
+
+# Seen again: what was closed as equal or repaired is open again; what was accepted only if its figures have changed.
+_REOPEN = f"""
+WITH moved AS (
+    UPDATE reconciliation_discrepancy d
+    SET state = 'open', cycle = d.cycle + 1, closed_as = '', resolved_at = NULL, resolved_by = '', verified_at = NULL,
+        verified_by_run_id = NULL, ignored_until = NULL, becomes_break_at = NULL
+    FROM recon_found f
+    WHERE f.fingerprint = d.fingerprint AND d.state = 'resolved' AND (
+        d.closed_as <> 'accepted'
+        OR (d.ours_amount_minor, d.ours_currency, d.ours_status, d.theirs_amount_minor, d.theirs_currency, d.theirs_status)
+           IS DISTINCT FROM (f.ours_amount_minor, f.ours_currency, f.ours_status, f.theirs_amount_minor,
+                             f.theirs_currency, f.theirs_status))
+    RETURNING d.id, d.kind, d.business_date, old.closed_as AS was
+), told AS (
+    {_HISTORY} SELECT id, 'resolved', 'open', %(by)s, 'seen again, after it was closed as ' || was FROM moved
+)
+SELECT 'opened', kind, business_date = %(day)s, count(*) FROM moved GROUP BY 1, 2, 3
+"""  # noqa: S608
+
+# Its time is up, or what spoke for waiting is gone; or the date until which it was ignored has passed.
+_RIPEN = f"""
+WITH moved AS (
+    UPDATE reconciliation_discrepancy d
+    SET state = 'open', becomes_break_at = NULL, ignored_until = NULL
+    FROM recon_found f
+    WHERE f.fingerprint = d.fingerprint AND (
+        d.state = 'timing' AND (d.becomes_break_at <= %(now)s OR f.becomes_break_at IS NULL)
+        OR d.state = 'ignored' AND d.ignored_until <= (%(now)s AT TIME ZONE 'UTC')::date)
+    RETURNING d.id, d.kind, d.business_date, old.state AS was
+), told AS (
+    {_HISTORY} SELECT id, was, 'open', %(by)s,
+        CASE was WHEN 'timing' THEN 'its time is up: a break' ELSE 'ignored until now' END FROM moved
+)
+SELECT 'opened', kind, business_date = %(day)s, count(*) FROM moved GROUP BY 1, 2, 3
+"""  # noqa: S608
+
+_REFRESH = f"""
+UPDATE reconciliation_discrepancy d
+SET {", ".join(f"{name} = f.{name}" for name in _FIGURES)}, last_seen_run_id = coalesce(%(run)s, d.last_seen_run_id),
+    evidence = f.evidence || CASE WHEN d.state = 'timing' THEN jsonb_build_object('timing', f.timing) ELSE '{{}}' END
+FROM recon_found f
+WHERE f.fingerprint = d.fingerprint AND d.closed_as <> 'accepted'
+"""  # noqa: S608
+
+# Looked at, and both sides agree now.
+_CLOSE = f"""
+WITH moved AS (
+    UPDATE reconciliation_discrepancy d
+    SET state = 'resolved', closed_as = 'auto', resolved_at = clock_timestamp(), resolved_by = %(by)s,
+        verified_at = clock_timestamp(), verified_by_run_id = %(run)s, ignored_until = NULL, becomes_break_at = NULL
+    FROM recon_item i
+    WHERE i.kind = d.object_kind AND i.source = d.source AND d.state <> 'resolved'
+      AND NOT EXISTS (SELECT FROM recon_found f WHERE f.fingerprint = d.fingerprint)
+    RETURNING d.id, d.kind, old.state AS was
+), told AS (
+    {_HISTORY} SELECT id, was, 'resolved', %(by)s, 'both sides agree' FROM moved
+)
+SELECT 'closed', kind, true, count(*) FROM moved GROUP BY 1, 2, 3
+"""  # noqa: S608
+
+_VERIFY = """
+UPDATE reconciliation_discrepancy d SET verified_at = clock_timestamp(), verified_by_run_id = %(run)s
+FROM recon_item i
+WHERE i.kind = d.object_kind AND i.source = d.source AND d.closed_as = 'fixed' AND d.verified_at IS NULL
+  AND NOT EXISTS (SELECT FROM recon_found f WHERE f.fingerprint = d.fingerprint)
+"""
+
+_STANDING = """
+SELECT d.kind, d.state = 'timing', count(*) FROM reconciliation_discrepancy d
+JOIN recon_found f ON f.fingerprint = d.fingerprint
+WHERE d.business_date = %(day)s AND d.state IN ('timing', 'open', 'investigating', 'awaiting_approval')
+GROUP BY 1, 2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Looker:
+    """Who looks: a run of a day, or (run None) an action that looks again at one object."""
+
+    run: UUID | None
+    day: date | None
+    by: str
+    now: datetime
+
+
+def store(run: ReconciliationRun, *, now: datetime) -> dict[str, KindCounts]:
+    """Write what a run found, and count by kind what that changed."""
+    return _store(Looker(run.pk, run.date, str(run.number), now))
+
+
+def look_again(first_run: UUID, *, by: str, now: datetime) -> None:
+    """Write what a second look at a few objects found. What is new stands under the run that led to it."""
+    with connection.cursor() as cursor:
+        parameters = _parameters(Looker(None, None, by, now))
+        cursor.execute(_INSERT, parameters | {"run": first_run})
+        for statement in (_REOPEN, _RIPEN, _REFRESH, _CLOSE):
+            cursor.execute(statement, parameters)
+
+
+def _store(looker: Looker) -> dict[str, KindCounts]:
+    counts = {kind: KindCounts() for kind in KINDS}
+    parameters = _parameters(looker)
+    with connection.cursor() as cursor:
+        for statement in (_INSERT, _REOPEN, _RIPEN):
+            cursor.execute(statement, parameters)
+            for _, kind, counted, count in cursor.fetchall():
+                if counted:
+                    counts[kind].new += count
+        cursor.execute(_REFRESH, parameters)
+        cursor.execute(_CLOSE, parameters)
+        for _, kind, _, count in cursor.fetchall():
+            counts[kind].resolved += count
+        cursor.execute(_VERIFY, parameters)
+        cursor.execute(_STANDING, parameters)
+        for kind, is_timing, count in cursor.fetchall():
+            if is_timing:
+                counts[kind].timing += count
+            else:
+                counts[kind].persisting += count
+    for of_kind in counts.values():
+        of_kind.persisting -= of_kind.new
+    return {kind: of_kind for kind, of_kind in counts.items() if of_kind != KindCounts()}
+
+
+def _parameters(looker: Looker) -> dict[str, Any]:
+    return {
+        "run": looker.run,
+        "day": looker.day,
+        "by": looker.by,
+        "why": "a run found it" if looker.run else "found when it was looked at again",
+        "now": looker.now,
+        "severities": json.dumps({kind: info.severity for kind, info in KINDS.items()}),
+    }

@@ -1,0 +1,68 @@
+"""The tables of states: one line an edge, with who takes it. PostgreSQL refuses every other (`transition_guard`)."""
+
+from typing import Final
+
+
+class RunState:
+    RUNNING: Final = "running"
+    COMPLETED: Final = "completed"
+    FAILED: Final = "failed"
+
+
+RUN_EDGES = frozenset(
+    {
+        (RunState.RUNNING, RunState.COMPLETED),
+        (RunState.RUNNING, RunState.FAILED),  # an error, or a later run found that its process had died
+    }
+)
+
+
+class DiscrepancyState:
+    TIMING: Final = "timing"  # there is evidence that it will heal by itself, and a moment when it becomes a break
+    OPEN: Final = "open"
+    INVESTIGATING: Final = "investigating"  # somebody has claimed it
+    AWAITING_APPROVAL: Final = "awaiting_approval"
+    RESOLVED: Final = "resolved"
+    IGNORED: Final = "ignored"  # until a date
+
+
+class ClosedAs:
+    AUTO: Final = "auto"  # a later look found both sides equal
+    FIXED: Final = "fixed"  # an action repaired it; the next run confirms, or reopens
+    ACCEPTED: Final = "accepted"  # a person accepted the difference, with a note
+
+
+_S = DiscrepancyState
+
+DISCREPANCY_EDGES = frozenset(
+    {
+        (_S.TIMING, _S.OPEN),  # a run: its time is up
+        (_S.TIMING, _S.INVESTIGATING),  # somebody does not want to wait
+        (_S.TIMING, _S.RESOLVED),
+        (_S.OPEN, _S.INVESTIGATING),  # claimed
+        (_S.OPEN, _S.AWAITING_APPROVAL),  # above the clerk's limit
+        (_S.OPEN, _S.IGNORED),  # a person, until a date
+        (_S.OPEN, _S.RESOLVED),  # a run (auto), an action (fixed, accepted)
+        (_S.INVESTIGATING, _S.OPEN),  # given back
+        (_S.INVESTIGATING, _S.AWAITING_APPROVAL),
+        (_S.INVESTIGATING, _S.IGNORED),
+        (_S.INVESTIGATING, _S.RESOLVED),
+        (_S.AWAITING_APPROVAL, _S.INVESTIGATING),  # refused by the second person
+        (_S.AWAITING_APPROVAL, _S.RESOLVED),  # approved by the second person
+        (_S.IGNORED, _S.OPEN),  # a run: the date has passed
+        (_S.IGNORED, _S.INVESTIGATING),
+        (_S.IGNORED, _S.RESOLVED),
+        (_S.RESOLVED, _S.OPEN),  # a run saw it again
+    }
+)
+# Counts as open for exit codes, metrics and the dashboard: somebody has to do something.
+OPEN_STATES = (_S.OPEN, _S.INVESTIGATING, _S.AWAITING_APPROVAL)
+UNRESOLVED_STATES = (_S.TIMING, *OPEN_STATES, _S.IGNORED)
+
+
+class Outcome:
+    """What became of an action that a person took."""
+
+    STARTED: Final = "started"
+    OK: Final = "ok"
+    FAILED: Final = "failed"

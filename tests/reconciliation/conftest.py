@@ -1,0 +1,68 @@
+"""A provider with books of its own for each test, whose clock says noon of yesterday: a finished day, far from midnight."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+import pytest
+
+from foundation.database import database_now
+from reconciliation import services
+from reconciliation.types import RunReport
+from tests.sandbox_process import SandboxProcess, start_sandbox
+from tests.shop import Shop, open_shop, settle
+
+
+@dataclass
+class Books:
+    """A shop, the provider's books, and the day on which it trades."""
+
+    shop: Shop
+    sandbox: SandboxProcess
+    day: date
+
+    def sell(self, count: int = 1) -> list[dict[str, Any]]:
+        """Paid orders of 15.00 USD, in both books."""
+        body = {"method": "card", "payment_method": "pm_card_visa", "confirm": True}
+        answers = [self.shop.checkout(payment=body) for _ in range(count)]
+        settle(webhooks=False)
+        return [self.shop.order(answer.json()["order"]["number"]) for answer in answers]
+
+    def abandon(self) -> dict[str, Any]:
+        """An order that nobody paid, its intent open at the provider."""
+        order: dict[str, Any] = self.shop.checkout().json()["order"]
+        return order
+
+    def refund(self, order: dict[str, Any], amount: int | None = None) -> str:
+        body: dict[str, Any] = {"reason": "came damaged"}
+        answer = self.shop.post(
+            f"/payments/{order['payments'][0]['number']}/refunds",
+            body if amount is None else {**body, "amount": amount},
+        )
+        assert answer.status_code == 201, answer.json()
+        settle(webhooks=False)
+        return str(answer.json()["number"])
+
+    def plant(self, kind: str, count: int = 1) -> list[str]:
+        """Make the provider's books differ in silence; the ids of the charges or refunds that differ."""
+        ids: list[str] = self.sandbox.control("POST", "plant", {"kind": kind, "count": count})["ids"]
+        return ids
+
+    def reconcile(self, **options: Any) -> RunReport:
+        return services.reconcile_day(day=self.day, by="test", **options)
+
+
+@pytest.fixture
+def books(transactional_db, valkey, settings, monkeypatch: pytest.MonkeyPatch, tmp_path):
+    handle = start_sandbox(tmp_path)
+    settings.STRIPE_API_BASE = handle.url
+    monkeypatch.setenv("STRIPE_API_BASE", handle.url)
+    handle.control("POST", "webhooks", {"mode": "drop"})
+    now = database_now()
+    day = now.date() - timedelta(days=1)
+    back = datetime.combine(day, time(12), UTC) - now
+    handle.control("POST", "clock", {"advance_s": int(back.total_seconds())})
+    shop = open_shop()
+    shop.stock("book", 100)
+    yield Books(shop, handle, day)
+    handle.stop()

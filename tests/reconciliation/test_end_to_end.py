@@ -1,0 +1,66 @@
+"""Our books and the provider's, made through the real services and the real SDK, then pulled apart."""
+
+import pytest
+
+from reconciliation.models import Discrepancy, ReconciliationRun
+from reconciliation.types import Kind
+
+PLANTED = [
+    Kind.MISSING_IN_STRIPE,
+    Kind.MISSING_IN_OUR_SYSTEM,
+    Kind.AMOUNT_MISMATCH,
+    Kind.STATUS_MISMATCH,
+    Kind.MISSING_IN_STRIPE_REFUND,
+    Kind.MISSING_IN_OUR_SYSTEM_REFUND,
+    Kind.AMOUNT_MISMATCH_REFUND,
+    Kind.STATUS_MISMATCH_REFUND,
+    Kind.CURRENCY_MISMATCH,
+    Kind.DUPLICATE_CHARGE,
+]
+
+
+def open_now() -> set[tuple[str, str]]:
+    return set(Discrepancy.objects.exclude(state="resolved").values_list("kind", "source"))
+
+
+def test_equal_books_have_no_discrepancies(books):
+    order, *_ = books.sell(3)
+    books.refund(order, 500)
+    report = books.reconcile()
+    assert report.kinds == {}
+    assert (report.ours_count, report.theirs_count, report.matched) == (4, 4, 4)
+    assert report.ours_totals == report.theirs_totals == {"usd": 3 * 1500 - 500}
+    assert report.residual == {"usd": 0}
+    assert not report.provisional
+
+
+def test_a_run_finds_exactly_what_differs_and_a_second_run_changes_nothing(books):
+    orders = books.sell(12)
+    for order in orders[:4]:
+        books.refund(order, 500)
+    books.abandon()
+    books.abandon()
+    planted = {(kind, planted_id) for kind in PLANTED for planted_id in books.plant(kind)}
+    first = books.reconcile()
+    assert open_now() == planted
+    assert {kind: counts.new for kind, counts in first.kinds.items()} == dict.fromkeys(PLANTED, 1)
+    assert first.residual == {"eur": 0, "usd": 0}
+    before = list(Discrepancy.objects.order_by("pk").values())
+    second = books.reconcile()
+    assert {(counts.new, counts.persisting, counts.resolved) for counts in second.kinds.values()} == {(0, 1, 0)}
+    assert second.kinds.keys() == first.kinds.keys()
+    after = list(Discrepancy.objects.order_by("pk").values())
+    for was, now in zip(before, after, strict=True):
+        assert was | {"last_seen_run_id": None} == now | {"last_seen_run_id": None}
+    assert ReconciliationRun.objects.filter(state="completed").count() == 2
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_difference_planted_after_a_clean_run_is_found(books, kind):
+    orders = books.sell(3)
+    books.refund(orders[0], 500)
+    books.abandon()
+    assert books.reconcile().kinds == {}
+    planted = books.plant(kind)
+    assert books.reconcile().kinds[kind].new == 1
+    assert open_now() == {(kind, planted[0])}
