@@ -21,6 +21,9 @@ django.setup()
 from django.conf import settings as django_settings  # noqa: E402
 
 from foundation import redis  # noqa: E402
+from tests import cleaning  # noqa: E402
+
+cleaning.install()
 
 django_settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # whitenoise warns where it is missing
 
