@@ -93,12 +93,11 @@ class _Background:
             due_next: list[float] = [row[0] for row in execute("SELECT min(due_at) FROM jobs") if row[0] is not None]
             free = SENDERS - len(self.in_hand)
             if account.config.webhook_url is not None and account.webhook_mode != "hold" and free:
-                held = ", ".join(map(str, self.in_hand))
                 rows = execute(
                     "SELECT d.seq, d.due_at, d.first_due_at, d.attempts, e.body FROM deliveries d"
-                    f" JOIN objects e ON e.id = d.event_id WHERE d.seq NOT IN ({held})"
+                    " JOIN objects e ON e.id = d.event_id WHERE d.seq NOT IN (SELECT value FROM json_each(?))"
                     " ORDER BY d.due_at, d.seq LIMIT ?",
-                    (free,),
+                    (json.dumps(list(self.in_hand)), free),
                 ).fetchall()
                 for seq, due_at, first_due_at, attempts, event in rows:
                     if due_at > now:

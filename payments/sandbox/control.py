@@ -69,6 +69,7 @@ class Control:
             ("POST", "success_rate"): self._set_success_rate,
             ("POST", "authenticate"): self._authenticate,
             ("GET", "books"): self._books,
+            ("POST", "reset"): self._reset,
         }
 
     def __call__(self, request: Request) -> Answer:
@@ -156,6 +157,10 @@ class Control:
             "balance": self._totals("net", "kind = 'balance_transaction'"),
             "idempotent_replays": self.account.idempotent_replays,
         }
+
+    def _reset(self, body: Body) -> Json:
+        self.account.reset()
+        return self._books(body)
 
     def _totals(self, column: str, where: str) -> dict[str, int]:
         query = f"SELECT currency, sum({column}) FROM objects WHERE {where} GROUP BY currency"  # noqa: S608  (all ours)

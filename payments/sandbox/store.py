@@ -42,12 +42,13 @@ CREATE TABLE IF NOT EXISTS idempotency_keys (
     status INTEGER NOT NULL, body TEXT NOT NULL, request_id TEXT NOT NULL,
     saved_at REAL NOT NULL,
     PRIMARY KEY (account, key)
-) WITHOUT ROWID;
+);
 CREATE INDEX IF NOT EXISTS idempotency_keys_oldest_first ON idempotency_keys (saved_at);
 
 -- Webhooks still to be sent. Times here are real ones, not the sandbox clock's.
 CREATE TABLE IF NOT EXISTS deliveries (
-    seq INTEGER PRIMARY KEY, event_id TEXT NOT NULL, due_at REAL NOT NULL,
+    -- Never used again, so that a delivery on its way cannot be taken for another after a reset.
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, due_at REAL NOT NULL,
     first_due_at REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (due_at, seq);
@@ -86,6 +87,10 @@ class Store:
             raise
         self.execute("COMMIT")
 
+    def forget_everything(self) -> None:
+        for table in ("objects", "idempotency_keys", "deliveries", "jobs", "settings"):
+            self.execute(f"DELETE FROM {table}")  # noqa: S608  (names of ours)
+
     # --- objects ------------------------------------------------------------------------------------
 
     def get(self, kind: str, object_id: str) -> Json | None:
@@ -101,13 +106,13 @@ class Store:
         self.execute(
             f"INSERT INTO objects (id, kind, created, {', '.join(COLUMNS)}, body)"  # noqa: S608  (names of ours)
             f" VALUES (?, ?, ?, {', '.join('?' * len(COLUMNS))}, ?)",
-            (obj["id"], obj["object"], obj["created"], *_columns(obj), json.dumps(obj)),
+            (obj["id"], obj["object"], obj["created"], *_columns(obj), _encode(obj)),
         )
 
     def update(self, obj: Json) -> None:
         self.execute(
             f"UPDATE objects SET {', '.join(f'{name} = ?' for name in COLUMNS)}, body = ? WHERE id = ?",  # noqa: S608
-            (*_columns(obj), json.dumps(obj), obj["id"]),
+            (*_columns(obj), _encode(obj), obj["id"]),
         )
 
     def delete(self, object_id: str) -> None:
@@ -183,6 +188,7 @@ class Store:
         self.execute("INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)", (name, json.dumps(value)))
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _OPERATORS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 

@@ -20,7 +20,7 @@ EMBEDDED_REFUNDS = 10
 
 
 def present(account: Account, obj: Json) -> Json:
-    shown = {name: value for name, value in obj.items() if not name.startswith("_")}
+    shown = {name: value for name, value in obj.items() if name[0] != "_"}
     if obj["object"] == "balance_transaction":
         shown["status"] = "available" if obj["available_on"] <= account.now() else "pending"
     elif obj["object"] == "charge" and obj.get("_refunds"):
