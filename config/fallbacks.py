@@ -1,0 +1,29 @@
+"""What nobody serves, and what broke: a problem document for the API, a page for people."""
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
+
+from foundation.api import PROBLEM_TYPE, problem
+
+_API = "/api/"
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """404"""
+    if not request.path.startswith(_API):
+        return defaults.page_not_found(request, exception)
+    return _problem(request, 404, "not_found", "There is no such address: see the API's documentation.")
+
+
+def broken(request: HttpRequest) -> HttpResponse:
+    """500"""
+    if not request.path.startswith(_API):
+        return defaults.server_error(request)
+    return _problem(
+        request, 500, "internal_error", "Something broke on our side: send it again with the same Idempotency-Key."
+    )
+
+
+def _problem(request: HttpRequest, status: int, code: str, detail: str) -> JsonResponse:
+    document = problem(status=status, code=code, detail=detail, instance=request.path)
+    return JsonResponse(document, status=status, content_type=PROBLEM_TYPE)
