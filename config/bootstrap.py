@@ -9,6 +9,10 @@ from typing import Any
 
 from django.contrib.auth.models import Group, User
 
+import catalog.selectors
+import catalog.services
+
+DEMO_MERCHANT = "Demo Bookshop"
 STAFF = ("clerk", "manager", "operator")
 
 
@@ -51,5 +55,14 @@ def _ensure_login(role: str, known: dict[str, str]) -> Login:
 
 
 def _ensure_merchant(known: dict[str, Any]) -> tuple[str, str]:
-    """The demo merchant with a storefront and an operations key."""
-    return known.get("storefront_key", ""), known.get("operations_key", "")
+    """The demo merchant's storefront key and operations key."""
+    found = [merchant for merchant in catalog.selectors.list_merchants() if merchant.name == DEMO_MERCHANT]
+    merchant = found[0] if found else catalog.services.create_merchant(name=DEMO_MERCHANT, currency="usd")
+
+    def key(scope: str) -> str:
+        text = str(known.get(f"{scope}_key", ""))
+        if text and catalog.services.check_api_key(text):
+            return text
+        return catalog.services.issue_api_key(merchant_id=merchant.id, name=f"make up: {scope}", scopes=[scope])
+
+    return key("storefront"), key("operations")
