@@ -1,6 +1,7 @@
 """What all tests share: real servers first, Django on them after that."""
 
 import os
+import shutil
 
 import pytest
 
@@ -22,10 +23,19 @@ from django.conf import settings as django_settings  # noqa: E402
 
 from foundation import redis  # noqa: E402
 from tests import cleaning  # noqa: E402
+from tests.stack_process import RunningStack  # noqa: E402
 
 cleaning.install()
-
+# Admin pages name static files; no test needs them collected, compressed and hashed.
+django_settings.STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
 django_settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # whitenoise warns where it is missing
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One stack for all its tests: xdist must not spread them."""
+    for item in items:
+        if item.get_closest_marker("stack"):
+            item.add_marker(pytest.mark.xdist_group("stack"))
 
 
 @pytest.fixture
@@ -53,3 +63,18 @@ def sandbox(sandbox_process, settings, monkeypatch: pytest.MonkeyPatch):
     settings.STRIPE_API_BASE = sandbox_process.url
     monkeypatch.setenv("STRIPE_API_BASE", sandbox_process.url)
     return sandbox_process
+
+
+@pytest.fixture(scope="session")
+def _one_stack():
+    running = RunningStack(servers.TEST_DATA / f"{os.getpid()}-stack")
+    yield running
+    running.stop()
+    shutil.rmtree(running.var, ignore_errors=True)
+    running.output.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def stack(_one_stack):
+    """The whole stack, running as `make up DEMO=0` leaves it, in a folder of its own; started again if a test ended it."""
+    return _one_stack.start()

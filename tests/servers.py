@@ -6,6 +6,7 @@ Valkey database number of its own.
 
 import atexit
 import os
+import re
 import shutil
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -72,6 +73,10 @@ def with_redis_database(url: str, number: int) -> str:
 
 def _forget_dead_sessions() -> None:
     """Remove the files of sessions that were killed."""
-    for folder in TEST_DATA.glob("[0-9]*"):
-        if not system.is_alive(int(folder.name)):
-            shutil.rmtree(folder, ignore_errors=True)
+    for path in TEST_DATA.glob("[0-9]*"):
+        pid = re.match(r"\d+", path.name)
+        if pid and not system.is_alive(int(pid.group())):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()

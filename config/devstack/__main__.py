@@ -5,12 +5,16 @@ import errno
 import os
 import sys
 import time
+from collections.abc import Callable
 
-from config.devstack import stack as stacks
-from config.devstack import system
-from config.devstack.stack import Files, Options, Stack
+from config.devstack import folder, system
+from config.devstack.folder import Files
+from config.devstack.stack import PROJECT, Options, Stack, check_machine
 from config.devstack.supervisor import GRACE_S, Stopped, Supervisor, stop_process
 from config.devstack.system import StackError
+
+# A full disk, a folder that is not ours or is none: no fault of the program.
+MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
 def say(line: str) -> None:
@@ -19,17 +23,17 @@ def say(line: str) -> None:
         os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
-def up(options: Options) -> None:
+def up(options: Options, make_stack: Callable[[Options], Stack] = Stack) -> None:
     """Start everything, then watch it until somebody ends it."""
     began = time.monotonic()
-    with stacks.lock(options) as lock_fd:
+    with folder.lock(options.var, url=options.url) as lock_fd:
         stale = system.end_leftovers(options.var)
         if stale:
             say(f"Ended {stale} processes that a killed stack had left.")
         Files(options.var).stack.unlink(missing_ok=True)
-        stacks.check_machine(options)
-        stack = Stack(options)
-        supervisor = Supervisor(cwd=stacks.PROJECT, stack_file=stack.files.stack, lock_fd=lock_fd, say=say)
+        check_machine(options)
+        stack = make_stack(options)
+        supervisor = Supervisor(cwd=PROJECT, stack_file=stack.files.stack, lock_fd=lock_fd, say=say)
         try:
             _start(stack, supervisor)
             say(_welcome(stack, time.monotonic() - began))
@@ -46,8 +50,8 @@ def _start(stack: Stack, supervisor: Supervisor) -> None:
     servers = stack.missing_servers()
     say(f"Starting {', '.join(child.name for child in servers) or 'on the servers that the environment names'} …")
     supervisor.start(servers)
-    stack.prepare(supervisor)
     supervisor.wait_ready(servers)
+    stack.prepare(supervisor)
     say("Starting web, workers and beat …")
     application = stack.application()
     supervisor.start(application)
@@ -77,7 +81,7 @@ def _welcome(stack: Stack, seconds: float) -> str:
 
 def down(options: Options) -> None:
     """Stop the stack of this folder, wherever it was started."""
-    running = stacks.holder(options.var)
+    running = folder.holder(options.var)
     if not running:
         ended = system.end_leftovers(options.var)
         say(f"Ended {ended} processes that a killed stack had left." if ended else "Nothing is running.")
@@ -85,7 +89,7 @@ def down(options: Options) -> None:
     # Role after role may take its whole grace, hence the factor.
     if not stop_process(running["pid"], timeout_s=4 * GRACE_S):
         raise StackError(f"The supervisor (pid {running['pid']}) does not stop; look at {Files(options.var).logs}.")
-    system.wait_until(lambda: not stacks.holder(options.var), timeout_s=2 * GRACE_S)
+    system.wait_until(lambda: not folder.holder(options.var), timeout_s=2 * GRACE_S)
     say("Stopped; the data are kept.")
 
 
@@ -93,35 +97,37 @@ def reset(options: Options) -> None:
     """Forget all data of this folder. A server that DATABASE_URL names is not ours to empty."""
     if options.var.exists():
         down(options)
-        with stacks.lock(options):
+        with folder.lock(options.var):
             Files(options.var).forget()
     say("All data are forgotten; `make up` begins anew.")
     if options.environ.get("DATABASE_URL"):
         say("The database that DATABASE_URL names was left as it is.")
 
 
-def main(arguments: list[str]) -> int:
-    commands = {"up": up, "down": down, "reset": reset}
-    if len(arguments) != 1 or arguments[0] not in commands:
-        print(f"usage: python -m config.devstack {'|'.join(commands)}", file=sys.stderr)
-        return 2
+def run(command: str, make_stack: Callable[[Options], Stack] = Stack) -> int:
+    """One command; what a person can mend is told in one line. Returns the exit code."""
     try:
-        commands[arguments[0]](Options.from_environ(os.environ))
+        options = Options.from_environ(os.environ)
+        try:
+            if command == "up":
+                up(options, make_stack)
+            elif command == "down":
+                down(options)
+            else:
+                reset(options)
+        except OSError as error:
+            if error.errno not in MENDABLE:
+                raise
+            raise StackError(f"{error.strerror}: {error.filename or options.var}") from error
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before the supervisor listens to signals
         return 130
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        print(
-            f"error: {error.strerror}: {error.filename or Files(Options.from_environ(os.environ).var).logs}",
-            file=sys.stderr,
-        )
-        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if len(sys.argv) != 2 or sys.argv[1] not in ("up", "down", "reset"):
+        sys.exit("usage: python -m config.devstack up|down|reset")
+    sys.exit(run(sys.argv[1]))

@@ -1,6 +1,5 @@
 """Which processes make the stack, what each is told, and what is written about them."""
 
-import fcntl
 import hashlib
 import http.client
 import json
@@ -8,15 +7,14 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from config.devstack import servers, system
-from config.devstack.supervisor import READY_TIMEOUT_S, Child, Supervisor
+from config.devstack import external, servers, system
+from config.devstack.folder import Files, write_private
+from config.devstack.supervisor import Child, Supervisor
 from config.devstack.system import StackError
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -56,96 +54,6 @@ class Options:
         return f"http://{HOST}:{self.port}"
 
 
-class Files:
-    """Everything that a stack keeps in its folder."""
-
-    def __init__(self, var: Path) -> None:
-        self.lock = var / "supervisor.lock"
-        self.stack = var / "stack.json"
-        self.credentials = var / "credentials.json"
-        self.secrets = var / "secrets.json"
-        self.secret_key = var / "secret_key"
-        self.logs = var / "log"
-        self.ready = var / "ready"
-        self.static = var / "static"
-        self.static_stamp = var / "static.stamp"
-        self.prepared_stamp = var / "prepared.stamp"
-        self.trading_day = var / "trading_day.loaded"
-        self.postgres = var / "postgres"
-        self.valkey = var / "valkey"
-        self.sandbox = var / "sandbox.sqlite3"
-
-    def forget(self) -> None:
-        """Delete all of it, except the lock that the caller holds, and nothing else that lies there."""
-        for path in (self.postgres, self.valkey, self.static, self.logs, self.ready, Path(f"{self.postgres}.new")):
-            if path.exists():
-                shutil.rmtree(path)
-        stamps = (self.static_stamp, self.prepared_stamp, self.trading_day)
-        for path in (self.stack, self.credentials, self.secrets, self.secret_key, *stamps):
-            path.unlink(missing_ok=True)
-        for path in self.sandbox.parent.glob(f"{self.sandbox.name}*"):
-            path.unlink()
-
-
-def write_private(path: Path, text: str) -> None:
-    """Whole or not at all, and for our own eyes."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.touch(mode=0o600)
-    new.write_text(text)
-    new.replace(path)
-
-
-# --- One stack at a time --------------------------------------------------------------------------------
-
-
-@contextmanager
-def lock(options: Options) -> Iterator[int]:
-    """Hold the folder. The reaper shares the lock, so it is free only when nothing of the last stack is left."""
-    options.var.mkdir(parents=True, exist_ok=True)
-    with Files(options.var).lock.open("a+") as file:
-        if not system.wait_until(lambda: _try_lock(file.fileno()) or _holder_lives(options.var), timeout_s=30):
-            raise StackError(f"What a killed stack left in {options.var} does not end; look with `ps`.")
-        if _try_lock(file.fileno()):
-            file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "url": options.url}))
-            file.flush()
-            yield file.fileno()
-            file.truncate(0)
-            return
-    running = holder(options.var)
-    raise StackError(
-        f"Everycent is already up at {running.get('url')} (pid {running.get('pid')}); `make down` stops it."
-    )
-
-
-def holder(var: Path) -> dict[str, Any]:
-    """{pid, url} of the supervisor that holds the folder; empty when there is none."""
-    try:
-        with Files(var).lock.open() as file:
-            if _try_lock(file.fileno()):
-                return {}
-            found: dict[str, Any] = json.loads(file.read() or "{}")
-            return found
-    except (OSError, ValueError):
-        return {}
-
-
-def _holder_lives(var: Path) -> bool:
-    pid = holder(var).get("pid")
-    return pid is not None and system.is_alive(pid)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-# --- What is in it ---------------------------------------------------------------------------------------
-
-
 class Stack:
     """The processes of one stack, and what is told about them."""
 
@@ -171,7 +79,7 @@ class Stack:
             env["DATABASE_URL"] = postgres.url
             children.append(self._embedded(postgres))
         else:
-            _check_scheme("DATABASE_URL", env["DATABASE_URL"], "postgresql", "postgres")
+            external.check_database(env["DATABASE_URL"])
         if not env.get("REDIS_URL"):
             valkey = servers.embedded_valkey(
                 self.files.valkey, port=system.free_port(), password=self._secrets["valkey"]
@@ -179,7 +87,7 @@ class Stack:
             env["REDIS_URL"] = valkey.url
             children.append(self._embedded(valkey))
         else:
-            _check_scheme("REDIS_URL", env["REDIS_URL"], "redis", "rediss", "unix")
+            external.check_redis(env["REDIS_URL"])
         if not env.get("STRIPE_API_KEY") and not env.get("STRIPE_API_BASE"):
             children.append(self._sandbox())
         return children
@@ -257,7 +165,7 @@ class Stack:
     # --- Jobs ----------------------------------------------------------------------------------------------
 
     def prepare(self, supervisor: Supervisor) -> None:
-        """Migrate, collect the static files, make the demo merchant and the logins; waits for servers that still start.
+        """Migrate, collect the static files, make the demo merchant and the logins.
 
         Django takes two seconds to find that there is nothing to do, so what was done is remembered beside the data.
         """
@@ -266,8 +174,7 @@ class Stack:
         if data and data == _read(self.files.prepared_stamp) and self.files.credentials.exists() and not static_is_old:
             return
         self.files.prepared_stamp.unlink(missing_ok=True)
-        wait_s = 5 if self.options.environ.get("DATABASE_URL") else READY_TIMEOUT_S
-        command = self._manage("prepare_stack", "--credentials", str(self.files.credentials), "--wait", str(wait_s))
+        command = self._manage("prepare_stack", "--credentials", str(self.files.credentials))
         if static_is_old:
             command.append("--static")
         self._run(supervisor, command, log=self.files.logs / "prepare.log")
@@ -343,11 +250,6 @@ def _read(path: Path) -> str:
 def _fingerprint(paths: Iterable[Path]) -> str:
     seen = [f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in sorted(paths)]
     return hashlib.sha256("\n".join(seen).encode()).hexdigest()
-
-
-def _check_scheme(variable: str, url: str, *schemes: str) -> None:
-    if urlsplit(url).scheme not in schemes:
-        raise StackError(f"{variable} has to begin with {schemes[0]}://")
 
 
 def check_machine(options: Options) -> None:

@@ -206,14 +206,14 @@ def end_leftovers(var: Path) -> int:
     """Stop what a killed supervisor and its reaper left; returns how many processes that were."""
     found = [pid for pid in leftovers(var) if pid != os.getpid()]
     # SIGINT first: PostgreSQL's fast shutdown. The others take it as well.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    for number, grace_s in ((signal.SIGINT, 5), (signal.SIGTERM, 2), (signal.SIGKILL, 1)):
         for pid in leftovers(var):
             if pid != os.getpid():
                 try:
                     os.kill(pid, number)
                 except ProcessLookupError:
                     continue
-        if wait_until(lambda: not any(is_alive(pid) for pid in found), timeout_s=5):
+        if wait_until(lambda: not any(is_alive(pid) for pid in found), timeout_s=grace_s):
             break
     return len(found)
 
