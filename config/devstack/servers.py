@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.devstack.system import StackError, leave_root
+from config.devstack.system import StackError, bound_to_us, leave_root
 
 DATABASE = "everycent"
 USER = "everycent"
@@ -110,7 +110,15 @@ def _initialise(data: Path, *, password: str, become: Callable[[], None] | None,
 
 
 def _run(command: list[str], *, become: Callable[[], None] | None, text: str = "") -> None:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, preexec_fn=become, check=False)
+    done = subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # Ctrl-C is for the supervisor, which looks at it a moment later
+        preexec_fn=bound_to_us(signal.SIGKILL, become),
+    )
     if done.returncode != 0 or "FATAL" in done.stderr or "ERROR" in done.stderr:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         reason = next((line for line in lines if "FATAL" in line or "ERROR" in line or "error" in line), lines[-1])

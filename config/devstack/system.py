@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -22,8 +23,6 @@ _PR_CAP_AMBIENT_RAISE = 2
 _CAP_DAC_OVERRIDE = 1
 _CAPABILITY_VERSION_3 = 0x20080522
 _CLONE_NEWUSER = 0x10000000
-# Only where root may not make a user namespace: PostgreSQL then runs under this otherwise unused uid.
-FALLBACK_UID = 54_320
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,16 +50,6 @@ def spawn(
 
     Without a log it writes where we write. Call it from the main thread: the kernel watches the thread that forked.
     """
-    parent = os.getpid()
-
-    def in_child() -> None:
-        if become:
-            become()  # before the death signal: a change of credentials clears it
-        if _LINUX:
-            _call("prctl", _PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(1)
-
     with log.open("ab") if log else contextlib.nullcontext() as output:
         return subprocess.Popen(
             command,
@@ -70,8 +59,23 @@ def spawn(
             env=env,
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=in_child,  # noqa: PLW1509  the supervisor has one thread
+            preexec_fn=bound_to_us(death_signal, become),  # noqa: PLW1509  the supervisor has one thread
         )
+
+
+def bound_to_us(death_signal: signal.Signals, become: Callable[[], None] | None = None) -> Callable[[], None]:
+    """What a child does between fork and exec so that it dies with this process."""
+    parent = os.getpid()
+
+    def in_child() -> None:
+        if become:
+            become()  # first: a change of credentials clears the death signal
+        if _LINUX:
+            _call("prctl", _PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return in_child
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:
@@ -85,21 +89,30 @@ def signal_group(pid: int, number: signal.Signals) -> None:
 # --- Root: PostgreSQL refuses to run as root --------------------------------------------------------
 
 
+def _other_uid() -> int:
+    """A uid that is not root and has a name: initdb asks for it."""
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_uid
+    return next(user.pw_uid for user in pwd.getpwall() if user.pw_uid != 0)
+
+
 def _enter_user_namespace() -> None:
-    """Be uid 1000 in a namespace of our own, which is still root for the files outside."""
-    uid, gid = os.getuid(), os.getgid()
+    """Be another uid in a namespace of our own, which is still root for the files outside."""
+    uid, gid, inside = os.getuid(), os.getgid(), _other_uid()
     _call("unshare", _CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"1000 {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"1000 {gid} 1")
+    Path("/proc/self/uid_map").write_text(f"{inside} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{inside} {gid} 1")
 
 
 def _change_uid() -> None:
     """Be another uid that keeps one capability, so that it reads the project and the binaries wherever they are."""
+    uid = _other_uid()
     _call("prctl", _PR_SET_KEEPCAPS, 1, 0, 0, 0)
     os.setgroups([])
-    os.setgid(FALLBACK_UID)
-    os.setuid(FALLBACK_UID)
+    os.setgid(uid)
+    os.setuid(uid)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     keep = 1 << _CAP_DAC_OVERRIDE
     sets = (ctypes.c_uint32 * 6)(keep, keep, keep, 0, 0, 0)  # effective, permitted, inheritable; low and high words
@@ -125,7 +138,7 @@ def leave_root() -> tuple[Callable[[], None] | None, int]:
     if _LINUX and _works(_enter_user_namespace):
         return _enter_user_namespace, 0
     if _LINUX and _works(_change_uid):
-        return _change_uid, FALLBACK_UID
+        return _change_uid, _other_uid()
     raise StackError(
         "PostgreSQL does not run as root, and here root may neither make a user namespace nor change its uid:"
         " run as a normal user, or set DATABASE_URL to a server of your own."
