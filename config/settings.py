@@ -175,9 +175,8 @@ OUTBOX_DOORBELL_TTL_MS = 1_000  # one ring a second at most: a task is a batch, 
 OUTBOX_STREAM = "everycent:events"
 OUTBOX_STREAM_BATCH = 1_000  # one pipelined write
 OUTBOX_STREAM_MAX_LENGTH = 1_000_000  # entries kept for consumers outside; older ones are refilled from the table
-DELIVERY_MAX_ATTEMPTS = env.int(
-    "DELIVERY_MAX_ATTEMPTS", 8
-)  # with the backoff below about 10 minutes, then parked for an operator
+# With the backoff below (1 + 2 + 4 … + 256 s) about 9 minutes, then parked for an operator.
+DELIVERY_MAX_ATTEMPTS = env.int("DELIVERY_MAX_ATTEMPTS", 10)
 DELIVERY_BACKOFF_FIRST_S = 1
 DELIVERY_BACKOFF_LONGEST_S = 300
 # Longer than the longest handler; a delivery whose worker died is taken over after this.

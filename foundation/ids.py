@@ -1,7 +1,8 @@
 """Ids: UUIDv7 inside (time-ordered, so that indexes stay dense), `ord_01kah5v0qtfq8rsx3m4n2e0f7b` outside.
 
 The public form is that of TypeID (https://github.com/jetify-com/typeid): a prefix and the UUID in Crockford's base32.
-It is the same id, not a second one: no column, no index, no look-up. 74 random bits make it unguessable.
+It is the same id, not a second one: no column, no index, no look-up. Each has 32 fresh random bits and counts up from a
+random start within a millisecond: hard to guess, though not a secret. Who may read an object is decided elsewhere.
 """
 
 from uuid import UUID
