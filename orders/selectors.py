@@ -12,6 +12,11 @@ from payments import selectors as payments
 from payments.types import PaymentView
 
 
+def is_order(reference: str) -> bool:
+    """Whether a payment's reference names an order: money is also taken and given back without one."""
+    return reference.startswith(f"{Order.PREFIX}_")
+
+
 def get_order(number: str, *, merchant_id: UUID | None = None) -> OrderView:
     """Raises NotFound, also for another merchant's."""
     rows = Order.objects.filter(pk=Order.id_of(number))

@@ -40,3 +40,11 @@ class AlreadyResolved(DomainError):
 
     code = "already_resolved"
     status = 409
+
+
+class BooksBusy(DomainError):
+    """A reconciliation run is storing its results: try again in a minute."""
+
+    code = "books_busy"
+    status = 503
+    retry_after_s = 30

@@ -303,6 +303,21 @@ def awaiting_booking(day: date, *, now: datetime) -> list[tuple[str, str]]:
         return list(cursor.fetchall())
 
 
+def is_found(fingerprint: str) -> bool:
+    """Whether the last match still saw this difference."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT FROM recon_found WHERE fingerprint = %s)", [fingerprint])
+        return bool(cursor.fetchone()[0])
+
+
+def difference_of(fingerprint: str) -> int | None:
+    """What the provider holds more than our books say, by the last match; None if it saw no such difference."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT difference_minor FROM recon_found WHERE fingerprint = %s", [fingerprint])
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
 def _start() -> None:
     _run("DROP TABLE IF EXISTS pg_temp.recon_item, pg_temp.recon_pair, pg_temp.recon_found", {})
     _run("CREATE TEMPORARY TABLE recon_item (kind text, source text) ON COMMIT DROP", {})

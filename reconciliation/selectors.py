@@ -1,16 +1,29 @@
 """What dashboards, metrics, pages and commands read about reconciliation."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
+from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Count
+from django.db.models import Case, CharField, Count, Sum, Value, When
+from django.db.models.functions import Abs, Coalesce, NullIf
 
 from foundation.database import database_now
+from foundation.errors import NotFound
+from orders import selectors as orders
+from orders.types import OrderView
 from payments import selectors as payments
-from reconciliation.models import Discrepancy, ReconciliationRun
-from reconciliation.states import OPEN_STATES, RunState
-from reconciliation.types import KINDS
+from payments.types import PaymentView, RefundView
+from reconciliation.models import (
+    Discrepancy,
+    DiscrepancyAction,
+    DiscrepancyHistory,
+    ProviderTransaction,
+    ReconciliationRun,
+)
+from reconciliation.states import OPEN_STATES, DiscrepancyState, RunState
+from reconciliation.types import ACTIONS, AGE_BUCKETS, KINDS, Action, ActionInfo, KindBacklog, KindInfo, Pile
 
 
 def days_without_a_run() -> list[date]:
@@ -42,3 +55,94 @@ def open_counts() -> dict[str, int]:
 def open_between(first: date, last: date) -> int:
     """How many open discrepancies (timing does not count) belong to some days, both included."""
     return Discrepancy.objects.filter(state__in=OPEN_STATES, business_date__range=(first, last)).count()
+
+
+def open_by_kind() -> list[KindBacklog]:
+    """Open discrepancies by kind, the heaviest kinds first, with their value and age. One query.
+
+    Where no difference can be told (the currencies differ), an item counts with the provider's amount.
+    """
+    today = database_now().date()
+    bucket = Case(
+        *(When(business_date__gte=today - timedelta(days=days), then=Value(name)) for days, name in AGE_BUCKETS[:-1]),
+        default=Value(AGE_BUCKETS[-1][1]),
+        output_field=CharField(),
+    )
+    value = Coalesce(Abs("difference_minor"), "theirs_amount_minor", "ours_amount_minor", 0)
+    rows = (
+        Discrepancy.objects.filter(state__in=OPEN_STATES)
+        .values_list("kind", bucket, Coalesce(NullIf("theirs_currency", Value("")), "ours_currency"))
+        .annotate(Count("pk"), Sum(value))
+        .order_by()
+    )
+    found: dict[str, KindBacklog] = {}
+    for kind, age, currency, count, value_minor in rows:
+        ageing = {name: Pile() for _, name in AGE_BUCKETS}
+        backlog = found.setdefault(kind, KindBacklog(kind, KINDS[kind], Pile(), ageing))
+        backlog.total.add(count, currency, value_minor)
+        backlog.ageing[age].add(count, currency, value_minor)
+    return [found[kind] for kind in KINDS if kind in found]
+
+
+@dataclass(frozen=True, slots=True)
+class DiscrepancyPage:
+    """All that a discrepancy's page shows."""
+
+    item: Discrepancy
+    info: KindInfo
+    age_days: int
+    order: OrderView | None
+    payment: PaymentView | None
+    refund: RefundView | None
+    transactions: Sequence[ProviderTransaction]  # the provider's rows of this object, oldest first
+    history: Sequence[DiscrepancyHistory]
+    actions: Sequence[DiscrepancyAction]  # what people did, oldest first
+    offered: Sequence[ActionInfo]  # what can be done now
+
+
+def discrepancy_page(discrepancy_id: UUID) -> DiscrepancyPage:
+    """Raises NotFound."""
+    item = Discrepancy.objects.select_related("first_seen_run", "last_seen_run").filter(pk=discrepancy_id).first()
+    if item is None:
+        raise NotFound
+    return DiscrepancyPage(
+        item=item,
+        info=KINDS[item.kind],
+        age_days=(database_now().date() - item.business_date).days,
+        order=_order(item.order_reference),
+        payment=payments.get_payment(item.payment_number) if item.payment_id else None,
+        refund=payments.get_refund(item.refund_number) if item.refund_id else None,
+        transactions=list(
+            ProviderTransaction.objects.filter(pk__in=item.evidence.get("transactions", [])).order_by("created_at")
+        ),
+        history=list(item.history.order_by("id")),
+        actions=list(item.actions.order_by("id")),
+        offered=offered_actions(item),
+    )
+
+
+def offered_actions(item: Discrepancy) -> list[ActionInfo]:
+    """The actions that make sense in the discrepancy's present state."""
+    if item.state == DiscrepancyState.RESOLVED:
+        return []
+    hidden = {
+        DiscrepancyState.TIMING: {Action.RELEASE, Action.IGNORE_UNTIL},
+        DiscrepancyState.OPEN: {Action.RELEASE},
+        DiscrepancyState.INVESTIGATING: {Action.CLAIM},
+        DiscrepancyState.AWAITING_APPROVAL: {Action.CLAIM, Action.RELEASE, Action.IGNORE_UNTIL},
+        DiscrepancyState.IGNORED: {Action.RELEASE, Action.IGNORE_UNTIL},
+    }[item.state]
+    return [info for info in ACTIONS[item.kind] if info.name not in hidden]
+
+
+def discrepancies_of(order_number: str) -> list[Discrepancy]:
+    """What was ever found about an order, newest first."""
+    return list(Discrepancy.objects.filter(order_reference=order_number).order_by("-id"))
+
+
+def _order(reference: str) -> OrderView | None:
+    """The provider's metadata may name anything."""
+    try:
+        return orders.get_order(reference) if reference else None
+    except NotFound:
+        return None

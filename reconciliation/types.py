@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 
@@ -150,13 +150,156 @@ class ActionResult:
     replayed: bool = False  # it had been done before: nothing was done now
 
 
+# Days since the business date, and how a screen calls them.
+AGE_BUCKETS: tuple[tuple[int, str], ...] = ((1, "0–1"), (3, "2–3"), (7, "4–7"), (30, "8–30"), (1_000_000, ">30"))
+
+
+@dataclass(slots=True)
+class Pile:
+    """Some discrepancies: how many, and by currency Σ |difference| in minor units."""
+
+    count: int = 0
+    value: dict[str, int] = field(default_factory=dict)
+
+    def add(self, count: int, currency: str, value_minor: int) -> None:
+        self.count += count
+        self.value[currency] = self.value.get(currency, 0) + value_minor
+
+
 @dataclass(frozen=True, slots=True)
 class KindBacklog:
-    """Open discrepancies of one kind: how many, worth how much, and how old (`0–1`, `2–3`, `4–7`, `8–30`, `>30` days)."""
+    """Open discrepancies of one kind: all of them, and by age (`AGE_BUCKETS`, each bucket is there)."""
 
     kind: str
-    label: str
-    severity: str
-    count: int
-    value: dict[str, int]  # currency → Σ |difference| in minor units
-    ageing: dict[str, Any]  # bucket → {"count": n, "value": {currency: minor units}}
+    info: KindInfo
+    total: Pile
+    ageing: dict[str, Pile]
+
+
+# --- What people can do -----------------------------------------------------------------------------
+
+
+class Action:
+    REQUERY: Final = "requery"
+    CREATE_MISSING_PAYMENT: Final = "create_missing_payment"
+    CREATE_MISSING_REFUND: Final = "create_missing_refund"
+    POST_CORRECTION: Final = "post_correction"
+    TAKE_PROVIDER_STATUS: Final = "take_provider_status"
+    REFUND_CUSTOMER: Final = "refund_customer"
+    MARK_FRAUD: Final = "mark_fraud"
+    ACCEPT: Final = "accept"
+    CLAIM: Final = "claim"
+    ASSIGN: Final = "assign"
+    RELEASE: Final = "release"
+    IGNORE_UNTIL: Final = "ignore_until"
+
+
+_INVESTIGATE = "reconciliation.investigate_discrepancy"
+_REPAIR = "reconciliation.repair_discrepancy"
+_ACCEPT = "reconciliation.accept_discrepancy"
+
+_ALL = {
+    info.name: info
+    for info in (
+        ActionInfo(
+            Action.REQUERY,
+            "Ask Stripe again",
+            "Reads Stripe's books for this object again and compares anew. Changes nothing else.",
+            _INVESTIGATE,
+        ),
+        ActionInfo(
+            Action.CREATE_MISSING_PAYMENT,
+            "Create the missing payment",
+            "Creates our payment from Stripe's charge and attaches it to its order. An open order is then paid and "
+            "carried out; one that is paid or cancelled gives the money back by itself.",
+            _REPAIR,
+            asks_for=("order_number",),
+            repairs=True,
+        ),
+        ActionInfo(
+            Action.CREATE_MISSING_REFUND,
+            "Create the missing refund",
+            "Records Stripe's refund with its payment and posts it in our books. No money moves.",
+            _REPAIR,
+            repairs=True,
+        ),
+        ActionInfo(
+            Action.POST_CORRECTION,
+            "Post a correcting entry",
+            "Posts the difference against write-offs, so that our books say what Stripe's say. No money moves.",
+            _REPAIR,
+            repairs=True,
+        ),
+        ActionInfo(
+            Action.TAKE_PROVIDER_STATUS,
+            "Take Stripe's status",
+            "Reads the object at Stripe and takes over what it says, with all that follows: a payment that succeeded "
+            "runs its sale, or is refunded where its order is closed.",
+            _REPAIR,
+            repairs=True,
+        ),
+        ActionInfo(
+            Action.REFUND_CUSTOMER,
+            "Refund the customer",
+            "Asks Stripe to give the money back. A charge that we do not know is recorded first, apart from its order.",
+            _REPAIR,
+            asks_for=("amount_minor", "order_number"),
+            repairs=True,
+        ),
+        ActionInfo(
+            Action.MARK_FRAUD,
+            "Mark as fraud",
+            "Marks our payment as fraud and closes this item. No money moves, and no entry is posted.",
+            _ACCEPT,
+        ),
+        ActionInfo(
+            Action.ACCEPT,
+            "Accept the difference",
+            "Closes this item as it stands. It opens again only if its figures change.",
+            _ACCEPT,
+        ),
+        ActionInfo(Action.CLAIM, "Claim", "Shows everybody that you are working on it.", _INVESTIGATE),
+        ActionInfo(Action.ASSIGN, "Assign", "Gives it to a colleague.", _INVESTIGATE, asks_for=("owner",)),
+        ActionInfo(Action.RELEASE, "Give back", "Nobody works on it any more.", _INVESTIGATE),
+        ActionInfo(
+            Action.IGNORE_UNTIL,
+            "Ignore until",
+            "Hides it until a date; a run from then on opens it again, unless it has healed.",
+            _INVESTIGATE,
+            asks_for=("until",),
+        ),
+    )
+}
+
+
+def _offer(*repairs: str, requery: bool = True) -> tuple[ActionInfo, ...]:
+    """The repairs of a kind between what every kind offers."""
+    desk = (Action.ACCEPT, Action.CLAIM, Action.ASSIGN, Action.RELEASE, Action.IGNORE_UNTIL)
+    return tuple(_ALL[name] for name in (*((Action.REQUERY,) if requery else ()), *repairs, *desk))
+
+
+# Refunding is not offered for what is missing at Stripe: it has nothing to give back. A currency is corrected by nobody.
+ACTIONS: Mapping[str, tuple[ActionInfo, ...]] = {
+    Kind.MISSING_IN_STRIPE: _offer(Action.POST_CORRECTION, Action.MARK_FRAUD),
+    Kind.MISSING_IN_OUR_SYSTEM: _offer(Action.CREATE_MISSING_PAYMENT, Action.REFUND_CUSTOMER),
+    Kind.AMOUNT_MISMATCH: _offer(Action.POST_CORRECTION, Action.REFUND_CUSTOMER, Action.MARK_FRAUD),
+    Kind.STATUS_MISMATCH: _offer(Action.TAKE_PROVIDER_STATUS, Action.MARK_FRAUD),
+    Kind.MISSING_IN_STRIPE_REFUND: _offer(Action.TAKE_PROVIDER_STATUS, Action.POST_CORRECTION),
+    Kind.MISSING_IN_OUR_SYSTEM_REFUND: _offer(Action.CREATE_MISSING_REFUND),
+    Kind.AMOUNT_MISMATCH_REFUND: _offer(Action.POST_CORRECTION),
+    Kind.STATUS_MISMATCH_REFUND: _offer(Action.TAKE_PROVIDER_STATUS),
+    Kind.CURRENCY_MISMATCH: _offer(),
+    Kind.DUPLICATE_CHARGE: _offer(Action.REFUND_CUSTOMER),
+    Kind.FOREIGN_INSTANCE: _offer(),
+    Kind.UNKNOWN_TYPE: _offer(requery=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ActionInput:
+    """What an action was given besides its note. Amounts are minor units."""
+
+    order_number: str = ""
+    amount_minor: int | None = None
+    owner: str = ""
+    until: date | None = None

@@ -17,7 +17,9 @@ def send_receipt(*, number: str) -> None:
 
 
 def send_refund(*, number: str, refund: str, amount_minor: int) -> None:
-    """Tell the customer that money is on its way back; does nothing without an address."""
+    """Tell the customer that money is on its way back; does nothing without an order or an address."""
+    if not selectors.is_order(number):
+        return
     order = selectors.get_order(number)
     amount = format_minor(amount_minor, order.currency)
     _send(order, kind="refund", key=refund, subject=f"Your refund of {amount}", context={"amount": amount})

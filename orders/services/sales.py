@@ -20,7 +20,12 @@ from payments.errors import RefundExceedsCaptured
 
 
 def receive_payment(*, order: str, payment: str, settling: bool) -> None:
-    """Start the payment-success saga, or give a second success back. In the caller's transaction."""
+    """Start the payment-success saga, or give a second success back. In the caller's transaction.
+
+    A payment that has no order (one that is only recorded to be refunded) is none of our business.
+    """
+    if not selectors.is_order(order):
+        return
     if settling:
         durability.start_saga("orders.payment_success", key=payment, subject=order, payload={"order": order})
     else:
@@ -89,6 +94,8 @@ def return_stock(*, number: str, by: str) -> None:
 
 def note_refund(*, number: str, by: str) -> None:
     """A refund succeeded: a paid order whose cancellation was requested is cancelled once all of it is back."""
+    if not selectors.is_order(number):
+        return
     order = lock_order(number)
     if order.status != OrderStatus.PAID or order.cancel_requested_at is None:
         return

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import date, datetime, timedelta
 
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from foundation.database import database_now, in_seconds
@@ -15,6 +15,7 @@ from foundation.errors import DomainError, InvalidInput
 from payments import selectors as payments
 from reconciliation import matching, selectors
 from reconciliation.errors import RunInProgress, RunTakenOver
+from reconciliation.locks import one_writer
 from reconciliation.models import ReconciliationRun
 from reconciliation.services import findings
 from reconciliation.services.importing import Progress, import_day
@@ -24,8 +25,6 @@ from reconciliation.types import KindCounts, RunReport
 log = logging.getLogger(__name__)
 
 NIGHTLY = "nightly"
-# One writer of discrepancies at a time: runs of different days, and actions that look at one object again.
-_WRITER_LOCK = 0x5EC0_4C11
 
 
 def reconcile_day(*, day: date, by: str, dry_run: bool = False, progress: Progress | None = None) -> RunReport:
@@ -63,17 +62,6 @@ def reconcile_missing_days() -> list[date]:
             continue  # somebody is at it
         done.append(day)
     return done
-
-
-@contextmanager
-def one_writer() -> Iterator[None]:
-    """A transaction in which nobody else matches and writes discrepancies."""
-    with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
-            cursor.execute(f"SET LOCAL lock_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_WRITER_LOCK])
-        yield
 
 
 def _begin(day: date, *, provisional: bool, by: str) -> ReconciliationRun:
@@ -123,7 +111,7 @@ def _unbooked(day: date) -> list[str]:
 
 
 def _compare(run: ReconciliationRun, imported: int, *, unbooked: list[str]) -> RunReport:
-    with one_writer():
+    with one_writer(wait_s=settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000):
         report = _match_and_store(run, imported, unbooked)
         completed = ReconciliationRun.objects.filter(pk=run.pk, state=RunState.RUNNING).update(
             state=RunState.COMPLETED,
@@ -146,7 +134,7 @@ def _compare(run: ReconciliationRun, imported: int, *, unbooked: list[str]) -> R
 
 
 def _compare_and_forget(run: ReconciliationRun, imported: int) -> RunReport:
-    with one_writer():
+    with one_writer(wait_s=settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000):
         undo = transaction.savepoint()
         run.save(force_insert=True)
         report = _match_and_store(run, imported, [])

@@ -1,0 +1,212 @@
+"""What people do about a discrepancy: one service, a note each time, done once however often the button is pressed.
+
+Written down before it is done, done outside of transactions, then compared again: an action that made both sides equal
+closes the item as fixed, and the next run confirms that or opens it again.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import date
+from uuid import UUID
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+
+from foundation.database import database_now, in_seconds
+from foundation.errors import DomainError, InvalidInput, MissingInput, NotFound
+from foundation.ids import uuid7
+from foundation.transition import transition
+from reconciliation import matching
+from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyResolved, NoteMissing
+from reconciliation.locks import one_writer
+from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory
+from reconciliation.services import findings
+from reconciliation.services.repairs import REPAIRS
+from reconciliation.states import DISCREPANCY_EDGES, ClosedAs, DiscrepancyState, Outcome
+from reconciliation.types import ACTIONS, Action, ActionInfo, ActionInput, ActionResult
+
+log = logging.getLogger(__name__)
+
+WAIT_FOR_RUN_S = 5  # a person is waiting; a run stores its results in seconds
+# Meant to be pressed again and again: each press is one of its own.
+_REPEATABLE = {Action.REQUERY, Action.CLAIM, Action.ASSIGN, Action.RELEASE, Action.IGNORE_UNTIL}
+_CLOSES = {Action.ACCEPT, Action.MARK_FRAUD}
+
+
+def perform(
+    *,
+    discrepancy_id: UUID,
+    action: str,
+    by: str,
+    note: str,
+    key: str = "",
+    given: ActionInput | None = None,
+) -> ActionResult:
+    """Take an action on a discrepancy, and record who, when, why and what came of it, failures included.
+
+    `key` names the press of the button (a form's nonce): the same key is done once, and answers again with what it
+    did. Without one, an action is done once each time the discrepancy is opened, except those that are meant to be
+    repeated. Belongs outside of transactions.
+
+    Raises NotFound, NoteMissing, MissingInput, InvalidInput, ActionNotOffered, AlreadyResolved, ActionInProgress,
+    BooksBusy, IllegalTransition, and what the repair itself raises (ProviderUnavailable, ContradictsProvider, …).
+    """
+    if not note.strip():
+        raise NoteMissing(param="note")
+    item = Discrepancy.objects.filter(pk=discrepancy_id).first()
+    if item is None:
+        raise NotFound
+    info = next((offered for offered in ACTIONS[item.kind] if offered.name == action), None)
+    if info is None:
+        raise ActionNotOffered
+    given = given or ActionInput()
+    key = key or (f"{action}:{uuid7()}" if action in _REPEATABLE else f"{action}:{item.cycle}")
+    _check(action, given)
+    record, is_new = _begin(item, action, key=key, by=by, note=note.strip(), given=given)
+    if not is_new:
+        return ActionResult(record.result, item.state, item.closed_as, replayed=True)
+    try:
+        done = REPAIRS[action](item, record, given) if action in REPAIRS else ""
+        return _finish(item, info, record, given, done)
+    except Exception as error:
+        detail = error.detail if isinstance(error, DomainError) else f"{type(error).__name__}: {error}"
+        _close_record(record, Outcome.FAILED, detail)
+        raise
+
+
+def _check(action: str, given: ActionInput) -> None:
+    if action == Action.ASSIGN and not given.owner.strip():
+        raise MissingInput("Say to whom.", param="owner")
+    if action == Action.IGNORE_UNTIL:
+        if given.until is None:
+            raise MissingInput("Say until when.", param="until")
+        if given.until <= _today():
+            raise InvalidInput("The date must lie ahead.", param="until")
+
+
+def _today() -> date:
+    return database_now().date()
+
+
+def _begin(
+    item: Discrepancy, action: str, *, key: str, by: str, note: str, given: ActionInput
+) -> tuple[DiscrepancyAction, bool]:
+    """The action's record, and whether it is ours to do. The unique constraints decide between twins."""
+    known = DiscrepancyAction.objects.filter(discrepancy=item, key=key).exclude(outcome=Outcome.FAILED)
+    done = known.filter(outcome=Outcome.OK).first()
+    if done:
+        return done, False
+    if item.state == DiscrepancyState.RESOLVED:
+        raise AlreadyResolved
+    lease_until = in_seconds(settings.RECONCILE_ACTION_LEASE_S)
+    # Its process died: the same press goes on where that one stopped, another one ends it.
+    if known.filter(lease_until__lt=Now()).update(lease_until=lease_until):
+        return known.get(), True
+    DiscrepancyAction.objects.filter(discrepancy=item, outcome=Outcome.STARTED, lease_until__lt=Now()).update(
+        outcome=Outcome.FAILED, result="Its process was silent for too long.", finished_at=Now()
+    )
+    inputs = {name: str(value) for name, value in asdict(given).items() if value not in ("", None)}
+    try:
+        with transaction.atomic():
+            return DiscrepancyAction.objects.create(
+                discrepancy=item, action=action, key=key, note=note, by=by, lease_until=lease_until, inputs=inputs
+            ), True
+    except IntegrityError as error:
+        done = known.filter(outcome=Outcome.OK).first()  # the twin was faster, and is done
+        if done:
+            return done, False
+        raise ActionInProgress from error
+
+
+def _finish(
+    item: Discrepancy, info: ActionInfo, record: DiscrepancyAction, given: ActionInput, done: str
+) -> ActionResult:
+    """Compare again where the action may have changed a side; move the discrepancy; complete the record. One commit."""
+    compares = info.repairs or info.name == Action.REQUERY
+    with one_writer(wait_s=WAIT_FOR_RUN_S):
+        item = Discrepancy.objects.select_for_update().get(pk=item.pk)
+        text = _compare_again(item, info, record, done) if compares else _decide(item, info, record, given, done)
+        _close_record(record, Outcome.OK, text)
+    item.refresh_from_db()
+    return ActionResult(text, item.state, item.closed_as)
+
+
+def _compare_again(item: Discrepancy, info: ActionInfo, record: DiscrepancyAction, done: str) -> str:
+    now = database_now()
+    matching.match_objects([(item.object_kind, item.source)], now=now)
+    if matching.is_found(item.fingerprint):
+        verdict = "The difference remains."
+    else:
+        verdict = "Both sides agree now."
+        if item.state != DiscrepancyState.RESOLVED:
+            _resolve(item, ClosedAs.FIXED if info.repairs else ClosedAs.AUTO, record)
+    findings.look_again(item.last_seen_run_id, by=record.by, now=now)
+    return f"{done} {verdict}"
+
+
+def _decide(item: Discrepancy, info: ActionInfo, record: DiscrepancyAction, given: ActionInput, done: str) -> str:
+    """Actions that change nothing but the discrepancy itself."""
+    if item.state == DiscrepancyState.RESOLVED:
+        raise AlreadyResolved
+    match info.name:
+        case Action.CLAIM:
+            return _investigate(item, record, owner=record.by)
+        case Action.ASSIGN:
+            return _investigate(item, record, owner=given.owner.strip())
+        case Action.RELEASE:
+            _move(item, DiscrepancyState.OPEN, record, values={"owner": ""})
+            return "Nobody works on it any more."
+        case Action.IGNORE_UNTIL:
+            _move(item, DiscrepancyState.IGNORED, record, values={"ignored_until": given.until})
+            return f"Ignored until {given.until}."
+        case name if name in _CLOSES:
+            _resolve(item, ClosedAs.ACCEPTED, record)
+            return f"{done} The difference is accepted.".strip()
+    raise AssertionError(f"{info.name} is offered, and nobody knows how to do it")
+
+
+def _investigate(item: Discrepancy, record: DiscrepancyAction, *, owner: str) -> str:
+    if item.state == DiscrepancyState.INVESTIGATING:
+        Discrepancy.objects.filter(pk=item.pk).update(owner=owner)
+    else:
+        _move(
+            item,
+            DiscrepancyState.INVESTIGATING,
+            record,
+            values={"owner": owner, "ignored_until": None, "becomes_break_at": None},
+        )
+    return f"{owner} works on it."
+
+
+def _resolve(item: Discrepancy, closed_as: str, record: DiscrepancyAction) -> None:
+    values = {
+        "closed_as": closed_as,
+        "resolved_at": Now(),
+        "resolved_by": record.by,
+        "ignored_until": None,
+        "becomes_break_at": None,
+    }
+    if closed_as == ClosedAs.AUTO:
+        values["verified_at"] = Now()
+    _move(item, DiscrepancyState.RESOLVED, record, values=values)
+
+
+def _move(item: Discrepancy, to: str, record: DiscrepancyAction, *, values: Mapping[str, object]) -> None:
+    transition(
+        item,
+        to,
+        edges=DISCREPANCY_EDGES,
+        history=DiscrepancyHistory,
+        by=record.by,
+        why=f"{record.action}: {record.note}",
+        field="state",
+        values=values,
+    )
+
+
+def _close_record(record: DiscrepancyAction, outcome: str, result: str) -> None:
+    DiscrepancyAction.objects.filter(pk=record.pk, outcome=Outcome.STARTED).update(
+        outcome=outcome, result=result, finished_at=Now()
+    )

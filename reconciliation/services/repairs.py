@@ -1,0 +1,159 @@
+"""What each action does to the books, before both sides are compared again. Outside of transactions: most ask the provider.
+
+Each can be repeated after a crash: what it made then is found, not made again. Raises DomainErrors; answers with a
+sentence for the desk.
+"""
+
+from collections.abc import Callable, Mapping
+
+from django.db import transaction
+
+from foundation.database import database_now
+from foundation.errors import InvalidInput, MissingInput
+from foundation.money import format_minor
+from orders import selectors as orders
+from orders import services as order_services
+from payments import services as payments
+from payments.errors import (
+    ContradictsProvider,
+    ProviderBusy,
+    ProviderRefused,
+    ProviderUnavailable,
+    ProviderUnsure,
+    RefundExceedsCaptured,
+)
+from reconciliation import matching
+from reconciliation.locks import one_writer
+from reconciliation.models import Discrepancy, DiscrepancyAction
+from reconciliation.services.importing import import_sources
+from reconciliation.types import Action, ActionInput, Kind
+
+Repair = Callable[[Discrepancy, DiscrepancyAction, ActionInput], str]
+
+
+def requery(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    rows = import_sources([item.source])
+    return f"Stripe's books hold {rows} {'row' if rows == 1 else 'rows'} of {item.source}."
+
+
+def create_missing_payment(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    if _is_an_attempt_of_ours(item, action):
+        return "It is an attempt of ours whose answer never reached us: it has what Stripe says now."
+    number = _order_number(item, given)
+    payment = order_services.attach_payment(order_number=number, charge=item.source, by=action.by, why=action.note)
+    _made(action, payment)
+    return f"Payment {payment} was created from {item.source} and attached to order {number}."
+
+
+def create_missing_refund(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    refund = payments.adopt_refund(refund=item.source, by=action.by, why=action.note)
+    _made(action, refund)
+    return f"Refund {refund} was created from {item.source}."
+
+
+def post_correction(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    import_sources([item.source])  # what is corrected is the difference of this minute
+    difference_minor = _difference_now(item)
+    if difference_minor is None:
+        return "There was nothing left to correct."
+    payments.post_correction(
+        number=item.refund_number or item.payment_number,
+        amount_minor=difference_minor,
+        cause=f"{item.number}:{item.cycle}",
+        by=action.by,
+        why=action.note,
+    )
+    return f"A correcting entry of {format_minor(difference_minor, item.currency)} was posted."
+
+
+def take_provider_status(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    number = item.refund_number or item.payment_number
+    payments.take_provider_status(number, by=action.by)
+    import_sources([item.source])
+    return f"{number} has what Stripe says of it."
+
+
+def refund_customer(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    unknown_to_us = item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE)
+    payment = _record_apart(item, action, given) if unknown_to_us else item.payment_number
+    amount_minor = given.amount_minor
+    if not unknown_to_us and amount_minor is None:
+        amount_minor = item.difference_minor or 0  # what was taken too much
+        if amount_minor <= 0:
+            raise InvalidInput("Stripe did not take too much: say how much to give back.", param="amount_minor")
+    with transaction.atomic():
+        done = DiscrepancyAction.objects.select_for_update().get(pk=action.pk)
+        if done.made:
+            return f"Refund {done.made} was requested."
+        try:
+            with transaction.atomic():
+                refund = payments.request_refund(
+                    payment=payment, amount_minor=amount_minor, reason=action.note, requested_by=action.by, policy=None
+                )
+        except RefundExceedsCaptured:
+            if given.amount_minor is not None or not unknown_to_us:
+                raise
+            return f"All of payment {payment} is refunded, or on its way, already."
+        _made(action, refund)
+    return f"Refund {refund} was requested."
+
+
+def mark_fraud(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    payments.mark_fraud(item.payment_number, by=action.by, why=action.note)
+    return f"Payment {item.payment_number} is marked as fraud."
+
+
+def _record_apart(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    """Our payment for a charge that shall only be given back: under this item's number, so that no order hears of it."""
+    order = orders.get_order(_order_number(item, given))
+    adopted = payments.adopt_charge(
+        charge=item.source,
+        merchant_id=order.merchant_id,
+        reference=item.number,
+        customer=order.customer.id,
+        amount_minor=item.theirs_amount_minor or 0,
+        currency=item.theirs_currency,
+        by=action.by,
+        why=action.note,
+    )
+    return adopted.number
+
+
+def _is_an_attempt_of_ours(item: Discrepancy, action: DiscrepancyAction) -> bool:
+    """Whether our number in the charge's metadata leads to an attempt whose opening we never learnt of."""
+    if "payment_in_metadata" not in item.evidence:
+        return False
+    try:
+        return payments.sync_payment(item.intent, by=action.by)
+    except (ProviderUnsure, ProviderBusy) as error:
+        raise ProviderUnavailable from error
+    except ProviderRefused as refusal:
+        raise ContradictsProvider(f"Stripe knows nothing of {item.intent}: {refusal.message}") from refusal
+
+
+def _order_number(item: Discrepancy, given: ActionInput) -> str:
+    number = given.order_number.strip() or item.order_reference
+    if not number:
+        raise MissingInput("Say which order it belongs to: the charge does not.", param="order_number")
+    return number
+
+
+def _difference_now(item: Discrepancy) -> int | None:
+    with one_writer(wait_s=5):
+        matching.match_objects([(item.object_kind, item.source)], now=database_now())
+        return matching.difference_of(item.fingerprint)
+
+
+def _made(action: DiscrepancyAction, number: str) -> None:
+    DiscrepancyAction.objects.filter(pk=action.pk).update(made=number)
+
+
+REPAIRS: Mapping[str, Repair] = {
+    Action.REQUERY: requery,
+    Action.CREATE_MISSING_PAYMENT: create_missing_payment,
+    Action.CREATE_MISSING_REFUND: create_missing_refund,
+    Action.POST_CORRECTION: post_correction,
+    Action.TAKE_PROVIDER_STATUS: take_provider_status,
+    Action.REFUND_CUSTOMER: refund_customer,
+    Action.MARK_FRAUD: mark_fraud,
+}
