@@ -194,6 +194,8 @@ IDEMPOTENCY_KEY_KEPT_FOR_DAYS = 30  # promised to the storefront
 
 CHECKOUT_MAX_ITEMS = 100
 CHECKOUT_MAX_QUANTITY = 999
+STOCK_MAX_QUANTITY = 10_000_000  # one movement: more is a typing error
+CATALOG_IMPORT_TIMEOUT_S = 900  # one transaction for the whole file, a million rows and more
 API_MAX_BODY_BYTES = 64 * 1024  # a hundred items fit into a tenth of it
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024  # the admin's statement uploads
 API_PAGE_DEFAULT = 20

@@ -9,6 +9,8 @@ from config import health, metrics
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(url="/admin/")),
     path("admin/", admin.site.urls),
+    path("api/v1/", include("catalog.urls")),
+    path("api/v1/", include("inventory.urls")),
     path("api/v1/", include("payments.urls")),
     path("api/v1/", include("orders.urls")),
     path("livez", health.livez),

@@ -50,6 +50,11 @@ def answer_in_two(
     return _response(answer, replayed=False, decorate=decorate)
 
 
+def idempotency_key(request: Request) -> str:
+    """The request's key without quotes, for effects that keep it. Raises IdempotencyKeyMissing."""
+    return keys.bare_key(request.headers.get("Idempotency-Key"))
+
+
 def _fingerprint(request: Request) -> keys.Fingerprint:
     return keys.fingerprint(
         caller=caller(request).merchant_id,

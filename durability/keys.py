@@ -40,13 +40,19 @@ class Claimed:
     answer: Answer | None
 
 
-def fingerprint(*, caller: UUID, key: str | None, method: str, path: str, body: Mapping[str, Any]) -> Fingerprint:
-    """Raises IdempotencyKeyMissing. The key may be bare or a quoted string (IETF draft); the body is hashed canonically."""
-    bare = key or ""
+def bare_key(header: str | None) -> str:
+    """Raises IdempotencyKeyMissing. A key may be bare or a quoted string (IETF draft)."""
+    bare = header or ""
     if len(bare) >= 2 and bare[0] == bare[-1] == '"':
         bare = bare[1:-1]
     if not 1 <= len(bare) <= _LONGEST_KEY or not bare.isprintable():
         raise IdempotencyKeyMissing(param="Idempotency-Key")
+    return bare
+
+
+def fingerprint(*, caller: UUID, key: str | None, method: str, path: str, body: Mapping[str, Any]) -> Fingerprint:
+    """Raises IdempotencyKeyMissing. The body is hashed canonically."""
+    bare = bare_key(key)
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return Fingerprint(caller, bare, method, path, hashlib.sha256(canonical.encode()).digest())
 

@@ -164,9 +164,10 @@ def page(
     render: Callable[[list[Any]], list[dict[str, Any]]],
     *,
     newest_first: bool = True,
+    default_limit: int | None = None,
 ) -> Response:
     """One page of rows whose primary key is a UUIDv7: `{data, has_more, next_cursor}`, stable while rows arrive."""
-    limit = _limit(request)
+    limit = _limit(request, default_limit or settings.API_PAGE_DEFAULT)
     cursor = request.query_params.get("cursor")
     if cursor:
         rows = rows.filter(**{"pk__lt" if newest_first else "pk__gt": _decode_cursor(cursor)})
@@ -181,8 +182,27 @@ def page(
     )
 
 
-def _limit(request: Request) -> int:
-    text = request.query_params.get("limit", str(settings.API_PAGE_DEFAULT))
+def text_param(request: Request, name: str, *, longest: int) -> str:
+    """A query parameter as the caller typed it, empty where it is absent. Raises InvalidInput."""
+    text = request.query_params.get(name, "")
+    if len(text) > longest or "\x00" in text:
+        raise InvalidInput(f"{name} is a text of at most {longest} characters.", param=name)
+    return text
+
+
+def listed(request: Request, name: str) -> list[str] | None:
+    """A query parameter of comma-separated ids, without repeats; None where it is absent. Raises InvalidInput."""
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    ids = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if len(ids) > settings.API_PAGE_LONGEST or "\x00" in text:
+        raise InvalidInput(f"{name} lists at most {settings.API_PAGE_LONGEST} ids.", param=name)
+    return ids
+
+
+def _limit(request: Request, default: int) -> int:
+    text = request.query_params.get("limit", str(default))
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= settings.API_PAGE_LONGEST:
         raise InvalidInput(f"limit is an integer from 1 to {settings.API_PAGE_LONGEST}.", param="limit")
     return int(text)

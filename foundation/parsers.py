@@ -1,6 +1,7 @@
 """Strict JSON: what no caller can mean, and no database can store, is refused at the door."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,5 +55,7 @@ def _check_values(value: Any, depth: int) -> None:
     elif isinstance(value, list):
         for member in value:
             _check_values(member, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):  # 1e999 is well-formed
+        raise InvalidInput("A number is too large.")
     elif isinstance(value, str) and ("\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
         raise InvalidInput("A text holds a NUL or a lone surrogate, which no database stores.")

@@ -1,0 +1,86 @@
+"""The API of products. A key for the storefront sees what is published; one for operations sees all."""
+
+from typing import Any, ClassVar
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from catalog import selectors, services
+from catalog.serializers import NewProduct, PatchProduct, ProductDocument, product_json, products_json
+from durability.http import answer_once
+from durability.types import Answer
+from foundation.api import listed, page, text_param, validated
+from foundation.permissions import caller
+from foundation.schema import idempotency_header, page_schema
+
+READERS = {"storefront", "operations"}
+_LONGEST_SEARCH = 200
+
+
+class ProductsView(APIView):
+    scopes: ClassVar = {"GET": READERS, "POST": {"operations"}}
+
+    @extend_schema(
+        operation_id="products_list",
+        parameters=[
+            OpenApiParameter("search", description="words or beginnings of words of title and author, or an ISBN"),
+            OpenApiParameter("ids", description="up to 100 ids, separated by commas"),
+            OpenApiParameter("limit", int),
+            OpenApiParameter("cursor"),
+        ],
+        responses=page_schema("ProductPage", ProductDocument),
+    )
+    def get(self, request: Request) -> Response:
+        """Products, the newest first."""
+        products = listed(request, "ids")
+        rows = selectors.list_products(
+            merchant_id=caller(request).merchant_id,
+            also_unpublished=_sees_all(request),
+            text=text_param(request, "search", longest=_LONGEST_SEARCH),
+            products=products,
+        )
+        return page(request, rows, products_json, default_limit=len(products) if products else None)
+
+    @extend_schema(request=NewProduct, responses={201: ProductDocument}, parameters=[idempotency_header()])
+    def post(self, request: Request) -> Response:
+        """List a product."""
+        body = validated(NewProduct, request.data)
+        merchant_id = caller(request).merchant_id
+        return answer_once(
+            request, lambda: Answer(201, product_json(services.create_product(merchant_id=merchant_id, **body)))
+        )
+
+
+class ProductView(APIView):
+    scopes: ClassVar = {"GET": READERS, "PATCH": {"operations"}}
+
+    @extend_schema(responses=ProductDocument)
+    def get(self, request: Request, product: str) -> Response:
+        """One product."""
+        merchant_id = caller(request).merchant_id
+        found = selectors.get_product(merchant_id=merchant_id, product=product, also_unpublished=_sees_all(request))
+        return Response(product_json(found))
+
+    @extend_schema(request=PatchProduct, responses=ProductDocument)
+    def patch(self, request: Request, product: str) -> Response:
+        """Change a product."""
+        body = validated(PatchProduct, request.data)
+        changed = services.update_product(merchant_id=caller(request).merchant_id, product=product, **body)
+        return Response(product_json(changed))
+
+
+def _sees_all(request: Request) -> bool:
+    return "operations" in caller(request).scopes
+
+
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """Tells the OpenAPI document of our keys. Here, because DRF loads the authentication before its own views."""
+
+    target_class = "catalog.authentication.ApiKeyAuthentication"
+    name = "ApiKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "description": "A merchant's key."}
