@@ -56,8 +56,8 @@ def _start(stack: Stack, supervisor: Supervisor) -> None:
     application = stack.application()
     supervisor.start(application)
     supervisor.wait_ready(application)
-    if stack.options.demo:
-        stack.load_trading_day(supervisor)
+    if stack.options.demo and stack.has_sandbox and not stack.load_trading_day(supervisor):
+        say("The day of trading did not load to its end; the stack runs on, and the next `make up` goes on loading.")
     stack.write(supervisor.children)
     supervisor.on_change = lambda: stack.write(supervisor.children)
 

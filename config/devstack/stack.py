@@ -177,25 +177,29 @@ class Stack:
         command = self._manage("prepare_stack", "--credentials", str(self.files.credentials))
         if static_is_old:
             command.append("--static")
-        self._run(supervisor, command, log=self.files.logs / "prepare.log")
+        log = self.files.logs / "prepare.log"
+        if supervisor.run(command, env=self._env, log=log) != 0:
+            raise StackError(f"{system.last_words(log)} (see {log})")
         write_private(self.files.static_stamp, static)
         if data:
             write_private(self.files.prepared_stamp, data)
 
-    def load_trading_day(self, supervisor: Supervisor) -> None:
-        """On our terminal, because it shows its progress; once per data folder."""
+    def load_trading_day(self, supervisor: Supervisor) -> bool:
+        """On our terminal, because it shows its progress; once per data folder. Returns whether it is there now."""
         if not self.files.trading_day.exists():
-            self._run(supervisor, self._manage("load_trading_day"), log=None)
+            command = self._manage("load_trading_day", "--url", self.options.url)
+            if supervisor.run(command, env=self._env, log=None) != 0:
+                return False
             self.files.trading_day.touch()
+        return True
+
+    @property
+    def has_sandbox(self) -> bool:
+        """Whether sales are pretended; with a key of Stripe's nobody trades for show."""
+        return bool(self._env.get("STRIPE_API_BASE"))
 
     def _manage(self, *arguments: str) -> list[str]:
         return [sys.executable, str(PROJECT / "manage.py"), *arguments]
-
-    def _run(self, supervisor: Supervisor, command: list[str], *, log: Path | None) -> None:
-        code = supervisor.run(command, env=self._env, log=log)
-        if code != 0:
-            said = system.last_words(log).removeprefix("CommandError: ") if log else ""
-            raise StackError(f"{said or f'{command[2]} ended with exit code {code}'}{f' (see {log})' if log else ''}")
 
     def _sources_of_data(self) -> str:
         """Changes when something may have to be migrated or made; empty where the data are not in our folder."""

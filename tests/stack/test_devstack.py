@@ -1,8 +1,10 @@
-"""`make up` from outside: what dies comes back, what ends leaves nothing, data survive, faults are told in one line."""
+"""The whole stack from outside: it describes itself, what dies comes back, what ends leaves nothing, data survive.
+
+How it is supervised in detail is tested on a smaller one, in test_supervision.py.
+"""
 
 import os
 import signal
-import socket
 import subprocess
 import urllib.request
 
@@ -10,16 +12,9 @@ import pytest
 
 from config.devstack import system
 from tests.stack import marks
-from tests.stack_process import ROOT, RunningStack
+from tests.stack_process import ROOT
 
 pytestmark = pytest.mark.stack
-
-
-def one_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if not line.startswith("make:")]
-    assert len(lines) == 1, text
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 def status_of(url: str) -> int:
@@ -68,10 +63,6 @@ def test_a_killed_child_comes_back(stack, role):
         assert marks.has(stack, "before postgres died")
 
 
-def postgres_port(stack: RunningStack) -> int:
-    return int(stack.info["database_url"].rsplit(":", 1)[1].split("/")[0])
-
-
 # --- It ends -------------------------------------------------------------------------------------------
 
 
@@ -84,46 +75,6 @@ def test_killing_the_supervisor_leaves_no_process_and_loses_no_data(stack):
     assert not stack.wait_until_gone()
     assert not (stack.var / "stack.json").exists()
     assert marks.has(stack.start(), "before the supervisor died")
-
-
-def test_killing_make_ends_what_it_started(stack):
-    stack.stop()
-    made = RunningStack(stack.var, command=("make", "up")).start()
-    assert made.info["pids"]["supervisor"] != made.pid
-
-    made.signal(signal.SIGKILL)
-
-    assert not made.wait_until_gone()
-
-
-# --- Faults ------------------------------------------------------------------------------------------------
-
-
-def test_a_taken_port_is_told(stack, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = stack.run("up", PORT=str(port), EVERYCENT_VAR_DIR=str(tmp_path))
-    assert done.returncode == 1
-    assert f"Port {port} is taken" in one_line(done.stderr)
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("mysql://u:secret@127.0.0.1/x", "postgresql://"),
-        ("postgresql://u:secret@127.0.0.1:9/x", "refused"),
-        ("postgresql://everycent:secret@{server}/everycent", "password authentication failed"),
-    ],
-)
-def test_a_wrong_database_url_is_told(stack, tmp_path, url, said):
-    server = f"127.0.0.1:{postgres_port(stack)}"
-    done = stack.run(
-        "up", PORT=str(system.free_port()), EVERYCENT_VAR_DIR=str(tmp_path), DATABASE_URL=url.format(server=server)
-    )
-    assert done.returncode == 1
-    assert "DATABASE_URL" in one_line(done.stderr)
-    assert said in done.stderr
-    assert "secret" not in done.stderr
 
 
 def test_make_without_arguments_lists_what_can_be_done():

@@ -2,14 +2,16 @@
 
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from config.devstack import system
 from tests.stack import marks
-from tests.stack_process import ROOT, RunningStack
+from tests.stack_process import RunningStack
 
 TINY = (sys.executable, "-m", "tests.stack.tiny", "up")
 
@@ -92,14 +94,11 @@ def test_a_second_ctrl_c_ends_a_stubborn_child_at_once(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_the_end_of_make_ends_it(tiny, tmp_path, number):
     tiny.stop()
-    makefile = tmp_path / "Makefile"
-    makefile.write_text(f"up:\n\t@exec {' '.join(TINY)}\n")
-    made = RunningStack(
-        tiny.var,
-        command=("make", "-f", str(makefile), "up"),
-        TINY_CHILD="with_grandchild",
-        PYTHONPATH=str(ROOT),
-    ).start()
+    python = tmp_path / "python"  # the project's own Makefile, with the tiny stack in place of the whole one
+    python.write_text(f"#!/bin/sh\nexec {' '.join(TINY)}\n")
+    python.chmod(0o755)
+    make_up = ("make", "-o", ".venv/.installed", "up", f"BIN={tmp_path}")
+    made = RunningStack(tiny.var, command=make_up, TINY_CHILD="with_grandchild").start()
     assert made.info["pids"]["supervisor"] != made.pid
 
     made.signal(number)  # make alone: a terminal would signal the whole group
@@ -173,3 +172,30 @@ def test_a_file_where_the_folder_should_be_is_told(tmp_path):
     done = RunningStack(tmp_path / "var").run("up")
     assert done.returncode == 1
     assert str(tmp_path / "var") in one_line(done.stderr)
+
+
+def test_a_taken_port_is_told(tiny, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = tiny.run("up", PORT=str(port), EVERYCENT_VAR_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert f"Port {port} is taken" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://u:secret@127.0.0.1/x", "postgresql://"),
+        ("postgresql://u:secret@127.0.0.1:9/x", "refused"),
+        ("postgresql://everycent:secret@{server}/everycent", "password authentication failed"),
+    ],
+)
+def test_a_wrong_database_url_is_told(tiny, tmp_path, url, said):
+    server = f"127.0.0.1:{urlsplit(tiny.info['database_url']).port}"
+    done = tiny.run(
+        "up", PORT=str(system.free_port()), EVERYCENT_VAR_DIR=str(tmp_path), DATABASE_URL=url.format(server=server)
+    )
+    assert done.returncode == 1
+    assert "DATABASE_URL" in one_line(done.stderr)
+    assert said in done.stderr
+    assert "secret" not in done.stderr
