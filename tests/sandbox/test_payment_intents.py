@@ -257,6 +257,10 @@ def test_lists_come_newest_first_with_cursors_and_times(shop):
     assert [i.id for i in list_({"created": {"gte": moment}}).data] == [late]
     assert [i.id for i in list_({"created": {"lt": moment}}).data] == ids[::-1]
     assert [i.id for i in list_({"created": {"gt": moment}}).data] == []
+    # Times rule, not the order of creation: the clock can be turned back.
+    shop.sandbox.control("POST", "clock", {"advance_s": -86400 * 2})
+    early = shop.open().id
+    assert [i.id for i in list_({"limit": 3}).auto_paging_iter()] == [*newest_first, early]
     for wrong in (
         {"limit": 101},
         {"limit": 0},
