@@ -75,6 +75,31 @@ def set_order_expiry(*, merchant_id: UUID, seconds: int) -> None:
         raise NotFound
 
 
+def set_terms(
+    *,
+    merchant_id: UUID,
+    order_expires_after_s: int,
+    refund_window_days: int,
+    refund_ratio_bp: int,
+    refund_fee_minor: int,
+    webhook_url: str,
+) -> None:
+    """The terms on which this merchant sells from now on. Raises InvalidInput, NotFound."""
+    if order_expires_after_s < 1:
+        raise InvalidInput("An order lives for a second at least.", param="order_expires_after_s")
+    if refund_fee_minor < 0 or refund_window_days < 0 or not 0 <= refund_ratio_bp <= money.BASIS_POINTS:
+        raise InvalidInput("Window, ratio and fee of refunds are not negative, and the ratio is at most the whole.")
+    changed = Merchant.objects.filter(pk=merchant_id).update(
+        order_expires_after_s=order_expires_after_s,
+        refund_window_days=refund_window_days,
+        refund_ratio_bp=refund_ratio_bp,
+        refund_fee_minor=refund_fee_minor,
+        webhook_url=webhook_url,
+    )
+    if not changed:
+        raise NotFound
+
+
 def issue_api_key(*, merchant_id: UUID, name: str, scopes: list[str], expires_at: datetime | None = None) -> str:
     """A new key, `ek_<prefix>_<secret>`: this is the only time that it is known whole. Raises InvalidInput."""
     if not scopes or not set(scopes) <= set(ApiKey.Scope.values):

@@ -1,4 +1,5 @@
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
+from django.db.models.signals import post_migrate
 
 
 class EverycentConfig(AppConfig):
@@ -7,3 +8,6 @@ class EverycentConfig(AppConfig):
     def ready(self) -> None:
         # Tasks bind to our Celery app. Not in config/__init__.py: `make up` reads that too, and has to start at once.
         import config.celery  # noqa: F401
+        from config.roles import write_roles
+
+        post_migrate.connect(write_roles, sender=apps.get_app_config("reconciliation"))

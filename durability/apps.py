@@ -3,3 +3,4 @@ from django.apps import AppConfig
 
 class DurabilityConfig(AppConfig):
     name = "durability"
+    verbose_name = "Operations"

@@ -62,6 +62,7 @@ class Delivery(models.Model):
 
     class Meta:
         verbose_name_plural = "deliveries"
+        permissions = [("decide_delivery", "Can retry and skip parked deliveries")]
         constraints = [
             models.UniqueConstraint(fields=["message", "handler"], name="delivery_once_per_handler_and_message"),
             models.CheckConstraint(
@@ -76,6 +77,7 @@ class Delivery(models.Model):
                 name="delivery_head_of_key",
                 condition=Q(state__in=["pending", "running", "parked"]),
             ),
+            models.Index(fields=["id"], name="delivery_skipped", condition=Q(state="skipped")),
         ]
 
     def __str__(self) -> str:
@@ -109,6 +111,7 @@ class SagaRun(models.Model):
     finished_at = models.DateTimeField(null=True)
 
     class Meta:
+        permissions = [("retry_sagarun", "Can retry sagas")]
         constraints = [
             models.UniqueConstraint(fields=["recipe", "key"], name="saga_runs_once_per_key"),
         ]
@@ -117,6 +120,8 @@ class SagaRun(models.Model):
                 fields=["available_at"], name="saga_unfinished", condition=Q(state__in=["running", "compensating"])
             ),
             models.Index(fields=["subject"], name="saga_by_subject"),
+            # Few, and looked for by every look at the dashboard.
+            models.Index(fields=["id"], name="saga_failed", condition=Q(state="compensation_failed")),
         ]
 
     def __str__(self) -> str:

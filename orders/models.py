@@ -33,6 +33,7 @@ class Order(models.Model):
     paid_at = models.DateTimeField(null=True)
 
     class Meta:
+        permissions = [("cancel_order", "Can cancel orders")]
         constraints = [
             models.CheckConstraint(condition=Q(total_minor__gt=0), name="order_total_positive"),
             models.CheckConstraint(

@@ -63,7 +63,8 @@ def forget_cancel(context: Context) -> None:
 
 
 def close_unpaid(context: Context) -> None:
-    services.close_unpaid(number=context.payload["order"], by=context.payload["by"])
+    payload = context.payload
+    services.close_unpaid(number=payload["order"], by=payload["by"], why=payload.get("why", ""))
 
 
 def mark_paid(context: Context) -> None:

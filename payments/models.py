@@ -49,6 +49,10 @@ class Payment(models.Model):
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
+        permissions = [
+            ("recheck_payment", "Can read payments and refunds again at the provider"),
+            ("refund_payment", "Can refund payments"),
+        ]
         constraints = [
             models.CheckConstraint(condition=Q(amount_minor__gt=0), name="payment_amount_positive"),
             models.CheckConstraint(
@@ -194,10 +198,14 @@ class Account(models.Model):
                 condition=Q(kind="customer") | Q(balance_minor=0), name="account_only_customers_keep_a_balance"
             ),
         ]
+        indexes = [
+            # Beside millions of customers' accounts, the few others stay findable.
+            models.Index(fields=["kind", "id"], name="account_of_the_books", condition=~Q(kind="customer")),
+        ]
 
     def __str__(self) -> str:
         owner = f" {self.customer}" if self.customer else ""
-        return f"{self.kind}{owner} {self.currency}"
+        return f"{self.get_kind_display()}{owner}, {self.currency.upper()}"
 
 
 class JournalEntry(models.Model):
@@ -285,6 +293,7 @@ class InboxEvent(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["object_id"], name="inbox_by_object"),
+            models.Index(fields=["intent_id"], name="inbox_by_intent"),
             models.Index(fields=["received_at"], name="inbox_received"),
         ]
 

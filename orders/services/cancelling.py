@@ -22,7 +22,9 @@ from payments import selectors as payment_reads
 from payments.states import PAYMENT_LIVE
 
 
-def request_cancel(*, number: str, merchant_id: UUID, unpaid_only: bool, by: str, hold: bool) -> Lease | None:
+def request_cancel(
+    *, number: str, merchant_id: UUID, unpaid_only: bool, by: str, hold: bool, why: str = ""
+) -> Lease | None:
     """Begin to cancel an order in the caller's transaction; from here on it can be neither paid anew nor shipped.
 
     Unpaid: its payment is cancelled at the provider, then the order (the lease goes on with it). Paid: a full refund
@@ -34,22 +36,22 @@ def request_cancel(*, number: str, merchant_id: UUID, unpaid_only: bool, by: str
     if order.status == OrderStatus.CANCELLED or order.cancel_requested_at:
         return None
     if order.status == OrderStatus.PENDING:
-        return start_cancel(order, by=by, hold=hold)
+        return start_cancel(order, by=by, hold=hold, why=why)
     if order.status == OrderStatus.PAID and not unpaid_only:
         Order.objects.filter(pk=order.pk).update(cancel_requested_at=Now())
         for payment in payment_reads.payments_of([number])[number]:
             if payment.settling:
-                refund_in_full(payment.number, reason="the order was cancelled", by=by)
+                refund_in_full(payment.number, reason=why or "the order was cancelled", by=by)
         return None
     raise IllegalTransition(f"The order is {order.status}; it cannot be cancelled with this key.")
 
 
-def start_cancel(order: Order, *, by: str, hold: bool) -> Lease | None:
+def start_cancel(order: Order, *, by: str, hold: bool, why: str = "") -> Lease | None:
     """Start the saga that cancels a locked, pending order."""
     requested_at = database_now()
     Order.objects.filter(pk=order.pk).update(cancel_requested_at=requested_at)
     live = payment_reads.open_attempts([order.number]).get(order.number)
-    payload = {"order": order.number, "payment": live.number if live else "", "by": by}
+    payload = {"order": order.number, "payment": live.number if live else "", "by": by, "why": why}
     key = f"{order.number}:{requested_at.timestamp():.6f}"
     if hold:
         return durability.hold_saga("orders.cancel_unpaid", key=key, subject=order.number, payload=payload)
@@ -57,7 +59,7 @@ def start_cancel(order: Order, *, by: str, hold: bool) -> Lease | None:
     return None
 
 
-def close_unpaid(*, number: str, by: str) -> None:
+def close_unpaid(*, number: str, by: str, why: str = "") -> None:
     """Cancel a pending order and release its stock, unless it was paid meanwhile or still may be."""
     order = lock_order(number)
     if order.status != OrderStatus.PENDING:
@@ -69,7 +71,7 @@ def close_unpaid(*, number: str, by: str) -> None:
     if any(attempt.status in PAYMENT_LIVE for attempt in attempts):
         _keep_open(order)
         return
-    cancel(order, by=by, why="not paid in time" if by == "expiry" else f"cancelled by {by}")
+    cancel(order, by=by, why=why or ("not paid in time" if by == "expiry" else f"cancelled by {by}"))
     inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)
 
 

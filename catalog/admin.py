@@ -1,0 +1,401 @@
+"""Merchants, their keys and their products. Everything that staff change goes through a service, with a note."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from catalog import search, services
+from catalog.models import ApiKey, Merchant, Product
+from foundation import cells
+from foundation.desk import Act, ActForm, NoteForm, ReadOnlyAdmin, choice_filter
+from foundation.money import BASIS_POINTS, EXPONENTS, parse_major
+from foundation.sections import Facts, Page, Table
+
+_SHOWN = 50
+
+
+def _amount(value: int, currency: str) -> str:
+    """Minor units as a person types them."""
+    decimals = EXPONENTS[currency]
+    return f"{value / 10**decimals:.{decimals}f}"
+
+
+# --- Merchants --------------------------------------------------------------------------------------
+
+
+class TermsForm(NoteForm):
+    order_expires_after_s = forms.IntegerField(label="Unpaid orders expire after (seconds)", min_value=1)
+    refund_window_days = forms.IntegerField(label="Refund window (days)", min_value=0)
+    refund_ratio_bp = forms.IntegerField(
+        label="Refund ratio (basis points)", min_value=0, max_value=BASIS_POINTS, help_text="10000 is the whole amount."
+    )
+    refund_fee = forms.CharField(label="Refund fee", help_text="As 1.50, kept from each refund.")
+    webhook_url = forms.URLField(label="Webhook address", required=False, assume_scheme="https")
+    field_order = (
+        "order_expires_after_s",
+        "refund_window_days",
+        "refund_ratio_bp",
+        "refund_fee",
+        "webhook_url",
+        "note",
+    )
+
+
+class KeyForm(NoteForm):
+    name = forms.CharField(label="Name", max_length=100, help_text="Who will hold it.")
+    scopes = forms.MultipleChoiceField(
+        label="Scopes", choices=ApiKey.Scope.choices, widget=forms.SelectMultiple(attrs={"size": 2})
+    )
+    field_order = ("name", "scopes", "note")
+
+
+class ProductForm(NoteForm):
+    title = forms.CharField(label="Title", max_length=500)
+    author = forms.CharField(label="Author", max_length=1000, required=False)
+    isbn = forms.CharField(label="ISBN", max_length=17, required=False)
+    price = forms.CharField(label="Price", help_text="As 12.34, in the product's currency.")
+    description = forms.CharField(label="Description", required=False, widget=forms.Textarea(attrs={"rows": 2}))
+    published = forms.BooleanField(label="For sale", required=False)
+    field_order = ("title", "author", "isbn", "price", "description", "published", "note")
+
+
+def set_terms(merchant: Merchant, data: dict[str, Any], by: str) -> str:
+    services.set_terms(
+        merchant_id=merchant.pk,
+        order_expires_after_s=data["order_expires_after_s"],
+        refund_window_days=data["refund_window_days"],
+        refund_ratio_bp=data["refund_ratio_bp"],
+        refund_fee_minor=parse_major(data["refund_fee"], merchant.currency),
+        webhook_url=data["webhook_url"],
+    )
+    return "The new terms hold for every order and refund from now on."
+
+
+def issue_key(merchant: Merchant, data: dict[str, Any], by: str) -> str:
+    return services.issue_api_key(merchant_id=merchant.pk, name=data["name"], scopes=data["scopes"])
+
+
+def add_product(merchant: Merchant, data: dict[str, Any], by: str) -> str:
+    product = services.create_product(
+        merchant_id=merchant.pk,
+        title=data["title"],
+        author=data["author"],
+        isbn=data["isbn"] or None,
+        price_minor=parse_major(data["price"], merchant.currency),
+        currency=merchant.currency,
+        description=data["description"],
+        published=data["published"],
+    )
+    return f"{product.title} is listed as {product.product_id}."
+
+
+@admin.register(Merchant)
+class MerchantAdmin(ReadOnlyAdmin[Merchant]):
+    list_display = ("name_cell", "currency_cell", "expires", "window", "ratio", "since")
+    acts = (
+        Act(
+            name="terms",
+            label="Change the terms",
+            says="Sets expiry, refund policy and webhook for everything from now on.",
+            permission="catalog.change_merchant",
+            run=set_terms,
+            form=TermsForm,
+            icon="tune",
+        ),
+        Act(
+            name="key",
+            label="Issue an API key",
+            says="Makes a key for a storefront or an operator's script; it is shown once.",
+            permission="catalog.add_apikey",
+            run=issue_key,
+            form=KeyForm,
+            icon="key",
+            shown_once=True,
+        ),
+        Act(
+            name="product",
+            label="List a product",
+            says="Adds something to sell; restock it afterwards.",
+            permission="catalog.add_product",
+            run=add_product,
+            form=ProductForm,
+            icon="menu_book",
+        ),
+    )
+
+    def act_form(self, act: Act[Merchant], row: Merchant) -> ActForm:
+        initial: dict[str, Any] = {"published": True}
+        if act.name == "terms":
+            initial = {
+                "order_expires_after_s": row.order_expires_after_s,
+                "refund_window_days": row.refund_window_days,
+                "refund_ratio_bp": row.refund_ratio_bp,
+                "refund_fee": _amount(row.refund_fee_minor, row.currency),
+                "webhook_url": row.webhook_url,
+            }
+        return act.form(prefix=act.name, initial=initial)
+
+    @admin.display(description="Merchant")
+    def name_cell(self, merchant: Merchant) -> str:
+        return merchant.name
+
+    @admin.display(description="Currency")
+    def currency_cell(self, merchant: Merchant) -> str:
+        return merchant.currency.upper()
+
+    @admin.display(description="Orders expire after")
+    def expires(self, merchant: Merchant) -> str:
+        return cells.seconds(merchant.order_expires_after_s)
+
+    @admin.display(description="Refund window")
+    def window(self, merchant: Merchant) -> str:
+        return f"{merchant.refund_window_days} days"
+
+    @admin.display(description="Refund ratio")
+    def ratio(self, merchant: Merchant) -> str:
+        return f"{merchant.refund_ratio_bp / 100:g} %"
+
+    @admin.display(description="Since")
+    def since(self, merchant: Merchant) -> SafeString:
+        return cells.moment(merchant.created_at)
+
+    def page(self, request: HttpRequest, row: Merchant) -> Page:
+        products = Product.objects.defer("search").filter(merchant=row).order_by("-pk")[:_SHOWN]
+        return Page(
+            title=row.name,
+            lead=[cells.badge(row.currency.upper())],
+            sub=cells.code(str(row.pk)),
+            main=[
+                keys_table(request, ApiKey.objects.filter(merchant=row).order_by("-pk")),
+                Table(
+                    f"The newest {_SHOWN} products",
+                    ["Title", "Id", "For sale", cells.right("Price")],
+                    [
+                        [
+                            cells.link(request, "catalog.product", one.pk, one.title),
+                            cells.short(one.product_id),
+                            cells.badge("yes", "good") if one.published else cells.badge("no"),
+                            cells.money(one.price_minor, one.currency),
+                        ]
+                        for one in products
+                    ],
+                    empty="Nothing is listed yet: list a product here, by API, or with manage.py import_catalog.",
+                ),
+            ],
+            side=[
+                Facts(
+                    "Terms",
+                    [
+                        ("Orders expire after", cells.seconds(row.order_expires_after_s)),
+                        ("Refund window", f"{row.refund_window_days} days"),
+                        ("Refund ratio", f"{row.refund_ratio_bp / 100:g} %"),
+                        ("Refund fee", cells.money(row.refund_fee_minor, row.currency)),
+                        ("A second person approves above", cells.money(row.refund_approval_above_minor, row.currency)),
+                        ("Webhook", row.webhook_url or cells.NOTHING),
+                    ],
+                )
+            ],
+        )
+
+
+# --- Keys -------------------------------------------------------------------------------------------
+
+
+def keys_table(request: HttpRequest, keys: QuerySet[ApiKey]) -> Table:
+    return Table(
+        "API keys",
+        ["Name", "Begins with", "Scopes", "State", "Last used"],
+        [
+            [
+                cells.link(request, "catalog.apikey", key.pk, key.name),
+                cells.code(f"ek_{key.prefix}_…"),
+                ", ".join(key.scopes),
+                _key_state(key),
+                cells.moment(key.last_used_at),
+            ]
+            for key in keys
+        ],
+        empty="Nobody can call the API for this merchant yet.",
+    )
+
+
+def _key_state(key: ApiKey) -> SafeString:
+    return cells.state("revoked" if key.revoked_at else "live")
+
+
+def revoke_key(key: ApiKey, data: dict[str, Any], by: str) -> str:
+    services.revoke_api_key(key_id=key.pk)
+    return "The key opens nothing from now on."
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnlyAdmin[ApiKey]):
+    list_display = ("name_cell", "prefix_cell", "merchant_cell", "scopes_cell", "state_cell", "used")
+    list_select_related = ("merchant",)
+    search_help_text = "The letters between ek_ and the second _"
+    acts = (
+        Act(
+            name="revoke",
+            label="Revoke",
+            says="The key opens nothing from now on. This cannot be taken back: issue a new one instead.",
+            permission="catalog.change_apikey",
+            run=revoke_key,
+            icon="key_off",
+            danger=True,
+        ),
+    )
+
+    def find(self, text: str) -> Q:
+        return Q(prefix=text.removeprefix("ek_").partition("_")[0])
+
+    def offered(self, row: ApiKey) -> list[str]:
+        return [] if row.revoked_at else ["revoke"]
+
+    @admin.display(description="Name")
+    def name_cell(self, key: ApiKey) -> str:
+        return key.name
+
+    @admin.display(description="Begins with")
+    def prefix_cell(self, key: ApiKey) -> SafeString:
+        return cells.code(f"ek_{key.prefix}_…")
+
+    @admin.display(description="Merchant")
+    def merchant_cell(self, key: ApiKey) -> str:
+        return key.merchant.name
+
+    @admin.display(description="Scopes")
+    def scopes_cell(self, key: ApiKey) -> str:
+        return ", ".join(key.scopes)
+
+    @admin.display(description="State")
+    def state_cell(self, key: ApiKey) -> SafeString:
+        return _key_state(key)
+
+    @admin.display(description="Last used")
+    def used(self, key: ApiKey) -> SafeString:
+        return cells.moment(key.last_used_at)
+
+    def page(self, request: HttpRequest, row: ApiKey) -> Page:
+        return Page(
+            title=row.name,
+            lead=[_key_state(row)],
+            sub=cells.beside("of", cells.link(request, "catalog.merchant", row.merchant_id, row.merchant.name)),
+            main=[
+                Facts(
+                    "API key",
+                    [
+                        ("Begins with", cells.code(f"ek_{row.prefix}_…")),
+                        ("Scopes", ", ".join(row.scopes)),
+                        ("Issued", cells.moment(row.created_at)),
+                        ("Expires", cells.moment(row.expires_at)),
+                        ("Last used", cells.moment(row.last_used_at)),
+                        ("Revoked", cells.moment(row.revoked_at)),
+                    ],
+                )
+            ],
+        )
+
+
+# --- Products ---------------------------------------------------------------------------------------
+
+
+def change_product(product: Product, data: dict[str, Any], by: str) -> str:
+    services.update_product(
+        merchant_id=product.merchant_id,
+        product=product.product_id,
+        title=data["title"],
+        author=data["author"],
+        isbn=data["isbn"] or None,
+        price_minor=parse_major(data["price"], product.currency),
+        description=data["description"],
+        published=data["published"],
+    )
+    return "Changed. Orders that were placed keep the title and price that they were placed with."
+
+
+@admin.register(Product)
+class ProductAdmin(ReadOnlyAdmin[Product]):
+    list_display = ("title_cell", "author_cell", "isbn_cell", "merchant_cell", "sale", "price")
+    list_filter = (choice_filter("published", ["True", "False"], title="for sale"),)
+    list_select_related = ("merchant",)
+    search_help_text = "Words of title or author, or an ISBN"
+    acts = (
+        Act(
+            name="change",
+            label="Change",
+            says="Changes what the shop shows and asks from now on. Placed orders keep what they were placed with.",
+            permission="catalog.change_product",
+            run=change_product,
+            form=ProductForm,
+            icon="edit",
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Product]:
+        return super().get_queryset(request).defer("search", "description", "metadata")
+
+    def find(self, text: str) -> Q:
+        asked = search.query(text)
+        return Q(search__matches=asked) if asked else Q(pk__in=[])
+
+    def act_form(self, act: Act[Product], row: Product) -> ActForm:
+        initial = {
+            "title": row.title,
+            "author": row.author,
+            "isbn": row.isbn or "",
+            "price": _amount(row.price_minor, row.currency),
+            "description": row.description,
+            "published": row.published,
+        }
+        return act.form(prefix=act.name, initial=initial)
+
+    @admin.display(description="Title")
+    def title_cell(self, product: Product) -> str:
+        return product.title
+
+    @admin.display(description="Author")
+    def author_cell(self, product: Product) -> str:
+        return product.author[:60] or "—"
+
+    @admin.display(description="ISBN")
+    def isbn_cell(self, product: Product) -> SafeString:
+        return cells.code(product.isbn)
+
+    @admin.display(description="Merchant")
+    def merchant_cell(self, product: Product) -> str:
+        return product.merchant.name
+
+    @admin.display(description="For sale")
+    def sale(self, product: Product) -> SafeString:
+        return cells.badge("yes", "good") if product.published else cells.badge("no")
+
+    @admin.display(description="Price")
+    def price(self, product: Product) -> SafeString:
+        return cells.money(product.price_minor, product.currency)
+
+    def page(self, request: HttpRequest, row: Product) -> Page:
+        return Page(
+            title=row.title,
+            lead=[cells.badge("for sale", "good") if row.published else cells.badge("not for sale")],
+            sub=row.author,
+            figure=("Price", cells.money(row.price_minor, row.currency)),
+            main=[
+                Facts(
+                    "Product",
+                    [
+                        ("Id", cells.code(row.product_id)),
+                        ("ISBN", cells.code(row.isbn)),
+                        ("Merchant", cells.link(request, "catalog.merchant", row.merchant_id, row.merchant.name)),
+                        ("Stock", cells.link(request, "inventory.stock", row.pk, "on hand and reserved")),
+                        ("Description", row.description or cells.NOTHING),
+                        ("Image", row.image_url or cells.NOTHING),
+                        ("Listed", cells.moment(row.created_at)),
+                        ("Changed", cells.moment(row.updated_at)),
+                    ],
+                )
+            ],
+        )

@@ -1,0 +1,110 @@
+"""What stands around the desk's pages: navigation, badges, the dashboard. Reads through selectors alone."""
+
+from datetime import UTC, datetime, time
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.templatetags.static import static
+from django.urls import reverse
+
+from foundation.database import database_now
+from payments import selectors as payments
+
+LIVE_KEYS = ("sk_live", "rk_live")
+CHART_DAYS = 14
+
+# (title, [(title, icon, model whose list it is)])
+_NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    (
+        "Desk",
+        (
+            ("Discrepancies", "difference", "reconciliation.discrepancy"),
+            ("Reconciliation runs", "fact_check", "reconciliation.reconciliationrun"),
+        ),
+    ),
+    (
+        "Sales",
+        (
+            ("Orders", "receipt_long", "orders.order"),
+            ("Payments", "payments", "payments.payment"),
+            ("Refunds", "undo", "payments.refund"),
+        ),
+    ),
+    (
+        "Books",
+        (
+            ("Journal", "menu_book", "payments.journalentry"),
+            ("Accounts", "account_balance", "payments.account"),
+        ),
+    ),
+    (
+        "Goods",
+        (
+            ("Products", "auto_stories", "catalog.product"),
+            ("Stock", "inventory_2", "inventory.stock"),
+            ("Stock log", "history", "inventory.stockmovement"),
+            ("Merchants", "storefront", "catalog.merchant"),
+            ("API keys", "key", "catalog.apikey"),
+        ),
+    ),
+    (
+        "Operations",
+        (
+            ("Sagas", "linear_scale", "durability.sagarun"),
+            ("Deliveries", "outbox", "durability.delivery"),
+            ("Messages", "campaign", "durability.message"),
+            ("Webhooks", "inbox", "payments.inboxevent"),
+            ("Periodic tasks", "schedule", "django_celery_beat.periodictask"),
+        ),
+    ),
+    ("People", (("Users", "person", "auth.user"), ("Groups", "group", "auth.group"))),
+)
+
+
+def favicon(request: HttpRequest) -> str:
+    return static("everycent/favicon.svg")
+
+
+def style_sheet(request: HttpRequest) -> str:
+    return static("everycent/desk.css")
+
+
+def script(request: HttpRequest) -> str:
+    return static("everycent/desk.js")
+
+
+def environment(request: HttpRequest) -> list[str] | None:
+    """The badge on every page while no real money moves."""
+    return None if settings.STRIPE_API_KEY.startswith(LIVE_KEYS) else ["Test mode", "warning"]
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """The sidebar: what this person may see, and nothing else."""
+    groups = [{"title": title, "separator": True, "items": _links(request, links)} for title, links in _NAVIGATION]
+    home = {"title": "Dashboard", "icon": "monitoring", "link": reverse("admin:index")}
+    return [{"title": "", "items": [home]}, *(group for group in groups if group["items"])]
+
+
+def _links(request: HttpRequest, links: tuple[tuple[str, str, str], ...]) -> list[dict[str, Any]]:
+    items = []
+    for title, icon, model in links:
+        app, name = model.split(".")
+        if request.user.has_perm(f"{app}.view_{name}"):
+            items.append({"title": title, "icon": icon, "link": reverse(f"admin:{app}_{name}_changelist")})
+    return items
+
+
+# --- The dashboard ----------------------------------------------------------------------------------
+
+
+def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    now = database_now()
+    midnight = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
+    return {
+        **context,
+        "title": "Dashboard",
+        "sales_today": payments.captured_between(midnight, now),
+        "refunds_today": payments.refunded_between(midnight, now),
+        "now": now,
+    }

@@ -1,0 +1,440 @@
+"""Orders on the finance desk: a list, and a page that tells an order's whole story."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import Q
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.safestring import SafeString
+
+from catalog import selectors as catalog
+from durability import desk as durability_looks
+from durability import selectors as durability
+from foundation import cells
+from foundation.desk import Act, ActForm, NoteForm, ReadOnlyAdmin, by_number, choice_filter
+from foundation.errors import NotFound
+from foundation.ids import parse_public_id
+from foundation.money import parse_major
+from foundation.sections import Cell, Entry, Facts, Page, Table, Timeline
+from inventory import selectors as inventory
+from inventory.types import MovementView
+from orders import selectors, services
+from orders.models import Order
+from orders.states import OrderStatus
+from orders.types import OrderView
+from payments import selectors as payments
+from payments import services as payment_services
+from payments.types import EntryView, PaymentView, RefundView
+
+_STATES = [value for name, value in vars(OrderStatus).items() if name.isupper()]
+_ICONS = {
+    OrderStatus.PENDING: "shopping_cart",
+    OrderStatus.PAID: "payments",
+    OrderStatus.SHIPPED: "local_shipping",
+    OrderStatus.COMPLETED: "check",
+    OrderStatus.CANCELLED: "close",
+}
+
+
+class RefundForm(NoteForm):
+    payment = forms.CharField(widget=forms.HiddenInput)
+    amount = forms.CharField(
+        label="Amount",
+        required=False,
+        help_text="As 12.34. Empty: all that is not refunded yet.",
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "placeholder": "all"}),
+    )
+    field_order = ("payment", "amount", "note")
+
+
+def cancel(order: Order, data: dict[str, Any], by: str) -> str:
+    with transaction.atomic():
+        services.request_cancel(
+            number=order.number, merchant_id=order.merchant_id, unpaid_only=False, by=by, why=data["note"], hold=False
+        )
+    return "The order is being cancelled. What was paid is refunded first, then its stock comes back."
+
+
+def refund(order: Order, data: dict[str, Any], by: str) -> str:
+    amount = data["amount"].strip()
+    with transaction.atomic():
+        number = payment_services.request_refund(
+            payment=data["payment"],
+            amount_minor=parse_major(amount, order.currency) if amount else None,
+            reason=data["note"],
+            requested_by=by,
+            policy=None,  # staff with a reason pass the merchant's terms for customers
+            merchant_id=order.merchant_id,
+        )
+    return f"Refund {number} is on its way to the provider."
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Everything that an order's page tells, read once."""
+
+    order: OrderView
+    refunds: Sequence[RefundView]
+    movements: Sequence[MovementView]
+    entries: Sequence[EntryView]
+    messages: Sequence[Any]
+    sagas: Sequence[Any]
+    webhooks: Sequence[Any]
+
+
+@admin.register(Order)
+class OrderAdmin(ReadOnlyAdmin[Order]):
+    list_display = ("number_cell", "customer_cell", "status_cell", "refund_cell", "placed", "paid", "total")
+    list_filter = (choice_filter("status", _STATES), choice_filter("currency", ["usd", "eur", "gbp", "jpy"]))
+    saved_views = (
+        ("All", ""),
+        ("Waiting for payment", "status=pending"),
+        ("Paid, to ship", "status=paid"),
+        ("Shipped", "status=shipped"),
+        ("Cancelled", "status=cancelled"),
+    )
+    search_help_text = (
+        "The whole number of an order, payment or refund, the provider's pi_… or ch_…, or a customer's id"
+    )
+    acts = (
+        Act(
+            name="refund",
+            label="Refund",
+            says="Sends money back, all or part of it, past the merchant's refund window. The order stays as it is.",
+            permission="payments.refund_payment",
+            run=refund,
+            form=RefundForm,
+            icon="undo",
+            danger=True,
+        ),
+        Act(
+            name="cancel",
+            label="Cancel the order",
+            says="Stops payment and shipping, refunds what was paid, and puts the stock back.",
+            permission="orders.cancel_order",
+            run=cancel,
+            icon="cancel",
+            danger=True,
+        ),
+    )
+
+    def find(self, text: str) -> Q:
+        if text.startswith("ord_"):
+            return by_number(Order.id_of, text)
+        try:
+            if text.startswith("pay_"):
+                return by_number(Order.id_of, payments.get_payment(text).reference)
+            if text.startswith("ref_"):
+                return by_number(Order.id_of, payments.get_payment(payments.get_refund(text).payment).reference)
+        except NotFound:
+            return Q(pk__in=[])
+        if text.startswith(("pi_", "ch_")):
+            found = payments.find_by_provider_reference(text)
+            return by_number(Order.id_of, found.reference if found else "")
+        return Q(customer=text)
+
+    def prepare(self, rows: list[Order]) -> None:
+        statuses = {view.number: view.refund_status for view in selectors.views(rows)}
+        for row in rows:
+            row.__dict__["refund_status"] = statuses[row.number]
+
+    def offered(self, row: Order) -> list[str]:
+        view = selectors.get_order(row.number)
+        acts = []
+        if _refundable(view):
+            acts.append("refund")
+        if row.status in (OrderStatus.PENDING, OrderStatus.PAID) and row.cancel_requested_at is None:
+            acts.append("cancel")
+        return acts
+
+    def act_form(self, act: Act[Order], row: Order) -> ActForm:
+        initial = {}
+        if act.name == "refund" and (settling := _refundable(selectors.get_order(row.number))):
+            initial["payment"] = settling.number
+        return act.form(prefix=act.name, initial=initial)
+
+    # --- The list ---
+
+    @admin.display(description="Order")
+    def number_cell(self, order: Order) -> SafeString:
+        return cells.code(order.number)
+
+    @admin.display(description="Customer")
+    def customer_cell(self, order: Order) -> SafeString:
+        return cells.lines([order.customer])
+
+    @admin.display(description="Status")
+    def status_cell(self, order: Order) -> SafeString:
+        asked = cells.badge("cancelling", "warn") if _is_cancelling(order) else ""
+        return cells.beside(cells.state(order.status), asked)
+
+    @admin.display(description="Refund")
+    def refund_cell(self, order: Order) -> SafeString:
+        status = order.__dict__["refund_status"]
+        return cells.NOTHING if status == "none" else cells.state(status)
+
+    @admin.display(description="Placed")
+    def placed(self, order: Order) -> SafeString:
+        return cells.moment(order.created_at)
+
+    @admin.display(description="Paid")
+    def paid(self, order: Order) -> SafeString:
+        return cells.moment(order.paid_at)
+
+    @admin.display(description="Total")
+    def total(self, order: Order) -> SafeString:
+        return cells.money(order.total_minor, order.currency)
+
+    # --- The page ---
+
+    def page(self, request: HttpRequest, row: Order) -> Page:
+        story = _read(row)
+        view = story.order
+        lead: list[Cell] = [cells.state(row.status)]
+        if _is_cancelling(row):
+            lead.append(cells.badge("cancelling", "warn"))
+        if view.refund_status != "none":
+            lead.append(cells.badge(f"refund: {view.refund_status}", cells.tone_of(view.refund_status)))
+        return Page(
+            title=cells.code(row.number),
+            lead=lead,
+            sub=cells.beside(
+                catalog.get_merchant(row.merchant_id).name, "· placed", cells.moment(row.created_at), "UTC"
+            ),
+            figure=("Total", cells.money(row.total_minor, row.currency)),
+            main=[
+                _items(view),
+                _payments(request, view),
+                _refunds(request, view, story.refunds),
+                _ledger(request, story.entries),
+                _stock(story.movements),
+                durability_looks.tracks(request, story.sagas),
+                durability_looks.messages(request, story.messages),
+                _webhooks(request, story.webhooks),
+            ],
+            side=[_facts(request, row), _timeline(row, story)],
+        )
+
+
+def _read(row: Order) -> Story:
+    number = row.number
+    order = selectors.get_order(number)
+    refunds = payments.refunds_of([number])
+    intents = [one.provider_reference for one in order.payments if one.provider_reference]
+    keys = [number, *(one.number for one in order.payments)]
+    durable = durability.story_of(keys)
+    return Story(
+        order=order,
+        refunds=refunds,
+        movements=inventory.movements_of(merchant_id=row.merchant_id, reference=number),
+        entries=payments.journal_of([number]),
+        messages=durable["messages"],
+        sagas=durable["sagas"],
+        webhooks=payments.inbox_of([*intents, *(one.provider_reference for one in refunds if one.provider_reference)]),
+    )
+
+
+def _refundable(view: OrderView) -> PaymentView | None:
+    """The payment that settles the order, while something of it can still be refunded."""
+    for payment in view.payments:
+        if payment.settling and payment.captured_minor > payment.refunded_minor + payment.refunds_open_minor:
+            return payment
+    return None
+
+
+def _is_cancelling(order: Order) -> bool:
+    return order.cancel_requested_at is not None and order.status != OrderStatus.CANCELLED
+
+
+def _facts(request: HttpRequest, row: Order) -> Facts:
+    facts: list[tuple[str, Cell]] = [
+        ("Customer", row.customer),
+        ("E-mail", row.customer_email or cells.NOTHING),
+        ("Phone", row.customer_phone or cells.NOTHING),
+        ("Paid", cells.moment(row.paid_at)),
+    ]
+    if row.status == OrderStatus.PENDING:
+        facts.append(("Expires", cells.moment(row.expires_at)))
+    if row.carrier or row.tracking:
+        facts.append(("Shipment", f"{row.carrier} {row.tracking}".strip()))
+    facts.append(("Discrepancies", _discrepancies_link(request, row.number)))
+    return Facts("Order", facts)
+
+
+def _discrepancies_link(request: HttpRequest, number: str) -> SafeString:
+    """By the address's name alone: orders knows nothing of reconciliation."""
+    if not request.user.has_perm("reconciliation.view_discrepancy"):
+        return cells.NOTHING
+    return cells.anchor(
+        f"{reverse('admin:reconciliation_discrepancy_changelist')}?state=all&q={number}", "of this order"
+    )
+
+
+def _items(view: OrderView) -> Table:
+    return Table(
+        "Items",
+        ["Title", "Product", cells.right("Price"), cells.right("Pieces"), cells.right("Amount")],
+        [
+            [
+                item.title,
+                cells.short(item.product),
+                cells.money(item.unit_price_minor, view.currency),
+                cells.number(item.quantity),
+                cells.money(item.amount_minor, view.currency),
+            ]
+            for item in view.items
+        ],
+        empty="An order has one item at least.",
+        footer=["Total", "", "", "", cells.money(view.total_minor, view.currency)],
+    )
+
+
+def _payments(request: HttpRequest, view: OrderView) -> Table:
+    return Table(
+        "Payments",
+        ["Payment", "Status", "Method", "At the provider", "Created", cells.right("Captured"), cells.right("Amount")],
+        [
+            [
+                cells.link(request, "payments.payment", one.id, cells.short(one.number)),
+                cells.lines([cells.state(one.status), *_failure(one)]),
+                one.method,
+                cells.lines(
+                    [
+                        cells.short(one.provider_reference),
+                        *([cells.short(one.charge_reference)] if one.charge_reference else []),
+                    ]
+                ),
+                cells.moment(one.created_at),
+                cells.money(one.captured_minor or None, one.currency),
+                cells.money(one.amount_minor, one.currency),
+            ]
+            for one in view.payments
+        ],
+        empty="Nobody has tried to pay yet.",
+    )
+
+
+def _failure(payment: PaymentView) -> list[SafeString]:
+    if payment.failure is None:
+        return []
+    code = payment.failure.decline_code or payment.failure.code
+    return [cells.quiet(code.replace("_", " "), title=payment.failure.message)]
+
+
+def _refunds(request: HttpRequest, view: OrderView, refunds: Sequence[RefundView]) -> Table:
+    return Table(
+        "Refunds",
+        ["Refund", "Status", "Reason", "Asked by", "At the provider", "Created", cells.right("Amount")],
+        [
+            [
+                cells.link(request, "payments.refund", parse_public_id("ref", one.number), cells.short(one.number)),
+                cells.state(one.status),
+                one.reason,
+                one.requested_by,
+                cells.short(one.provider_reference),
+                cells.moment(one.created_at),
+                cells.money(one.amount_minor, one.currency),
+            ]
+            for one in refunds
+        ],
+        empty="Nothing has been refunded.",
+    )
+
+
+def _ledger(request: HttpRequest, entries: Sequence[EntryView]) -> Table:
+    rows: list[list[Cell]] = []
+    for entry in entries:
+        for position, (account, amount_minor) in enumerate(entry.lines):
+            rows.append(
+                [
+                    cells.link(request, "payments.journalentry", entry.id, entry.kind.replace("_", " "))
+                    if not position
+                    else "",
+                    account,
+                    cells.moment(entry.at) if not position else "",
+                    cells.money(amount_minor, entry.currency) if amount_minor > 0 else "",
+                    cells.money(-amount_minor, entry.currency) if amount_minor < 0 else "",
+                ]
+            )
+    return Table(
+        "Ledger",
+        ["Entry", "Account", "Posted", cells.right("Debit"), cells.right("Credit")],
+        rows,
+        empty="Nothing has been posted.",
+    )
+
+
+def _stock(movements: Sequence[MovementView]) -> Table:
+    return Table(
+        "Stock",
+        ["What", "Product", "When", "By", cells.right("On hand"), cells.right("Reserved")],
+        [
+            [
+                one.operation.replace("_", " "),
+                cells.short(one.product),
+                cells.moment(one.at),
+                one.by,
+                cells.change(one.on_hand_change) if one.on_hand_change else cells.NOTHING_RIGHT,
+                cells.change(one.reserved_change) if one.reserved_change else cells.NOTHING_RIGHT,
+            ]
+            for one in movements
+        ],
+        empty="No stock has moved.",
+    )
+
+
+def _webhooks(request: HttpRequest, events: Sequence[Any]) -> Table:
+    return Table(
+        "Webhooks",
+        ["Type", "Object", "Made at the provider", "Received"],
+        [
+            [
+                cells.link(request, "payments.inboxevent", event.pk, event.type),
+                cells.short(event.object_id),
+                cells.moment(event.provider_created_at),
+                cells.moment(event.received_at),
+            ]
+            for event in events
+        ],
+        empty="The provider has told us nothing about this yet.",
+    )
+
+
+def _timeline(row: Order, story: Story) -> Timeline:
+    """Who did what, when and why: the states, the money and the stock, oldest first."""
+    entries = [Entry(row.created_at, "Placed", f"customer {row.customer}", "shopping_cart", "info")]
+    for change in row.history.order_by("at", "pk"):
+        icon = _ICONS.get(change.to_state, "flag")
+        entries.append(
+            Entry(
+                change.at,
+                change.to_state.capitalize(),
+                cells.who(change.by, change.why),
+                icon,
+                cells.tone_of(change.to_state),
+            )
+        )
+    for payment in story.order.payments:
+        amount = cells.money(payment.amount_minor, payment.currency)
+        entries.append(Entry(payment.created_at, cells.beside("Payment begun", amount), payment.method, "credit_card"))
+        if payment.paid_at:
+            entries.append(
+                Entry(payment.paid_at, cells.beside("Captured", amount), "at the provider", "savings", "good")
+            )
+    for refund_made in story.refunds:
+        amount = cells.money(refund_made.amount_minor, refund_made.currency)
+        asked = cells.who(refund_made.requested_by, refund_made.reason)
+        entries.append(Entry(refund_made.created_at, cells.beside("Refund asked for", amount), asked, "undo", "busy"))
+        if refund_made.completed_at:
+            tone = cells.tone_of(refund_made.status)
+            title = cells.beside(f"Refund {refund_made.status}", amount)
+            entries.append(Entry(refund_made.completed_at, title, "at the provider", "undo", tone))
+    for movement in story.movements:
+        what = f"{movement.operation.replace('_', ' ').capitalize()} {movement.quantity} × {movement.product}"
+        entries.append(Entry(movement.at, what, movement.by, "inventory_2"))
+    return Timeline("Story", sorted(entries, key=lambda entry: entry.at), empty="")
