@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from foundation.api import Quantity, StrictSerializer, timestamp
 from orders.types import OrderView, PaymentWish
-from payments.serializers import payment_json
+from payments.serializers import PaymentDocument, payment_json
 
 
 class CustomerRequest(StrictSerializer):
@@ -47,6 +47,43 @@ class ShipRequest(StrictSerializer):
 
 class NothingRequest(StrictSerializer):
     """A body without members."""
+
+
+class ItemDocument(serializers.Serializer[Any]):
+    product = serializers.CharField()
+    title = serializers.CharField()
+    quantity = serializers.IntegerField()
+    unit_price = serializers.IntegerField()
+    amount = serializers.IntegerField()
+
+
+class CustomerDocument(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    email = serializers.CharField(allow_null=True)
+    phone = serializers.CharField(allow_null=True)
+
+
+class OrderDocument(serializers.Serializer[Any]):
+    """An order. Amounts are integers in minor units."""
+
+    number = serializers.CharField()
+    status = serializers.ChoiceField(choices=["pending", "paid", "shipped", "completed", "cancelled"])
+    refund_status = serializers.ChoiceField(choices=["none", "partial", "refunding", "refunded"])
+    customer = CustomerDocument()
+    currency = serializers.CharField()
+    total = serializers.IntegerField()
+    items = serializers.ListField(child=ItemDocument())
+    expires_at = serializers.DateTimeField()
+    created_at = serializers.DateTimeField()
+    paid_at = serializers.DateTimeField(allow_null=True)
+    payments = serializers.ListField(child=PaymentDocument())
+
+
+class CheckoutDocument(serializers.Serializer[Any]):
+    """A placed order and its payment, with the secret to confirm it."""
+
+    order = OrderDocument()
+    payment = PaymentDocument()
 
 
 def wish_of(body: dict[str, Any]) -> PaymentWish:

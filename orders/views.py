@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -14,11 +15,14 @@ from durability.types import Answer, Lease
 from foundation.api import page, problem, validated
 from foundation.errors import InvalidInput
 from foundation.permissions import caller
+from foundation.schema import idempotency_header, page_schema
 from orders import selectors, services
 from orders.errors import OrderAlreadyPaid, OrderNotOpen
 from orders.serializers import (
+    CheckoutDocument,
     CheckoutRequest,
     NothingRequest,
+    OrderDocument,
     PaymentRequest,
     ShipRequest,
     order_json,
@@ -28,7 +32,7 @@ from orders.states import OrderStatus
 from orders.types import Customer, OrderView, Wanted
 from payments import services as payments
 from payments.metrics import PAYMENT_REQUEST_DURATION
-from payments.serializers import payment_json
+from payments.serializers import PaymentDocument, payment_json
 from payments.states import PaymentStatus
 from payments.types import PaymentView
 
@@ -70,6 +74,15 @@ class CheckoutView(APIView):
 
     scopes: ClassVar = {"POST": {"storefront"}}
 
+    @extend_schema(
+        operation_id="checkout",
+        parameters=[
+            idempotency_header(),
+            OpenApiParameter("Prefer", location=OpenApiParameter.HEADER, description="respond-async"),
+        ],
+        request=CheckoutRequest,
+        responses={201: CheckoutDocument},
+    )
     @PAYMENT_REQUEST_DURATION.time()
     def post(self, request: Request) -> Response:
         body = validated(CheckoutRequest, request.data)
@@ -116,6 +129,11 @@ class OrdersView(APIView):
 
     scopes: ClassVar = {"GET": READERS}
 
+    @extend_schema(
+        operation_id="order_list",
+        parameters=[OpenApiParameter("customer"), OpenApiParameter("status", enum=sorted(_STATUSES))],
+        responses=page_schema("OrderPage", OrderDocument),
+    )
     def get(self, request: Request) -> Response:
         status = request.query_params.get("status", "")
         if status and status not in _STATUSES:
@@ -133,6 +151,7 @@ class OrderDetailView(APIView):
 
     scopes: ClassVar = {"GET": READERS}
 
+    @extend_schema(operation_id="order_get", responses=OrderDocument)
     def get(self, request: Request, number: str) -> Response:
         return Response(order_json(selectors.get_order(number, merchant_id=caller(request).merchant_id)))
 
@@ -142,6 +161,12 @@ class CancelView(APIView):
 
     scopes: ClassVar = {"POST": READERS}
 
+    @extend_schema(
+        operation_id="order_cancel",
+        parameters=[idempotency_header()],
+        request=NothingRequest,
+        responses=OrderDocument,
+    )
     def post(self, request: Request, number: str) -> Response:
         validated(NothingRequest, request.data)
         leases: list[Lease] = []
@@ -170,6 +195,12 @@ class ShipView(APIView):
 
     scopes: ClassVar = {"POST": {"operations"}}
 
+    @extend_schema(
+        operation_id="order_ship",
+        parameters=[idempotency_header()],
+        request=ShipRequest,
+        responses=OrderDocument,
+    )
     def post(self, request: Request, number: str) -> Response:
         body = validated(ShipRequest, request.data)
 
@@ -191,6 +222,12 @@ class CompleteView(APIView):
 
     scopes: ClassVar = {"POST": {"operations"}}
 
+    @extend_schema(
+        operation_id="order_complete",
+        parameters=[idempotency_header()],
+        request=NothingRequest,
+        responses=OrderDocument,
+    )
     def post(self, request: Request, number: str) -> Response:
         validated(NothingRequest, request.data)
 
@@ -206,6 +243,12 @@ class AttemptsView(APIView):
 
     scopes: ClassVar = {"POST": {"storefront"}}
 
+    @extend_schema(
+        operation_id="payment_create",
+        parameters=[idempotency_header()],
+        request=PaymentRequest,
+        responses={201: PaymentDocument},
+    )
     @PAYMENT_REQUEST_DURATION.time()
     def post(self, request: Request, number: str) -> Response:
         wish = wish_of(validated(PaymentRequest, request.data))

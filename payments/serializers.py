@@ -13,6 +13,57 @@ class RefundRequest(StrictSerializer):
     reason = serializers.CharField(max_length=500)
 
 
+class FailureDocument(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    decline_code = serializers.CharField(allow_null=True)
+    message = serializers.CharField()
+
+
+class PaymentDocument(serializers.Serializer[Any]):
+    """A payment. Amounts are integers in minor units."""
+
+    number = serializers.CharField()
+    order = serializers.CharField()
+    status = serializers.ChoiceField(
+        choices=["pending", "processing", "requires_action", "succeeded", "failed", "cancelled"]
+    )
+    amount = serializers.IntegerField()
+    currency = serializers.CharField()
+    amount_refunded = serializers.IntegerField()
+    method = serializers.CharField()
+    provider_reference = serializers.CharField(allow_null=True)
+    client_secret = serializers.CharField(required=False, help_text="while the buyer can still confirm")
+    failure = FailureDocument(required=False)
+    created_at = serializers.DateTimeField()
+    paid_at = serializers.DateTimeField(allow_null=True)
+
+
+class RefundDocument(serializers.Serializer[Any]):
+    """A refund. Amounts are integers in minor units."""
+
+    number = serializers.CharField()
+    payment = serializers.CharField()
+    status = serializers.ChoiceField(
+        choices=[
+            "requested",
+            "awaiting_approval",
+            "processing",
+            "pending",
+            "requires_action",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+    )
+    amount = serializers.IntegerField()
+    currency = serializers.CharField()
+    reason = serializers.CharField()
+    requested_by = serializers.CharField()
+    provider_reference = serializers.CharField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    completed_at = serializers.DateTimeField(allow_null=True)
+
+
 def payment_json(payment: PaymentView) -> dict[str, Any]:
     """A payment as the API shows it; never with its client_secret."""
     document: dict[str, Any] = {

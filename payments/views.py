@@ -5,6 +5,7 @@ from typing import ClassVar
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -14,9 +15,10 @@ from durability.http import answer_once
 from durability.types import Answer
 from foundation.api import PROBLEM_TYPE, problem, validated
 from foundation.permissions import caller
+from foundation.schema import idempotency_header
 from payments import selectors, services
 from payments.errors import SignatureInvalid
-from payments.serializers import RefundRequest, payment_json, refund_json
+from payments.serializers import PaymentDocument, RefundDocument, RefundRequest, payment_json, refund_json
 from payments.types import RefundPolicy
 
 READERS = {"storefront", "operations"}
@@ -27,6 +29,7 @@ class PaymentView(APIView):
 
     scopes: ClassVar = {"GET": READERS}
 
+    @extend_schema(operation_id="payment_get", responses=PaymentDocument)
     def get(self, request: Request, number: str) -> Response:
         payment = selectors.get_payment(number, merchant_id=caller(request).merchant_id)
         secret = services.client_secret(number)
@@ -38,6 +41,12 @@ class RefundsView(APIView):
 
     scopes: ClassVar = {"POST": {"operations"}}
 
+    @extend_schema(
+        operation_id="refund_create",
+        parameters=[idempotency_header()],
+        request=RefundRequest,
+        responses={201: RefundDocument},
+    )
     def post(self, request: Request, number: str) -> Response:
         body = validated(RefundRequest, request.data)
         merchant = catalog.get_merchant(caller(request).merchant_id)
@@ -61,6 +70,7 @@ class RefundView(APIView):
 
     scopes: ClassVar = {"GET": READERS}
 
+    @extend_schema(operation_id="refund_get", responses=RefundDocument)
     def get(self, request: Request, number: str) -> Response:
         return Response(refund_json(selectors.get_refund(number, merchant_id=caller(request).merchant_id)))
 

@@ -57,3 +57,11 @@ def test_an_unknown_api_address_is_a_problem_document(client):
 def test_a_well_formed_request_id_is_echoed_and_another_replaced(client):
     assert client.get("/livez", headers={"X-Request-Id": "abc-1"}).headers["X-Request-Id"] == "abc-1"
     assert client.get("/livez", headers={"X-Request-Id": "a b\n"}).headers["X-Request-Id"].startswith("req_")
+
+
+def test_the_api_describes_itself_without_leaving_the_host(client):
+    schema = client.get("/api/schema")
+    assert schema.status_code == 200
+    assert b"/api/v1/checkout" in schema.content
+    page = client.get("/api/docs").content.decode()
+    assert "https://" not in page.replace("https://everycent.example", "")
