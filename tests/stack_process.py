@@ -91,6 +91,14 @@ class RunningStack:
         if self._process and self._process.poll() is None:
             self.signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """For tests that failed: nothing may outlive them."""
+        for pid in self.all_processes():
+            os.kill(pid, signal.SIGKILL)
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+
     def all_processes(self) -> set[int]:
         """Everything that belongs to this stack: supervisor, reaper, children and their children."""
         pids = set(system.leftovers(self.var))

@@ -101,9 +101,11 @@ def test_the_end_of_make_ends_it(tiny, tmp_path, number):
     made = RunningStack(tiny.var, command=make_up, TINY_CHILD="with_grandchild").start()
     assert made.info["pids"]["supervisor"] != made.pid
 
-    made.signal(number)  # make alone: a terminal would signal the whole group
-
-    assert not made.wait_until_gone()
+    try:
+        made.signal(number)  # make alone: a terminal would signal the whole group
+        assert not made.wait_until_gone()
+    finally:
+        made.kill()
 
 
 def test_down_stops_it_from_another_terminal(tiny):
