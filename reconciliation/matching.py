@@ -77,7 +77,7 @@ WHERE d.state = ANY(%(unresolved)s) OR d.closed_as = 'fixed' AND d.verified_at I
 _PAIRS = f"""
 CREATE TEMPORARY TABLE recon_pair ON COMMIT DROP AS
 WITH theirs AS (
-    SELECT i.kind, i.source, count(*) AS rows, min(t.currency) AS currency, min(t.created_at) AS at,
+    SELECT i.kind, i.source, count(*) AS rows, min(t.currency) AS currency, max(t.created_at) AS at,
            sum(CASE i.kind WHEN 'refund' THEN -t.amount_minor ELSE t.amount_minor END)::bigint AS amount_minor,
            coalesce(sum(t.amount_minor) FILTER (WHERE t.created_at >= %(since)s AND t.created_at < %(until)s), 0)::bigint
                AS day_minor,

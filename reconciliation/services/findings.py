@@ -5,7 +5,6 @@ same statement.
 """
 
 import json
-from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
@@ -37,7 +36,7 @@ WITH opened AS (
 ), told AS (
     {_HISTORY} SELECT id, '', state, %(by)s, %(why)s FROM opened
 )
-SELECT 'opened', kind, business_date = %(day)s AND state = 'open', count(*) FROM opened GROUP BY 1, 2, 3
+SELECT kind, business_date = %(day)s, count(*) FROM opened WHERE state = 'open' GROUP BY 1, 2
 """  # noqa: S608
 
 # Seen again: what was closed as equal or repaired is open again; what was accepted only if its figures have changed.
@@ -56,7 +55,7 @@ WITH moved AS (
 ), told AS (
     {_HISTORY} SELECT id, 'resolved', 'open', %(by)s, 'seen again, after it was closed as ' || was FROM moved
 )
-SELECT 'opened', kind, business_date = %(day)s, count(*) FROM moved GROUP BY 1, 2, 3
+SELECT kind, business_date = %(day)s, count(*) FROM moved GROUP BY 1, 2
 """  # noqa: S608
 
 # Its time is up, or what spoke for waiting is gone; or the date until which it was ignored has passed.
@@ -73,7 +72,7 @@ WITH moved AS (
     {_HISTORY} SELECT id, was, 'open', %(by)s,
         CASE was WHEN 'timing' THEN 'its time is up: a break' ELSE 'ignored until now' END FROM moved
 )
-SELECT 'opened', kind, business_date = %(day)s, count(*) FROM moved GROUP BY 1, 2, 3
+SELECT kind, business_date = %(day)s, count(*) FROM moved GROUP BY 1, 2
 """  # noqa: S608
 
 _REFRESH = f"""
@@ -97,7 +96,7 @@ WITH moved AS (
 ), told AS (
     {_HISTORY} SELECT id, was, 'resolved', %(by)s, 'both sides agree' FROM moved
 )
-SELECT 'closed', kind, true, count(*) FROM moved GROUP BY 1, 2, 3
+SELECT kind, count(*) FROM moved GROUP BY 1
 """  # noqa: S608
 
 _VERIFY = """
@@ -115,42 +114,21 @@ GROUP BY 1, 2
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Looker:
-    """Who looks: a run of a day, or (run None) an action that looks again at one object."""
-
-    run: UUID | None
-    day: date | None
-    by: str
-    now: datetime
-
-
 def store(run: ReconciliationRun, *, now: datetime) -> dict[str, KindCounts]:
-    """Write what a run found, and count by kind what that changed."""
-    return _store(Looker(run.pk, run.date, str(run.number), now))
-
-
-def look_again(first_run: UUID, *, by: str, now: datetime) -> None:
-    """Write what a second look at a few objects found. What is new stands under the run that led to it."""
-    with connection.cursor() as cursor:
-        parameters = _parameters(Looker(None, None, by, now))
-        cursor.execute(_INSERT, parameters | {"run": first_run})
-        for statement in (_REOPEN, _RIPEN, _REFRESH, _CLOSE):
-            cursor.execute(statement, parameters)
-
-
-def _store(looker: Looker) -> dict[str, KindCounts]:
+    """Write what a run found, and count by kind what that changed: what is new or resolved whatever its day (a run looks
+    again at all that is not settled), what persists or waits of the run's own day.
+    """
     counts = {kind: KindCounts() for kind in KINDS}
-    parameters = _parameters(looker)
+    parameters = _parameters(run.pk, run.date, by=run.number, now=now)
     with connection.cursor() as cursor:
         for statement in (_INSERT, _REOPEN, _RIPEN):
             cursor.execute(statement, parameters)
-            for _, kind, counted, count in cursor.fetchall():
-                if counted:
-                    counts[kind].new += count
+            for kind, is_of_this_day, count in cursor.fetchall():
+                counts[kind].new += count
+                counts[kind].persisting -= count if is_of_this_day else 0
         cursor.execute(_REFRESH, parameters)
         cursor.execute(_CLOSE, parameters)
-        for _, kind, _, count in cursor.fetchall():
+        for kind, count in cursor.fetchall():
             counts[kind].resolved += count
         cursor.execute(_VERIFY, parameters)
         cursor.execute(_STANDING, parameters)
@@ -159,17 +137,24 @@ def _store(looker: Looker) -> dict[str, KindCounts]:
                 counts[kind].timing += count
             else:
                 counts[kind].persisting += count
-    for of_kind in counts.values():
-        of_kind.persisting -= of_kind.new
     return {kind: of_kind for kind, of_kind in counts.items() if of_kind != KindCounts()}
 
 
-def _parameters(looker: Looker) -> dict[str, Any]:
+def look_again(first_run: UUID, *, by: str, now: datetime) -> None:
+    """Write what a second look at a few objects found. What is new stands under the run that led to it."""
+    with connection.cursor() as cursor:
+        parameters = _parameters(None, None, by=by, now=now)
+        cursor.execute(_INSERT, parameters | {"run": first_run})
+        for statement in (_REOPEN, _RIPEN, _REFRESH, _CLOSE):
+            cursor.execute(statement, parameters)
+
+
+def _parameters(run: UUID | None, day: date | None, *, by: str, now: datetime) -> dict[str, Any]:
     return {
-        "run": looker.run,
-        "day": looker.day,
-        "by": looker.by,
-        "why": "a run found it" if looker.run else "found when it was looked at again",
-        "now": looker.now,
+        "run": run,
+        "day": day,
+        "by": by,
+        "why": "a run found it" if run else "found when it was looked at again",
+        "now": now,
         "severities": json.dumps({kind: info.severity for kind, info in KINDS.items()}),
     }

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import date, datetime, timedelta
+from datetime import date
+from time import monotonic
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -35,6 +36,7 @@ def reconcile_day(*, day: date, by: str, dry_run: bool = False, progress: Progre
 
     Raises RunInProgress, RunTakenOver, ProviderUnavailable, InvalidInput (a day that has not begun).
     """
+    began = monotonic()
     now = database_now()
     provisional = matching.window(day)[1] > now
     if matching.window(day)[0] > now:
@@ -42,11 +44,11 @@ def reconcile_day(*, day: date, by: str, dry_run: bool = False, progress: Progre
     if dry_run:
         run = ReconciliationRun(date=day, provisional=provisional, by=by, started_at=now, lease_until=now)
         imported = import_day(day, progress=progress or _silent)
-        return _compare_and_forget(run, imported)
+        return _compare_and_forget(run, imported, began)
     run = _begin(day, provisional=provisional, by=by)
     with _failure_recorded(run):
         imported = import_day(day, progress=_renewing(run, progress or _silent))
-        return _compare(run, imported, unbooked=_unbooked(day))
+        return _compare(run, imported, began, unbooked=_unbooked(day))
 
 
 def reconcile_missing_days() -> list[date]:
@@ -110,9 +112,9 @@ def _unbooked(day: date) -> list[str]:
     ]
 
 
-def _compare(run: ReconciliationRun, imported: int, *, unbooked: list[str]) -> RunReport:
+def _compare(run: ReconciliationRun, imported: int, began: float, *, unbooked: list[str]) -> RunReport:
     with one_writer(wait_s=settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000):
-        report = _match_and_store(run, imported, unbooked)
+        report = _match_and_store(run, imported, began, unbooked)
         completed = ReconciliationRun.objects.filter(pk=run.pk, state=RunState.RUNNING).update(
             state=RunState.COMPLETED,
             finished_at=Now(),
@@ -133,17 +135,17 @@ def _compare(run: ReconciliationRun, imported: int, *, unbooked: list[str]) -> R
     return report
 
 
-def _compare_and_forget(run: ReconciliationRun, imported: int) -> RunReport:
+def _compare_and_forget(run: ReconciliationRun, imported: int, began: float) -> RunReport:
     with one_writer(wait_s=settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000):
         undo = transaction.savepoint()
         run.save(force_insert=True)
-        report = _match_and_store(run, imported, [])
+        report = _match_and_store(run, imported, began, [])
         transaction.savepoint_rollback(undo)
     report.run_id = None
     return report
 
 
-def _match_and_store(run: ReconciliationRun, imported: int, unbooked: list[str]) -> RunReport:
+def _match_and_store(run: ReconciliationRun, imported: int, began: float, unbooked: list[str]) -> RunReport:
     now = database_now()
     matching.match_day(run.date, now=now, unbooked=unbooked)
     kinds: dict[str, KindCounts] = findings.store(run, now=now)
@@ -160,13 +162,8 @@ def _match_and_store(run: ReconciliationRun, imported: int, unbooked: list[str])
         matched=totals.matched,
         kinds=kinds,
         residual=totals.residual,
-        duration_ms=_since(run),
+        duration_ms=int((monotonic() - began) * 1000),
     )
-
-
-def _since(run: ReconciliationRun) -> int:
-    started_at: datetime = run.started_at
-    return int((database_now() - started_at) / timedelta(milliseconds=1))
 
 
 def _silent(rows: int) -> None:

@@ -44,11 +44,7 @@ class Command(BaseCommand):
         try:
             days = _days(options)
             reports = [self._reconcile(day, options) for day in days]
-            still_open = (
-                sum(report.open_count for report in reports)
-                if options["dry_run"]
-                else selectors.open_between(days[0], days[-1])
-            )
+            still_open = any(report.open_count for report in reports) or selectors.open_between(days[0], days[-1])
         except (DomainError, DatabaseError) as error:
             detail = error.detail if isinstance(error, DomainError) else f"the database does not answer: {error}"
             raise CommandError(f"Could not run: {detail}", returncode=COULD_NOT_RUN) from error

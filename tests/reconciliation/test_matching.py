@@ -1,0 +1,376 @@
+"""Matching, with rows and answers written by hand."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+
+from durability.models import Delivery, Message
+from payments.models import Payment, Refund
+from reconciliation import matching, services
+from reconciliation.models import Discrepancy
+from reconciliation.services import runs
+from reconciliation.types import Kind, KindCounts, RunReport
+from tests.reconciliation.ledgers import DAY, NOON, both, our_refund, ours, theirs
+
+pytestmark = pytest.mark.django_db
+
+HOUR = timedelta(hours=1)
+NEXT_DAY = timedelta(days=1)
+Reconcile = Callable[..., RunReport]
+
+
+@pytest.fixture
+def reconcile(monkeypatch: pytest.MonkeyPatch) -> Reconcile:
+    """A run over the rows that are there (importing has tests of its own), at a moment of our choice."""
+
+    def run(day: datetime = DAY, *, now: datetime | None = None, unbooked: tuple[str, ...] = ()) -> RunReport:
+        monkeypatch.setattr(runs, "import_day", lambda day, progress: 0)
+        monkeypatch.setattr(runs, "_unbooked", lambda day: list(unbooked))
+        monkeypatch.setattr(runs, "database_now", lambda: now or day + 3 * NEXT_DAY)
+        return services.reconcile_day(day=day.date(), by="test")
+
+    return run
+
+
+def found() -> dict[str, str]:
+    """source → kind of everything that is not resolved."""
+    return dict(Discrepancy.objects.exclude(state="resolved").values_list("source", "kind"))
+
+
+def the(source: str) -> Discrepancy:
+    return Discrepancy.objects.get(source=source)
+
+
+def test_gross_is_compared_with_gross_whatever_the_fee(reconcile):
+    both("ch_1", 1500)
+    report = reconcile()
+    assert found() == {}
+    assert (report.matched, report.ours_totals, report.theirs_totals) == (1, {"usd": 1500}, {"usd": 1500})
+
+
+def test_the_four_kinds_and_their_figures(reconcile):
+    both("ch_same", 1000)
+    ours("ch_lost", 1100)
+    theirs("ch_stray", 1200, metadata={"order": "ord_x", "instance": "everycent"})
+    ours("ch_more", 1300)
+    theirs("ch_more", 1350)
+    ours("ch_late", 1400, status="cancelled")
+    theirs("ch_late", 1400)
+    report = reconcile()
+    assert found() == {
+        "ch_lost": Kind.MISSING_IN_STRIPE,
+        "ch_stray": Kind.MISSING_IN_OUR_SYSTEM,
+        "ch_more": Kind.AMOUNT_MISMATCH,
+        "ch_late": Kind.STATUS_MISMATCH,
+    }
+    assert report.kinds == {kind: KindCounts(new=1) for kind in found().values()}
+    assert (report.ours_count, report.ours_totals) == (3, {"usd": 1000 + 1100 + 1300})
+    assert (report.theirs_count, report.theirs_totals) == (4, {"usd": 1000 + 1200 + 1350 + 1400})
+    assert report.matched == 1
+    assert report.residual == {"usd": 0}
+    figures = {
+        item.source: (item.ours_amount_minor, item.ours_status, item.theirs_amount_minor, item.theirs_status, item.difference_minor)
+        for item in Discrepancy.objects.all()
+    }  # fmt: skip
+    assert figures == {
+        "ch_lost": (1100, "succeeded", None, "", -1100),
+        "ch_stray": (None, "", 1200, "succeeded", 1200),
+        "ch_more": (1300, "succeeded", 1350, "succeeded", 50),
+        "ch_late": (1400, "cancelled", 1400, "succeeded", 1400),
+    }
+    assert the("ch_stray").order_reference == "ord_x"
+    assert the("ch_late").evidence["matched_by"] == "intent"
+    assert sum(item.difference_minor or 0 for item in Discrepancy.objects.all()) == (
+        report.theirs_totals["usd"] - report.ours_totals["usd"]
+    )
+
+
+def test_the_four_kinds_of_refunds_and_their_figures(reconcile):
+    payment = both("ch_1", 9000)
+    our_refund(payment, "re_same", 100)
+    theirs("re_same", -100)
+    our_refund(payment, "re_lost", 200)
+    theirs("re_stray", -300, charge="ch_1", payment_intent="pi_1")
+    our_refund(payment, "re_less", 400)
+    theirs("re_less", -390)
+    our_refund(payment, "re_back", 500)
+    theirs("re_back", -500, at=NOON - HOUR)
+    theirs("re_back", 500, reporting_category="refund_failure", source_status="failed")
+    report = reconcile()
+    assert found() == {
+        "re_lost": Kind.MISSING_IN_STRIPE_REFUND,
+        "re_stray": Kind.MISSING_IN_OUR_SYSTEM_REFUND,
+        "re_less": Kind.AMOUNT_MISMATCH_REFUND,
+        "re_back": Kind.STATUS_MISMATCH_REFUND,
+    }
+    # What the provider holds more than our books say.
+    assert {item.source: item.difference_minor for item in Discrepancy.objects.all()} == {
+        "re_lost": 200,
+        "re_stray": -300,
+        "re_less": 10,
+        "re_back": 500,
+    }
+    assert report.theirs_totals == {"usd": 9000 - 100 - 300 - 390}
+    assert report.ours_totals == {"usd": 9000 - 100 - 200 - 400 - 500}
+    assert report.residual == {"usd": 0}
+
+
+def test_a_counterpart_on_the_neighbouring_day_is_a_match_not_two_breaks(reconcile):
+    last_second = DAY + NEXT_DAY - timedelta(seconds=1)
+    ours("ch_1", at=last_second)
+    theirs("ch_1", at=last_second + timedelta(seconds=2))
+    first = reconcile(DAY)
+    second = reconcile(DAY + NEXT_DAY)
+    assert found() == {}
+    assert (first.ours_count, first.theirs_count, first.matched, first.residual) == (1, 0, 0, {"usd": 0})
+    assert (second.ours_count, second.theirs_count, second.matched, second.residual) == (0, 1, 1, {"usd": 0})
+
+
+def test_a_day_is_half_open(reconcile):
+    both("ch_first", 1, at=DAY)
+    both("ch_last", 10, at=DAY + NEXT_DAY - timedelta(microseconds=1))
+    both("ch_next", 100, at=DAY + NEXT_DAY)
+    assert reconcile(DAY).theirs_totals == {"usd": 11}
+    assert reconcile(DAY + NEXT_DAY).theirs_totals == {"usd": 100}
+
+
+def test_a_currency_without_decimals_is_counted_in_its_own_units(reconcile):
+    both("ch_1", 500, currency="jpy")
+    ours("ch_2", 500, currency="jpy")
+    theirs("ch_2", 501, currency="jpy")
+    both("ch_3", 500)
+    report = reconcile()
+    assert found() == {"ch_2": Kind.AMOUNT_MISMATCH}
+    assert the("ch_2").difference_minor == 1
+    assert (report.ours_totals, report.theirs_totals) == ({"jpy": 1000, "usd": 500}, {"jpy": 1001, "usd": 500})
+    assert report.residual == {"jpy": 0, "usd": 0}
+
+
+def test_another_currency_has_no_difference_to_be_told(reconcile):
+    ours("ch_1", 500)
+    theirs("ch_1", 500, currency="eur")
+    report = reconcile()
+    assert found() == {"ch_1": Kind.CURRENCY_MISMATCH}
+    assert the("ch_1").difference_minor is None
+    assert report.residual == {"eur": 0, "usd": 0}
+
+
+def test_a_partial_capture_is_two_rows_of_one_charge(reconcile):
+    ours("ch_1", 700)
+    theirs("ch_1", 1000)
+    theirs("ch_1", -300, type="refund", reporting_category="partial_capture_reversal")
+    report = reconcile()
+    assert found() == {}
+    assert (report.theirs_count, report.matched, report.theirs_totals) == (2, 1, {"usd": 700})
+
+
+def test_a_refund_that_fails_weeks_later_is_a_difference_of_its_day(reconcile):
+    payment = both("ch_1", 900)
+    refund = our_refund(payment, "re_1", 500)
+    theirs("re_1", -500)
+    assert reconcile().kinds == {}
+    late = DAY + 20 * NEXT_DAY
+    theirs("re_1", 500, at=late + HOUR, reporting_category="refund_failure", source_status="failed")
+    assert reconcile(late).kinds == {Kind.STATUS_MISMATCH_REFUND: KindCounts(new=1)}
+    assert the("re_1").business_date == late.date()  # the day that made it differ
+    assert reconcile().kinds == {}  # the day of the refund itself has no discrepancy of its own
+    Refund.objects.filter(pk=refund.pk).update(status="failed")
+    assert reconcile(late).kinds[Kind.STATUS_MISMATCH_REFUND].resolved == 1
+    assert found() == {}
+
+
+def test_a_refund_that_both_sides_hold_for_pending_is_no_difference(reconcile):
+    payment = both("ch_1", 900)
+    our_refund(payment, "re_1", 500, status="pending")
+    theirs("re_1", -500, source_status="pending")
+    report = reconcile()
+    assert found() == {}
+    assert report.residual == {"usd": 0}
+
+
+def test_a_payment_that_both_sides_hold_for_dead_is_no_difference(reconcile):
+    ours("ch_1", status="failed")
+    theirs("ch_1", 1500)
+    theirs("ch_1", -1500, reporting_category="charge_failure", source_status="failed")
+    reconcile()
+    assert found() == {}
+
+
+def test_another_installations_charge_is_told_apart_and_so_is_its_refund(reconcile):
+    theirs("ch_1", metadata={"instance": "other-shop", "order": "77"})
+    theirs("re_1", -100, charge="ch_1")
+    theirs("ch_2", metadata={"instance": "everycent"})
+    reconcile()
+    assert found() == {
+        "ch_1": Kind.FOREIGN_INSTANCE,
+        "re_1": Kind.FOREIGN_INSTANCE,
+        "ch_2": Kind.MISSING_IN_OUR_SYSTEM,
+    }
+    assert the("ch_1").severity == "low"
+    assert the("ch_2").severity == "high"
+
+
+def test_a_second_charge_for_one_payment_is_a_duplicate(reconcile):
+    theirs("ch_1", metadata={"payment": "pay_1"})
+    ours("ch_1")
+    theirs("ch_2", metadata={"payment": "pay_1"})  # another intent, our number
+    theirs("ch_3", payment_intent="pi_1")  # the same intent
+    reconcile()
+    assert found() == {"ch_2": Kind.DUPLICATE_CHARGE, "ch_3": Kind.DUPLICATE_CHARGE}
+
+
+def test_known_categories_are_left_alone_and_unknown_ones_alarm(reconcile):
+    for category in matching.OTHER_CATEGORIES:
+        theirs(f"xx_{category}", -5, reporting_category=category)
+    strange = theirs("zz_1", 999, reporting_category="tulip_futures")
+    report = reconcile()
+    assert found() == {strange: Kind.UNKNOWN_TYPE}
+    assert report.theirs_count == 0
+    assert reconcile().kinds == {Kind.UNKNOWN_TYPE: KindCounts(persisting=1)}
+
+
+def test_corrections_belong_to_what_we_say(reconcile):
+    ours("ch_1", 1500, corrected_minor=-1500)
+    ours("ch_2", 1500, corrected_minor=50)
+    theirs("ch_2", 1550)
+    reconcile()
+    assert found() == {}
+
+
+# --- Timing -----------------------------------------------------------------------------------------
+
+
+def test_near_midnight_an_item_is_timing_until_an_hour_after_it(reconcile):
+    midnight = DAY + NEXT_DAY
+    ours("ch_near", at=midnight - timedelta(minutes=30))
+    theirs("ch_stray", at=midnight - timedelta(minutes=1))
+    ours("ch_far", at=midnight - timedelta(minutes=61))
+    report = reconcile(now=midnight + timedelta(minutes=10))
+    states = dict(Discrepancy.objects.values_list("source", "state"))
+    assert states == {"ch_near": "timing", "ch_stray": "timing", "ch_far": "open"}
+    assert the("ch_near").becomes_break_at == midnight + HOUR
+    assert report.open_count == 1
+    assert report.kinds[Kind.MISSING_IN_STRIPE] == KindCounts(new=1, timing=1)
+    theirs("ch_near", at=midnight + timedelta(minutes=5))
+    report = reconcile(now=midnight + HOUR)
+    assert (the("ch_near").state, the("ch_near").closed_as) == ("resolved", "auto")
+    assert the("ch_stray").state == "open"
+    assert report.kinds[Kind.MISSING_IN_OUR_SYSTEM] == KindCounts(new=1)
+    assert report.kinds[Kind.MISSING_IN_STRIPE] == KindCounts(persisting=1, resolved=1)
+
+
+def test_away_from_midnight_nothing_is_timing(reconcile):
+    ours("ch_1", at=DAY + HOUR)
+    reconcile(now=DAY + 2 * HOUR)  # a provisional run, right after it
+    assert the("ch_1").state == "open"
+
+
+def test_different_amounts_are_never_timing(reconcile):
+    late = DAY + NEXT_DAY - timedelta(minutes=1)
+    ours("ch_1", 1, at=late)
+    theirs("ch_1", 2, at=late)
+    reconcile(now=late + timedelta(minutes=2))
+    assert the("ch_1").state == "open"
+
+
+def test_an_unhandled_message_is_evidence_for_timing_until_it_is_handled(reconcile):
+    ours("ch_1", status="pending")
+    theirs("ch_1")
+    message = Message.objects.create(name="payments.provider_event_received.v1", key="pi_1", payload={})
+    delivery = Delivery.objects.create(message=message, handler="payments.apply_provider_event", key="pi_1")
+    now = NOON + HOUR
+    reconcile(now=now)
+    item = the("ch_1")
+    assert (item.state, item.becomes_break_at) == ("timing", now + HOUR)
+    assert item.evidence["timing"] == "a message about it is not handled yet"
+    reconcile(now=now + HOUR / 2)
+    assert the("ch_1").becomes_break_at == now + HOUR  # no later run puts it off
+    Delivery.objects.filter(pk=delivery.pk).update(state="parked")
+    reconcile(now=now + HOUR / 2)
+    assert the("ch_1").state == "open"  # it waits for a person now
+
+
+def test_a_capture_that_the_provider_has_not_booked_is_timing_for_a_day(reconcile):
+    ours("ch_1")
+    reconcile(now=NOON + HOUR, unbooked=("ch_1",))
+    assert (the("ch_1").state, the("ch_1").becomes_break_at) == ("timing", NOON + NEXT_DAY)
+    reconcile(now=NOON + NEXT_DAY, unbooked=("ch_1",))
+    assert the("ch_1").state == "open"
+
+
+# --- Again and again --------------------------------------------------------------------------------
+
+
+def test_a_later_run_of_another_day_closes_what_has_healed(reconcile):
+    ours("ch_1")
+    reconcile()
+    theirs("ch_1", at=NOON + NEXT_DAY)
+    report = reconcile(DAY + NEXT_DAY)
+    assert report.kinds == {Kind.MISSING_IN_STRIPE: KindCounts(resolved=1)}
+    item = the("ch_1")
+    assert (item.state, item.closed_as, item.verified_by_run_id) == ("resolved", "auto", report.run_id)
+    assert [(row.from_state, row.to_state) for row in item.history.order_by("id")] == [
+        ("", "open"),
+        ("open", "resolved"),
+    ]
+
+
+def test_days_can_be_run_in_any_order(reconcile):
+    for offset in range(3):
+        at = NOON + offset * NEXT_DAY
+        both(f"ch_same{offset}", at=at)
+        ours(f"ch_lost{offset}", at=at)
+    for offset in (2, 0, 1, 0, 2):
+        report = reconcile(DAY + offset * NEXT_DAY, now=DAY + 9 * NEXT_DAY)
+        assert (report.matched, report.kinds[Kind.MISSING_IN_STRIPE].new) in ((1, 1), (1, 0))
+    assert found() == {f"ch_lost{offset}": Kind.MISSING_IN_STRIPE for offset in range(3)}
+    assert Discrepancy.objects.count() == 3
+
+
+def test_what_a_run_newly_finds_of_another_day_is_reported_as_new(reconcile):
+    theirs("ch_1", 1500)
+    reconcile()
+    ours("ch_1", 1400)
+    report = reconcile(DAY + NEXT_DAY)
+    assert report.kinds == {Kind.MISSING_IN_OUR_SYSTEM: KindCounts(resolved=1), Kind.AMOUNT_MISMATCH: KindCounts(new=1)}
+    assert set(Discrepancy.objects.values_list("business_date", flat=True)) == {DAY.date()}
+
+
+def test_a_difference_that_changes_its_kind_closes_the_old_item(reconcile):
+    theirs("ch_1", 1500)
+    reconcile()
+    ours("ch_1", 1400)
+    report = reconcile()
+    assert report.kinds == {Kind.MISSING_IN_OUR_SYSTEM: KindCounts(resolved=1), Kind.AMOUNT_MISMATCH: KindCounts(new=1)}
+    assert found() == {"ch_1": Kind.AMOUNT_MISMATCH}
+
+
+def test_what_matching_loses_shows_as_a_residual(reconcile):
+    both("ch_1", 1500)
+    with transaction.atomic():
+        matching.match_day(DAY.date(), now=NOON)
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM recon_pair")
+        assert matching.day_totals(DAY.date()).residual == {"usd": 0}  # both sides lost alike: theirs 1500, ours 1500
+        theirs("ch_2", 70)
+        assert matching.day_totals(DAY.date()).residual == {"usd": 70}
+
+
+def test_the_number_of_queries_does_not_grow_with_the_rows(reconcile):
+    def queries() -> int:
+        with CaptureQueriesContext(connection, ) as captured:  # fmt: skip
+            reconcile()
+        return len(captured)
+
+    ours("ch_0")
+    theirs("ch_other0")
+    few = queries()
+    for number in range(1, 40):
+        ours(f"ch_{number}")
+        theirs(f"ch_other{number}")
+        both(f"ch_both{number}")
+    assert queries() == few
+    assert Payment.objects.count() == 79
