@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from foundation.api import Quantity, StrictSerializer, timestamp
 from orders.types import OrderView, PaymentWish
-from payments.serializers import PaymentDocument, payment_json
+from payments.documents import PaymentDocument, payment_json
 
 
 class CustomerRequest(StrictSerializer):

@@ -31,8 +31,8 @@ from orders.serializers import (
 from orders.states import OrderStatus
 from orders.types import Customer, OrderView, Wanted
 from payments import services as payments
+from payments.documents import PaymentDocument, payment_json
 from payments.metrics import PAYMENT_REQUEST_DURATION
-from payments.serializers import PaymentDocument, payment_json
 from payments.states import PaymentStatus
 from payments.types import PaymentView
 

@@ -1,103 +1,10 @@
-"""What the API reads and writes about payments and refunds."""
-
-from typing import Any
+"""What the API reads about refunds."""
 
 from rest_framework import serializers
 
-from foundation.api import MinorUnits, StrictSerializer, timestamp
-from payments.types import PaymentView, RefundView
+from foundation.api import MinorUnits, StrictSerializer
 
 
 class RefundRequest(StrictSerializer):
     amount = MinorUnits(required=False)
     reason = serializers.CharField(max_length=500)
-
-
-class FailureDocument(serializers.Serializer[Any]):
-    code = serializers.CharField()
-    decline_code = serializers.CharField(allow_null=True)
-    message = serializers.CharField()
-
-
-class PaymentDocument(serializers.Serializer[Any]):
-    """A payment. Amounts are integers in minor units."""
-
-    number = serializers.CharField()
-    order = serializers.CharField()
-    status = serializers.ChoiceField(
-        choices=["pending", "processing", "requires_action", "succeeded", "failed", "cancelled"]
-    )
-    amount = serializers.IntegerField()
-    currency = serializers.CharField()
-    amount_refunded = serializers.IntegerField()
-    method = serializers.CharField()
-    provider_reference = serializers.CharField(allow_null=True)
-    client_secret = serializers.CharField(required=False, help_text="while the buyer can still confirm")
-    failure = FailureDocument(required=False)
-    created_at = serializers.DateTimeField()
-    paid_at = serializers.DateTimeField(allow_null=True)
-
-
-class RefundDocument(serializers.Serializer[Any]):
-    """A refund. Amounts are integers in minor units."""
-
-    number = serializers.CharField()
-    payment = serializers.CharField()
-    status = serializers.ChoiceField(
-        choices=[
-            "requested",
-            "awaiting_approval",
-            "processing",
-            "pending",
-            "requires_action",
-            "succeeded",
-            "failed",
-            "cancelled",
-        ]
-    )
-    amount = serializers.IntegerField()
-    currency = serializers.CharField()
-    reason = serializers.CharField()
-    requested_by = serializers.CharField()
-    provider_reference = serializers.CharField(allow_null=True)
-    created_at = serializers.DateTimeField()
-    completed_at = serializers.DateTimeField(allow_null=True)
-
-
-def payment_json(payment: PaymentView) -> dict[str, Any]:
-    """A payment as the API shows it; never with its client_secret."""
-    document: dict[str, Any] = {
-        "number": payment.number,
-        "order": payment.reference,
-        "status": "processing" if payment.status == "unknown" else payment.status,
-        "amount": payment.amount_minor,
-        "currency": payment.currency,
-        "amount_refunded": payment.refunded_minor,
-        "method": payment.method,
-        "provider_reference": payment.provider_reference or None,
-        "created_at": timestamp(payment.created_at),
-        "paid_at": timestamp(payment.paid_at),
-    }
-    if payment.failure:
-        document["failure"] = {
-            "code": payment.failure.code,
-            "decline_code": payment.failure.decline_code or None,
-            "message": payment.failure.message,
-        }
-    return document
-
-
-def refund_json(refund: RefundView) -> dict[str, Any]:
-    """A refund as the API shows it."""
-    return {
-        "number": refund.number,
-        "payment": refund.payment,
-        "status": refund.status,
-        "amount": refund.amount_minor,
-        "currency": refund.currency,
-        "reason": refund.reason,
-        "requested_by": refund.requested_by,
-        "provider_reference": refund.provider_reference or None,
-        "created_at": timestamp(refund.created_at),
-        "completed_at": timestamp(refund.completed_at),
-    }

@@ -17,8 +17,9 @@ from foundation.api import PROBLEM_TYPE, problem, validated
 from foundation.permissions import caller
 from foundation.schema import idempotency_header
 from payments import selectors, services
+from payments.documents import PaymentDocument, RefundDocument, payment_json, refund_json
 from payments.errors import SignatureInvalid
-from payments.serializers import PaymentDocument, RefundDocument, RefundRequest, payment_json, refund_json
+from payments.serializers import RefundRequest
 from payments.types import RefundPolicy
 
 READERS = {"storefront", "operations"}

@@ -32,4 +32,4 @@ def truncate_what_was_written(self: Any) -> None:
 
 
 def install() -> None:
-    TransactionTestCase._fixture_teardown = truncate_what_was_written  # type: ignore[method-assign]
+    TransactionTestCase._fixture_teardown = truncate_what_was_written  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ def fault(sandbox, kind: str, times: int = 1) -> None:
     sandbox.control("POST", "faults", {"match": "POST /v1/payment_intents", "kind": kind, "times": times})
 
 
-def charges(sandbox) -> int:
+def charges(sandbox):
     return sandbox.control("GET", "books")["charges"]
 
 
