@@ -12,6 +12,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from config.devstack import system
+
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 10
 STOP_TIMEOUT_S = 5
@@ -34,7 +36,12 @@ class SandboxProcess:
         command = [sys.executable, "-m", "payments.sandbox", "--port", str(self.port), "--storage", str(self.storage)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STRIPE_")}
         self.process = subprocess.Popen(
-            [*command, *self._arguments], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+            [*command, *self._arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            # A killed test run leaves no process behind. Call from the main thread: the kernel watches the one that forked.
+            preexec_fn=system.bound_to_us(signal.SIGKILL),  # noqa: PLW1509  (two system calls)
         )
         end = time.monotonic() + START_TIMEOUT_S
         while True:
