@@ -54,11 +54,6 @@ def code() -> str:
 
 
 @cache
-def words() -> set[str]:
-    return set(re.findall(r"\w+", code()))
-
-
-@cache
 def anchors(document: Path) -> set[str]:
     """The anchors that GitHub makes of a document's headings."""
     headings = re.findall(r"^#{1,6} (.+)$", _FENCE.sub("", document.read_text()), re.MULTILINE)
@@ -93,7 +88,7 @@ def test_names_in_backticks_exist(document):
         elif _DOTTED.fullmatch(name):
             found = f'"{name}"' in code() or is_path_of_code(name)
         elif _IDENTIFIER.fullmatch(name.removesuffix("()")):
-            found = name.removesuffix("()") in words() or is_metric(name)
+            found = name.removesuffix("()") in code() or is_metric(name)
         else:
             continue
         if not found:
@@ -119,4 +114,4 @@ def is_path_of_code(name: str) -> bool:
 
 def is_metric(name: str) -> bool:
     """A counter is declared without the suffix that Prometheus shows."""
-    return name.removesuffix("_total") in words()
+    return name.removesuffix("_total") in code()
