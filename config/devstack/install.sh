@@ -23,7 +23,7 @@ if ! is_new_enough .venv/bin/python; then
         if command -v "$python" > /dev/null && is_new_enough "$python"; then break; fi
         python=
     done
-    [ -n "$python" ] || fail "Python 3.11 or newer is needed, here is $(python3 --version 2>&1 || true); name another: make PYTHON=/path/to/python3"
+    [ -n "$python" ] || fail "Python 3.11 or newer is needed, found: $(python3 --version 2> /dev/null || echo none); name another: make PYTHON=/path/to/python3"
     "$python" -c 'import ensurepip, venv' 2> /dev/null || fail "$python has no venv module; on Debian and Ubuntu: apt install python3-venv"
     rm -rf .venv
     "$python" -m venv .venv || fail "could not make .venv with $python"
