@@ -4,22 +4,22 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from catalog import imports, search, selectors
 from catalog import isbn as isbns
-from catalog import search, selectors
 from catalog.errors import MerchantExists, ProductExists
 from catalog.models import ApiKey, Merchant, Product
-from catalog.types import PRODUCT_ID_PATTERN, MerchantTerms, ProductChanges
+from catalog.types import PRODUCT_ID_PATTERN, ImportReport, MerchantTerms, ProductChanges, Refusal
 from foundation import money
 from foundation.database import violated_constraint
 from foundation.errors import InvalidInput, NotFound
@@ -223,3 +223,34 @@ def _refusing_twins() -> Iterator[None]:
         if param is None:
             raise
         raise ProductExists(param=param) from None
+
+
+# --- Import -----------------------------------------------------------------------------------------
+
+
+def import_products(
+    *,
+    merchant_id: UUID,
+    lines: Iterable[str],
+    currency: str,
+    price_minor: int,
+    on_refused: Callable[[Refusal], None],
+) -> ImportReport:
+    """Bring a CSV file of books into a merchant's catalogue, all in one transaction; the same file again changes nothing.
+
+    A row's id is the product's own id. Rows that name no price or currency are listed at the given ones; a product that
+    exists keeps what the file does not say. Bad rows are handed to `on_refused`, in the order of the file, and do not
+    keep the good ones from landing. Raises UnreadableFile, UnknownCurrency, NotFound.
+    """
+    money.exponent(currency)
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = '{settings.CATALOG_IMPORT_TIMEOUT_S}s'")
+        # One import of a merchant at a time: two would wait for each other's rows in the order of their files.
+        if not Merchant.objects.select_for_update(no_key=True).filter(pk=merchant_id).exists():
+            raise NotFound
+        imports.stage(imports.read(lines))
+        report = imports.land(merchant_id=merchant_id, currency=currency, price_minor=price_minor)
+        for refusal in imports.refusals():
+            on_refused(refusal)
+    return report

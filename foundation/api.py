@@ -22,6 +22,7 @@ from rest_framework.response import Response
 from foundation.database import sqlstate
 from foundation.errors import DomainError, InvalidInput, MissingInput
 from foundation.middleware import current_request_id
+from foundation.money import MAX_AMOUNT_MINOR
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class MinorUnits(serializers.IntegerField):
     """An amount in minor units: a JSON integer, never a float or a text."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"min_value": 1, "max_value": 99_999_999_999, **kwargs})
+        super().__init__(**{"min_value": 1, "max_value": MAX_AMOUNT_MINOR, **kwargs})
 
     def to_internal_value(self, data: Any) -> int:
         if isinstance(data, bool) or not isinstance(data, int):

@@ -27,6 +27,7 @@ EXPONENTS: dict[str, int] = {
 _SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥"}
 
 BASIS_POINTS = 10_000
+MAX_AMOUNT_MINOR = 99_999_999_999  # one amount at the edges: twelve digits are a typing error, and the provider's limit
 
 
 class UnknownCurrency(InvalidInput):

@@ -1,0 +1,170 @@
+"""Ten buyers, one copy. Threads with connections of their own, on the real database."""
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+
+from inventory import services
+from inventory.errors import InsufficientStock, NothingReserved
+from inventory.locks import Counts
+from inventory.models import Stock, StockHold, StockMovement
+from inventory.types import Line
+from tests.factories import api_client, make_key, make_merchant, make_product
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+BUYERS = 10
+
+
+@pytest.fixture
+def merchant():
+    return make_merchant()
+
+
+@pytest.fixture
+def last_copy(merchant):
+    return make_product(merchant, stock=1)
+
+
+def at_once(work: Callable[[int], Any], times: int = BUYERS) -> list[Any]:
+    """What each thread returned, or the error that it raised."""
+    start = Barrier(times)
+
+    def run(number: int) -> Any:
+        try:
+            connection.ensure_connection()
+            start.wait(timeout=30)
+            return work(number)
+        except Exception as error:  # noqa: BLE001 - told to the test
+            return error
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(times) as threads:
+        return list(threads.map(run, range(times)))
+
+
+def buy(merchant, *offers):
+    lines = [Line(offer.id, offer.product, 1) for offer in offers]
+    return lambda number: services.reserve(merchant_id=merchant.id, reference=f"ord_{number}", lines=lines, by="test")
+
+
+def outcomes(results: list[Any]) -> dict[str, int]:
+    return dict(Counter(type(result).__name__ for result in results))
+
+
+def test_of_ten_buyers_of_the_last_copy_one_wins(merchant, last_copy):
+    assert outcomes(at_once(buy(merchant, last_copy))) == {"NoneType": 1, "InsufficientStock": 9}
+    stock = Stock.objects.get()
+    assert (stock.on_hand, stock.reserved) == (1, 1)
+    assert StockHold.objects.count() == 1
+
+
+def test_control_checking_first_and_writing_then_oversells(merchant, last_copy):
+    everyone_has_looked = Barrier(BUYERS)
+
+    def naive(number: int) -> None:
+        stock = Stock.objects.get(pk=last_copy.id)
+        everyone_has_looked.wait(timeout=30)
+        if stock.available < 1:
+            raise InsufficientStock([])
+        stock.reserved += 1
+        stock.save()
+        StockHold.objects.create(
+            merchant_id=merchant.id, reference=f"ord_{number}", product_id=last_copy.id, reserved=1
+        )
+
+    assert outcomes(at_once(naive)) == {"NoneType": BUYERS}
+    assert StockHold.objects.count() == BUYERS  # ten promises of one copy
+
+
+def test_where_the_lock_is_taken_out_the_database_still_refuses(merchant, last_copy, monkeypatch):
+    everyone_has_looked = Barrier(BUYERS)
+
+    def look_without_locking(*, merchant_id, product_ids):
+        rows = {row.pk: Counts(row.on_hand, row.reserved) for row in Stock.objects.filter(pk__in=list(product_ids))}
+        everyone_has_looked.wait(timeout=30)
+        return rows
+
+    monkeypatch.setattr(services, "lock_stock", look_without_locking)
+    results = at_once(buy(merchant, last_copy))
+    assert outcomes(results) == {"NoneType": 1, IntegrityError.__name__: 9}
+    assert StockHold.objects.count() == 1
+
+
+def test_carts_in_opposite_orders_do_not_block_each_other(merchant):
+    books = [make_product(merchant, stock=100) for _ in range(5)]
+
+    def buy_often(number: int) -> None:
+        cart = books if number % 2 else books[::-1]
+        for purchase in range(10):
+            buy(merchant, *cart)(f"{number}-{purchase}")
+
+    assert outcomes(at_once(buy_often)) == {"NoneType": BUYERS}
+    assert set(Stock.objects.values_list("reserved", flat=True)) == {100}
+
+
+def test_ten_posts_with_one_key_move_stock_once(merchant):
+    book, key = make_product(merchant).product, make_key(merchant)
+
+    def post(number: int) -> tuple[int, int, bool]:
+        answer = api_client(key).post(f"/api/v1/stock/{book}/restock", {"quantity": 7}, key="one")
+        return answer.status_code, answer.json()["on_hand"], "Idempotent-Replayed" in answer.headers
+
+    results = at_once(post)
+    assert Counter(results) == {(200, 7, False): 1, (200, 7, True): 9}
+    assert StockMovement.objects.count() == 1
+
+
+def test_ten_calls_with_one_key_move_stock_once_without_the_stored_answer(merchant):
+    book = make_product(merchant, stock=10)
+
+    def deduct(number: int) -> int:
+        level = services.deduct(
+            merchant_id=merchant.id, product=book.product, quantity=3, reference="r", key="one", by="test"
+        )
+        return level.on_hand
+
+    assert at_once(deduct) == [7] * BUYERS
+    assert Stock.objects.get().on_hand == 7
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_an_expiry_and_a_payment_of_one_order_agree(merchant, last_copy, attempt):
+    buy(merchant, last_copy)(1)
+    ends = [services.release_reserved, services.commit_reserved]
+    released, committed = at_once(
+        lambda number: ends[number](merchant_id=merchant.id, reference="ord_1", by="test"), times=2
+    )
+    assert released is None
+    stock = Stock.objects.get()
+    if committed is None:
+        assert (stock.on_hand, stock.reserved) == (0, 0)
+    else:
+        assert isinstance(committed, NothingReserved)
+        assert (stock.on_hand, stock.reserved) == (1, 0)
+
+
+def test_a_batch_of_expiries_runs_beside_new_orders(merchant):
+    book = make_product(merchant, stock=40)
+    for number in range(20):
+        buy(merchant, book)(f"old-{number}")
+
+    def work(number: int) -> None:
+        if number % 2:
+            buy(merchant, book)(f"new-{number}")
+        else:
+            references = [(merchant.id, f"ord_old-{old}") for old in range(20)]
+            services.release_reserved_many(references=references if number % 4 else references[::-1], by="expiry")
+
+    assert outcomes(at_once(work)) == {"NoneType": BUYERS}
+    stock = Stock.objects.get()
+    assert (stock.on_hand, stock.reserved) == (40, 5)
+    with transaction.atomic():
+        released = StockMovement.objects.filter(operation="release_reserved")
+        assert released.count() == 20
