@@ -101,6 +101,8 @@ def note_refund(*, number: str, by: str) -> None:
         return
     if selectors.get_order(number).refund_status == "refunded":
         cancel(order, by=by, why="refunded in full before shipping")
+        # The refund may be faster than the saga of the sale: what it has not committed, it shall not commit any more.
+        inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)
         inventory.return_sold(merchant_id=order.merchant_id, reference=number, by=by)
 
 

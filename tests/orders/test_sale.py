@@ -152,6 +152,40 @@ def test_a_partial_refund_moves_money_and_neither_order_nor_stock(shop):
     assert balance("merchant_payable") == -2000
 
 
+def test_a_refund_that_is_faster_than_the_sale_leaves_the_sale_alone(shop):
+    body = shop.checkout(payment=CONFIRMED).json()  # captured; the sale is not posted yet
+    answer = shop.post(f"/payments/{body['payment']['number']}/refunds", {"amount": 500, "reason": "a voucher"})
+    assert answer.status_code == 201
+    settle()
+    order = shop.order(body["order"]["number"])
+    assert (order["status"], order["refund_status"]) == ("paid", "partial")
+    assert shop.level() == (9, 0)
+    assert balance("merchant_payable") == -1000
+    assert balance("customer") == balance("refunds_in_flight") == 0
+
+
+def test_a_cancellation_that_is_faster_than_the_sale_returns_the_stock(shop, monkeypatch):
+    number = shop.checkout(payment=CONFIRMED).json()["order"]["number"]
+
+    def fault(**_: object) -> None:
+        raise RuntimeError("the worker has a bad minute")
+
+    with monkeypatch.context() as minute:
+        minute.setattr(services, "commit_stock", fault)
+        settle()
+        assert shop.order(number)["status"] == "paid"
+        shop.post(f"/orders/{number}/cancel")
+        settle()
+    assert shop.order(number)["status"] == "cancelled"
+    SagaRun.objects.filter(state="running").update(attempts=0)
+    settle()
+    order = shop.order(number)
+    assert (order["status"], order["refund_status"]) == ("cancelled", "refunded")
+    assert not SagaRun.objects.filter(state="running").exists()
+    assert shop.level() == (10, 0)
+    assert balance("customer") == balance("merchant_payable") == balance("refunds_in_flight") == 0
+
+
 def test_refunds_never_exceed_what_was_captured(shop):
     payment = shop.bought()["payments"][0]["number"]
     assert shop.post(f"/payments/{payment}/refunds", {"amount": 1000, "reason": "x"}).status_code == 201
