@@ -85,8 +85,8 @@ def _unpaid_intents(account: Account) -> Iterator[Json]:
 
 
 def _orders(account: Account) -> Iterator[Json]:
-    """Intents whose order a stray payment can belong to: unpaid ones first, each once, then paid ones; at last {}."""
-    for statuses in (("canceled",), ("requires_payment_method", "requires_action"), ("succeeded",)):
+    """Intents whose order a stray payment can belong to: open ones first, each once, then cancelled, then paid; at last {}."""
+    for statuses in (("requires_payment_method", "requires_action"), ("canceled",), ("succeeded",)):
         for intent in account.store.newest("payment_intent", *statuses):
             if _ours(intent) and "_lent" not in intent and intent["metadata"].get("order"):
                 yield intent

@@ -107,14 +107,14 @@ def test_missing_in_stripe(traded):
     assert (intent.status, intent.latest_charge, intent.amount_received) == ("requires_payment_method", None, 0)
 
 
-def test_missing_in_our_system_belongs_to_an_unpaid_order_but_has_no_payment_number(traded):
+def test_missing_in_our_system_belongs_to_an_open_order_first_but_has_no_payment_number(traded):
     charge = traded.v1.charges.retrieve(planted(traded, "missing_in_our_system"))
-    assert charge.metadata.to_dict() == {"order": "ord_11", "merchant": "mer_1", "instance": "test"}
-    assert (charge.amount, charge.status) == (3000, "succeeded")
-    assert rows(traded)[charge.id].amount == 3000
+    assert charge.metadata.to_dict() == {"order": "ord_12", "merchant": "mer_1", "instance": "test"}
+    assert (charge.amount, charge.status) == (4000, "succeeded")
+    assert rows(traded)[charge.id].amount == 4000
     # The next ones belong to other orders.
     others = plant(traded, "missing_in_our_system", 2).json()["objects"]
-    assert [other["metadata"]["order"] for other in others] == ["ord_10", "ord_12"]
+    assert [other["metadata"]["order"] for other in others] == ["ord_11", "ord_10"]
 
 
 def test_missing_in_our_system_is_possible_in_empty_books(shop):
