@@ -1,0 +1,36 @@
+"""The provider's books are made to differ; reconciliation finds it; a clerk closes one of the differences."""
+
+from datetime import date
+
+from reconciliation import selectors, services
+from reconciliation.states import OPEN_STATES
+from reconciliation.types import Action, Kind, RunReport
+
+# kind → how often. Statuses first: a stray payment then belongs to an order whose own payment is left alone.
+PLANTED = {
+    "status_mismatch": 2,
+    "missing_in_our_system": 2,
+    "missing_in_stripe": 2,
+    "amount_mismatch": 2,
+    "missing_in_stripe_refund": 1,
+    "missing_in_our_system_refund": 1,
+    "amount_mismatch_refund": 1,
+    "status_mismatch_refund": 1,
+}
+_BY = "day of trading"
+_CLERK = "clerk"
+_NOTE = (
+    "The customer sent Stripe's receipt: paid at 22:30, our webhook never came. Attached to the order, which ships now."
+)
+
+
+def reconcile(day: date) -> RunReport:
+    """Compare the day's books with the provider's."""
+    return services.reconcile_day(day=day, by=_BY)
+
+
+def close_one(order: str) -> None:
+    """Create the payment that our books miss and attach it to its order, as a clerk does it with one button."""
+    for item in selectors.discrepancies_of(order):
+        if item.kind == Kind.MISSING_IN_OUR_SYSTEM and item.state in OPEN_STATES:
+            services.perform(discrepancy_id=item.id, action=Action.CREATE_MISSING_PAYMENT, by=_CLERK, note=_NOTE)

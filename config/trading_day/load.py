@@ -1,0 +1,186 @@
+"""The day of trading from morning to the closed discrepancy, in order."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from threading import Lock
+
+from config.trading_day import evening
+from config.trading_day.books import read_books
+from config.trading_day.diary import Diary
+from config.trading_day.plan import Day, Visit, make_day
+from config.trading_day.progress import Steps
+from config.trading_day.provider import Provider
+from config.trading_day.shops import Shop, fill_shelves, open_shops
+from config.trading_day.trading import run_errand, visit_shop
+from durability import selectors as durability
+from foundation.errors import DomainError
+from reconciliation.types import RunReport
+
+# Customers at once: as many as the web process has threads for, and a few to spare for staff who look already.
+_CUSTOMERS_AT_ONCE = 6
+# While loading, unpaid orders expire at once; afterwards they wait as long as is usual.
+_EXPIRY_WHILE_LOADING_S, _EXPIRY_AFTERWARDS_S = 20, 900
+# Expiry, its tick and the workers' backlog on a slow machine; then something is wrong.
+_REST_TIMEOUT_S = 120
+_REST_POLL_S = 0.25
+
+
+class NeverAtRest(DomainError):
+    """The workers do not finish: are they running? The admin lists stuck sagas and parked deliveries."""
+
+
+class Loader:
+    """One load. Interrupted, it is run again: what was done is answered from where it was kept."""
+
+    def __init__(self, *, url: str, provider: Provider, steps: Steps) -> None:
+        self._provider = provider
+        self._steps = steps
+        self._day: Day = make_day()
+        self._books = read_books()
+        self._shops: dict[str, Shop] = open_shops(url)
+        self._diary = Diary(self._shops["usd"].operations, self._books[0])
+        self._orders: dict[int, str] = {}  # the number of each visit's order
+        self._clock = Lock()
+        self._latest_second = 0
+
+    @property
+    def already_loaded(self) -> bool:
+        return self._diary.page.loaded
+
+    @property
+    def date(self) -> date:
+        return self._diary.day
+
+    @property
+    def shops(self) -> dict[str, Shop]:
+        return self._shops
+
+    def provider_books(self) -> dict[str, dict[str, int]]:
+        """The provider's totals, minor units by currency: `captured`, `refunded`, `fees`."""
+        return self._provider.books()
+
+    def load(self) -> RunReport:
+        """Trade, reconcile, close one discrepancy. Returns the report of the run that verified it."""
+        with ThreadPoolExecutor(_CUSTOMERS_AT_ONCE) as self._pool:
+            try:
+                self._open()
+                self._trade()
+                self._work_on_orders()
+                self._close()
+                self._plant()
+            finally:
+                self._provider.turn_clock(None)
+                self._set_expiry(_EXPIRY_AFTERWARDS_S)
+            self._trade_today()
+        report = self._reconcile()
+        self._diary.write(loaded=True)
+        return report
+
+    # --- The day --------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._set_expiry(_EXPIRY_WHILE_LOADING_S)
+        listed = sum(len(book.prices) for book in self._books)
+        with self._steps.step("Putting books on the shelves", listed) as advance:
+            fill_shelves(self._shops, self._books, pool=self._pool, advance=advance)
+        self._diary.write()
+
+    def _trade(self) -> None:
+        with self._steps.step(f"Customers buy, {self.date:%A %-d %B}", len(self._day.visits)) as advance:
+            self._all([partial(self._visit, visit) for visit in self._day.visits], advance)
+
+    def _work_on_orders(self) -> None:
+        self._rest("Webhooks arrive, sales are posted", without_pending=False)
+        currencies = {visit.number: visit.wish.currency for visit in self._day.visits}
+        with self._steps.step("Orders are shipped, refunded, cancelled", len(self._day.errands)) as advance:
+            for errand in self._day.errands:  # in turn: what is shipped now may be completed later
+                self._turn_clock(errand.second)
+                shop = self._shops[currencies[errand.visit]]
+                run_errand(errand, shop=shop, order=self._orders[errand.visit])
+                advance()
+
+    def _close(self) -> None:
+        self._rest("What nobody paid expires", without_pending=not self._diary.page.planted)
+
+    def _plant(self) -> None:
+        """A last order stays open: its payment will reach the provider, and not us."""
+        self._set_expiry(_EXPIRY_AFTERWARDS_S)
+        self._visit(self._day.late)
+        if self._diary.page.planted:
+            return
+        self._rest("The till is closed")
+        self._turn_clock(self._day.planting_second)
+        with self._steps.step("Stripe's books are made to differ", len(evening.PLANTED)) as advance:
+            for kind, count in evening.PLANTED.items():
+                self._provider.plant(kind, count)
+                advance()
+        self._diary.write(planted=True)
+
+    def _trade_today(self) -> None:
+        with self._steps.step("Customers buy, today", len(self._day.today)) as advance:
+            for visit in self._day.today:
+                visit_shop(visit, shop=self._shops[visit.wish.currency], provider=self._provider)
+                advance()
+        self._rest("Webhooks arrive, sales are posted")
+
+    def _reconcile(self) -> RunReport:
+        with self._steps.step("Reconciling, closing one discrepancy, reconciling again", 3) as advance:
+            evening.reconcile(self.date)
+            advance()
+            evening.close_one(self._orders[self._day.late.number])
+            self._wait_for_rest(without_pending=False)
+            advance()
+            return evening.reconcile(self.date)
+
+    # --- Helpers --------------------------------------------------------------------------------------
+
+    def _visit(self, visit: Visit) -> None:
+        self._turn_clock(visit.second)
+        self._orders[visit.number] = visit_shop(visit, shop=self._shops[visit.wish.currency], provider=self._provider)
+
+    def _turn_clock(self, second: int) -> None:
+        """Forward only: visits overlap."""
+        with self._clock:
+            if second > self._latest_second:
+                self._latest_second = second
+                midnight = datetime.combine(self.date, datetime.min.time(), UTC)
+                self._provider.turn_clock(midnight + timedelta(seconds=second))
+
+    def _set_expiry(self, seconds: int) -> None:
+        for shop in self._shops.values():
+            shop.set_expiry(seconds)
+
+    def _all(self, jobs: list[Callable[[], None]], advance: Callable[[], object]) -> None:
+        for done in [self._pool.submit(job) for job in jobs]:
+            done.result()
+            advance()
+
+    def _rest(self, text: str, *, without_pending: bool = False) -> None:
+        with self._steps.step(text):
+            self._wait_for_rest(without_pending=without_pending)
+
+    def _wait_for_rest(self, *, without_pending: bool) -> None:
+        """Until no webhook waits, no delivery is open and no saga runs; and, if asked, no order waits for its payment.
+
+        Raises NeverAtRest.
+        """
+        deadline = time.monotonic() + _REST_TIMEOUT_S
+        while not self._at_rest(without_pending):
+            if time.monotonic() > deadline:
+                raise NeverAtRest
+            time.sleep(_REST_POLL_S)
+
+    def _at_rest(self, without_pending: bool) -> bool:
+        if self._provider.waiting_webhooks() or durability.backlog().oldest_s or _running_sagas():
+            return False
+        return not without_pending or not any(
+            shop.operations.get("/orders", status="pending", limit="1")["data"] for shop in self._shops.values()
+        )
+
+
+def _running_sagas() -> int:
+    counts = durability.saga_counts()
+    return sum(count for (_, state), count in counts.items() if state in ("running", "compensating"))

@@ -1,0 +1,87 @@
+"""The merchants and their stock."""
+
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from catalog import selectors, services
+from catalog.types import MerchantTerms
+from config.bootstrap import DEMO_MERCHANT
+from config.trading_day.books import Book
+from config.trading_day.client import Client
+from foundation.database import database_now
+
+SECOND_MERCHANT = "Librairie du Rhin"
+CURRENCIES = {"usd": DEMO_MERCHANT, "eur": SECOND_MERCHANT}
+# Longer than any load; the keys end with it.
+_KEYS_LIVE_FOR = timedelta(hours=1)
+_FEWEST_COPIES, _MOST_COPIES = 30, 80
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A merchant and its two keys: the website's and the back-office's."""
+
+    merchant: MerchantTerms
+    storefront: Client
+    operations: Client
+
+    def set_expiry(self, seconds: int) -> None:
+        """How long the orders placed from now on wait to be paid. A merchant's terms have no API: staff set them."""
+        services.set_order_expiry(merchant_id=self.merchant.id, seconds=seconds)
+
+    def list_book(self, book: Book, *, copies: int, metadata: dict[str, str]) -> None:
+        """Publish a book under its ISBN and put copies on the shelf."""
+        price = book.prices[self.merchant.currency]
+        document = {
+            "id": book.isbn,
+            "isbn": book.isbn,
+            "title": book.title,
+            "author": book.author,
+            "price": price,
+            "currency": self.merchant.currency,
+            "published": True,
+            "metadata": metadata,
+        }
+        key = f"trading-day-{book.isbn}"
+        self.operations.post("/products", document, key=f"{key}-publish")
+        self.operations.post(f"/stock/{book.isbn}/restock", {"quantity": copies}, key=f"{key}-restock")
+
+
+def open_shops(url: str) -> dict[str, Shop]:
+    """The shops by currency; made where they do not exist yet."""
+    known = {merchant.name: merchant for merchant in selectors.list_merchants()}
+    shops = {}
+    for currency, name in CURRENCIES.items():
+        merchant = known.get(name) or services.create_merchant(name=name, currency=currency)
+        shops[currency] = Shop(merchant, _client(url, merchant, "storefront"), _client(url, merchant, "operations"))
+    return shops
+
+
+def _client(url: str, merchant: MerchantTerms, scope: str) -> Client:
+    key = services.issue_api_key(
+        merchant_id=merchant.id,
+        name=f"day of trading: {scope}",
+        scopes=[scope],
+        expires_at=database_now() + _KEYS_LIVE_FOR,
+    )
+    return Client(url, key)
+
+
+def fill_shelves(
+    shops: dict[str, Shop], books: Sequence[Book], *, pool: ThreadPoolExecutor, advance: Callable[[], object]
+) -> None:
+    """Publish and restock what each shop sells; what is there already stays as it is."""
+    chance = random.Random(len(books))
+    jobs = []
+    for currency, shop in shops.items():
+        for book in books:
+            if currency in book.prices:
+                copies = chance.randint(_FEWEST_COPIES, _MOST_COPIES)
+                jobs.append(partial(shop.list_book, book, copies=copies, metadata={}))
+    for done in [pool.submit(job) for job in jobs]:
+        done.result()
+        advance()
