@@ -14,8 +14,8 @@ from config.devstack import system
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 180  # the first start compresses the static files
-# What tests point at their own servers; the stack under test brings its own.
-NOT_INHERITED = ("DATABASE_URL", "REDIS_URL", "STRIPE_API_BASE", "STRIPE_API_KEY", "DJANGO_SETTINGS_MODULE")
+# What tests point at their own servers and their own mailbox; the stack under test brings its own.
+NOT_INHERITED = ("DATABASE_URL", "REDIS_URL", "STRIPE_API_BASE", "STRIPE_API_KEY", "EMAIL_URL", "DJANGO_SETTINGS_MODULE")
 UP = (sys.executable, "-m", "config.devstack", "up")
 
 

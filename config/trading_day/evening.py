@@ -1,5 +1,6 @@
 """The provider's books are made to differ; reconciliation finds it; a clerk closes one of the differences."""
 
+from collections import Counter
 from datetime import date
 
 from reconciliation import selectors, services
@@ -34,3 +35,8 @@ def close_one(order: str) -> None:
     for item in selectors.discrepancies_of(order):
         if item.kind == Kind.MISSING_IN_OUR_SYSTEM and item.state in OPEN_STATES:
             services.perform(discrepancy_id=item.id, action=Action.CREATE_MISSING_PAYMENT, by=_CLERK, note=_NOTE)
+
+
+def closed(order: str) -> Counter[str]:
+    """How many of an order's discrepancies are closed, by kind."""
+    return Counter(item.kind for item in selectors.discrepancies_of(order) if item.closed_as)

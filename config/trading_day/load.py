@@ -1,6 +1,7 @@
 """The day of trading from morning to the closed discrepancy, in order."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -61,6 +62,10 @@ class Loader:
     def provider_books(self) -> dict[str, dict[str, int]]:
         """The provider's totals, minor units by currency: `captured`, `refunded`, `fees`."""
         return self._provider.books()
+
+    def closed(self) -> Counter[str]:
+        """How many of each kind the clerk closed."""
+        return evening.closed(self._orders[self._day.late.number])
 
     def load(self) -> RunReport:
         """Trade, reconcile, close one discrepancy. Returns the report of the run that verified it."""

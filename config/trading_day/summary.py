@@ -16,8 +16,8 @@ from reconciliation.types import KINDS, RunReport
 
 def summary(loader: Loader, report: RunReport) -> Group:
     """Orders by status, money by currency in our books and in the provider's, discrepancies by kind."""
-    tables = (_orders(loader), _money(loader), _discrepancies(report))
-    return Group(*(Padding(table, (1, 0, 0, 2)) for table in tables))
+    tables = (_orders(loader), _money(loader), _discrepancies(loader, report))
+    return Group(*(Padding(table, (1, 0, 0, 2), expand=False) for table in tables))
 
 
 def _table(*columns: str) -> Table:
@@ -52,8 +52,11 @@ def _money(loader: Loader) -> Table:
     return table
 
 
-def _discrepancies(report: RunReport) -> Table:
-    table = _table(f"discrepancies of {report.date}", "open", "closed")
-    for kind, counts in report.kinds.items():
-        table.add_row(KINDS[kind].label, str(counts.new + counts.persisting), str(counts.resolved))
+def _discrepancies(loader: Loader, report: RunReport) -> Table:
+    closed = loader.closed()
+    still_open = Counter({kind: counts.new + counts.persisting for kind, counts in report.kinds.items()})
+    table = _table(f"discrepancies of {report.date}", "open", "closed by a clerk")
+    for kind in KINDS:
+        if still_open[kind] or closed[kind]:
+            table.add_row(KINDS[kind].label, str(still_open[kind]), str(closed[kind] or ""))
     return table
