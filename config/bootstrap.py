@@ -11,9 +11,9 @@ from django.contrib.auth.models import Group, User
 
 import catalog.selectors
 import catalog.services
+from config.roles import ROLES
 
 DEMO_MERCHANT = "Demo Bookshop"
-STAFF = ("clerk", "manager", "operator")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Credentials:
 def ensure_credentials(*, known: dict[str, Any]) -> Credentials:
     """Make what `known` (an earlier answer as JSON, or empty) does not name or what the database has not got."""
     storefront_key, operations_key = _ensure_merchant(known)
-    logins = {role: _ensure_login(role, known.get("admin", {}).get(role, {})) for role in STAFF}
+    logins = {role: _ensure_login(role, known.get("admin", {}).get(role, {})) for role in ROLES}
     return Credentials(storefront_key=storefront_key, operations_key=operations_key, admin=logins)
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
-from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 
 from config.bootstrap import ensure_credentials
 
@@ -25,17 +23,11 @@ class Command(BaseCommand):
     def handle(self, *, credentials: Path, static: bool, **_: Any) -> None:
         if static:
             call_command("collectstatic", interactive=False, verbosity=0)
-        if _migrations_are_pending():
-            call_command("migrate", interactive=False, verbosity=0)
+        call_command("migrate", interactive=False, verbosity=0)  # roles and schedules follow every migrate
         known = json.loads(credentials.read_text()) if credentials.exists() else {}
         told = ensure_credentials(known=known).as_json()
         if told != known:
             _write_private(credentials, json.dumps(told, indent=2))
-
-
-def _migrations_are_pending() -> bool:
-    executor = MigrationExecutor(connection)
-    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
 
 
 def _write_private(path: Path, text: str) -> None:
