@@ -16,10 +16,10 @@ from foundation.ids import uuid7
 from foundation.transition import transition
 from payments import gateway, metrics, selectors
 from payments.errors import PaymentInProgress, ProviderBusy, ProviderRefused, ProviderUnsure
-from payments.events import PaymentCancelled, PaymentFailed
+from payments.events import PaymentCancelled
 from payments.locks import lock_payment
 from payments.models import Payment, PaymentHistory
-from payments.services.news import about, apply_intent
+from payments.services.news import about, apply_intent, fail
 from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, PaymentStatus
 from payments.types import Failure, Intent, PaymentView
 
@@ -135,13 +135,10 @@ def record_opening(number: str, outcome: Outcome) -> None:
     payment = lock_payment(Payment.id_of(number))
     match outcome:
         case Succeeded(value=intent):
-            if intent.failure and payment.confirm and intent.status == "canceled":
-                _fail(payment, intent.failure, intent=intent)
-            else:
-                apply_intent(payment, intent, by="opening")
+            apply_intent(payment, intent, by="opening")
         case Refused(code=code, message=message):
             if payment.status in PAYMENT_LIVE:
-                _fail(payment, Failure(code, "", message), intent=None)
+                fail(payment, Failure(code, "", message), by="opening")
         case Unknown(reason=reason):
             if payment.status == PaymentStatus.PENDING and not payment.provider_reference:
                 transition(
@@ -155,30 +152,6 @@ def record_opening(number: str, outcome: Outcome) -> None:
                 metrics.PAYMENT_REQUESTS.labels("unknown").inc()
         case Accepted():
             pass
-
-
-def _fail(payment: Payment, failure: Failure, *, intent: Intent | None) -> None:
-    if payment.status not in PAYMENT_LIVE:
-        return
-    values = {
-        "failure_code": failure.code,
-        "failure_decline_code": failure.decline_code,
-        "failure_message": failure.message,
-        "next_check_at": None,
-    }
-    if intent:
-        values["provider_reference"] = intent.id
-    transition(
-        payment,
-        PaymentStatus.FAILED,
-        edges=PAYMENT_EDGES,
-        history=PaymentHistory,
-        by="opening",
-        why=failure.message,
-        values=values,
-    )
-    metrics.PAYMENT_REQUESTS.labels("failed").inc()
-    durability.publish(PaymentFailed(**about(payment), code=failure.code))
 
 
 def client_secret(number: str) -> str:

@@ -22,6 +22,7 @@ from payments.events import (
     PaymentCancelled,
     PaymentCaptured,
     PaymentContradicted,
+    PaymentFailed,
     ProviderEventReceived,
     RefundFailed,
     RefundSucceeded,
@@ -35,7 +36,7 @@ from payments.states import (
     PaymentStatus,
     RefundStatus,
 )
-from payments.types import BalanceTransaction, Intent, ProviderEvent, ProviderRefund
+from payments.types import BalanceTransaction, Failure, Intent, ProviderEvent, ProviderRefund
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +75,7 @@ def apply_intent(payment: Payment, intent: Intent, *, by: str) -> bool:
     if intent.status == "succeeded":
         _capture(payment, intent, by=by)
     elif intent.status == "canceled":
-        if payment.status in PAYMENT_LIVE:
-            _move(payment, PaymentStatus.CANCELLED, by=by, values={"next_check_at": None})
-            durability.publish(PaymentCancelled(**about(payment)))
+        _close(payment, intent, by=by)
     else:
         _keep_open(payment, intent, by=by)
     return True
@@ -93,6 +92,35 @@ def _contradiction(payment: Payment, intent: Intent) -> str:
     if payment.provider_reference not in (None, intent.id):
         return f"the provider reports {intent.id}, we opened {payment.provider_reference}"
     return ""
+
+
+def _close(payment: Payment, intent: Intent, *, by: str) -> None:
+    """What was declined when we confirmed it is cancelled before we say `failed`; a webhook may tell of it first."""
+    if payment.status not in PAYMENT_LIVE:
+        return
+    if payment.confirm and intent.failure:
+        fail(payment, intent.failure, by=by)
+        return
+    _move(payment, PaymentStatus.CANCELLED, by=by, values={"next_check_at": None})
+    durability.publish(PaymentCancelled(**about(payment)))
+
+
+def fail(payment: Payment, failure: Failure, *, by: str) -> None:
+    """A live, locked attempt becomes `failed`, in the caller's transaction."""
+    _move(
+        payment,
+        PaymentStatus.FAILED,
+        by=by,
+        why=failure.message,
+        values={
+            "failure_code": failure.code,
+            "failure_decline_code": failure.decline_code,
+            "failure_message": failure.message,
+            "next_check_at": None,
+        },
+    )
+    metrics.PAYMENT_REQUESTS.labels("failed").inc()
+    durability.publish(PaymentFailed(**about(payment), code=failure.code))
 
 
 def _keep_open(payment: Payment, intent: Intent, *, by: str) -> None:
@@ -190,8 +218,8 @@ def about(payment: Payment) -> dict[str, Any]:
     }
 
 
-def _move(payment: Payment, to: str, *, by: str, values: dict[str, Any]) -> None:
-    transition(payment, to, edges=PAYMENT_EDGES, history=PaymentHistory, by=by, values=values)
+def _move(payment: Payment, to: str, *, by: str, values: dict[str, Any], why: str = "") -> None:
+    transition(payment, to, edges=PAYMENT_EDGES, history=PaymentHistory, by=by, why=why, values=values)
 
 
 # --- Refunds ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from django.db import connections
 from durability.models import IdempotencyKey, SagaRun
 from orders.models import Order
 from payments import gateway
+from payments import services as payments
 from payments.models import JournalEntry, Payment
 from tests.shop import settle
 
@@ -174,6 +175,21 @@ def test_a_declined_confirmation_answers_402_and_keeps_the_order_for_another_att
     assert (again.status_code, again.json()["status"]) == (201, "succeeded")
     settle()
     assert shop.order(number)["status"] == "paid"
+
+
+def test_a_decline_that_a_webhook_tells_of_first_is_a_decline_all_the_same(shop, monkeypatch):
+    cancel = gateway.cancel_intent
+
+    def cancel_and_hear_of_it(reference, *, number):
+        """The webhook of the cancellation is handled by a worker before this request has stored its own answer."""
+        cancelled = cancel(reference, number=number)
+        payments.sync_payment(reference, by="webhook")
+        return cancelled
+
+    monkeypatch.setattr(gateway, "cancel_intent", cancel_and_hear_of_it)
+    answer = shop.checkout(payment={**CONFIRMED, "payment_method": "pm_card_chargeDeclined"})
+    assert (answer.status_code, answer.json()["code"]) == (402, "card_declined")
+    assert answer.json()["payment"]["status"] == "failed"
 
 
 def test_three_d_secure_ends_in_a_paid_order(shop, sandbox):
