@@ -65,6 +65,10 @@ class Stack:
         self.files.ready.mkdir()
         self._secrets = self._load_secrets()
         self._env = {**options.environ, system.MARK: str(options.var), "EVERYCENT_VAR_DIR": str(options.var)}
+        # What every process counted, added up at /metrics; a stack begins at zero.
+        shutil.rmtree(self.files.metrics, ignore_errors=True)
+        self.files.metrics.mkdir()
+        self._env["PROMETHEUS_MULTIPROC_DIR"] = str(self.files.metrics)
         # make's own; and without compiled modules every process of ours would load for a second longer.
         for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "PYTHONDONTWRITEBYTECODE"):
             self._env.pop(name, None)
