@@ -15,7 +15,14 @@ from config.devstack import system
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 180  # the first start compresses the static files
 # What tests point at their own servers and their own mailbox; the stack under test brings its own.
-NOT_INHERITED = ("DATABASE_URL", "REDIS_URL", "STRIPE_API_BASE", "STRIPE_API_KEY", "EMAIL_URL", "DJANGO_SETTINGS_MODULE")
+NOT_INHERITED = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "STRIPE_API_BASE",
+    "STRIPE_API_KEY",
+    "EMAIL_URL",
+    "DJANGO_SETTINGS_MODULE",
+)
 UP = (sys.executable, "-m", "config.devstack", "up")
 
 

@@ -35,7 +35,15 @@ class Files:
 
     def forget(self) -> None:
         """Delete all of it, except the lock that the caller holds, and nothing else that lies there."""
-        for path in (self.postgres, self.valkey, self.static, self.logs, self.ready, self.metrics, Path(f"{self.postgres}.new")):
+        for path in (
+            self.postgres,
+            self.valkey,
+            self.static,
+            self.logs,
+            self.ready,
+            self.metrics,
+            Path(f"{self.postgres}.new"),
+        ):
             if path.exists():
                 shutil.rmtree(path)
         stamps = (self.static_stamp, self.prepared_stamp, self.trading_day)
