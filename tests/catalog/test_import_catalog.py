@@ -5,6 +5,7 @@ import sys
 import time
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -35,7 +36,8 @@ def run(tmp_path, merchant):
         """(exit code, lines on stdout)"""
         path = tmp_path / "books.csv"
         path.write_bytes(text if isinstance(text, bytes) else f"{text}".encode())
-        out, code = StringIO(), 0
+        out = StringIO()
+        code: Any = 0
         try:
             call_command("import_catalog", str(path), *options, stdout=out)
         except SystemExit as end:

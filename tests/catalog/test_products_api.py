@@ -1,5 +1,7 @@
 """Products over HTTP: list, get, publish, change, search."""
 
+from typing import Any
+
 import pytest
 
 from tests.factories import api_client, make_key, make_merchant, make_product
@@ -197,7 +199,7 @@ def test_a_hundred_ids_and_no_more(api):
 
 # --- Search -----------------------------------------------------------------------------------------
 
-SHELF = {
+SHELF: dict[str, dict[str, Any]] = {
     "zola": {"title": "L'Œuvre", "author": "Émile Zola"},
     "go": {"title": "Go微服务实战", "author": "刘金亮"},
     "norwegian": {"title": "ノルウェイの森", "author": "村上 春樹"},
