@@ -69,11 +69,14 @@ SELECT 'other', t.id FROM reconciliation_providertransaction t
 WHERE t.created_at >= %(since)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
   AND NOT t.reporting_category = ANY(%(known)s)
 UNION
+SELECT d.object_kind, d.source FROM reconciliation_discrepancy d WHERE d.state = ANY(%(unresolved)s)
+UNION
 SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
-WHERE d.state = ANY(%(unresolved)s) OR d.closed_as = 'fixed' AND d.verified_at IS NULL
+WHERE d.closed_as = 'fixed' AND d.verified_at IS NULL
 """  # noqa: S608  the view's name is a constant
 
-# By source first. A payment that has not succeeded in our books knows no charge yet: then by its intent.
+# By source first. A payment that has not succeeded in our books knows no charge yet: then by its intent. OFFSET 0 keeps
+# each look-up a look-up: the view is a union, and joined as a whole it would be read from end to end, day after day.
 _PAIRS = f"""
 CREATE TEMPORARY TABLE recon_pair ON COMMIT DROP AS
 WITH theirs AS (
@@ -110,9 +113,13 @@ SELECT i.kind, i.source, t.rows AS theirs_rows, t.amount_minor AS theirs_minor, 
        CASE WHEN o.id IS NOT NULL THEN 'source' WHEN n.id IS NOT NULL THEN 'intent' ELSE '' END AS matched_by
 FROM recon_item i
 LEFT JOIN theirs t ON t.kind = i.kind AND t.source = i.source
-LEFT JOIN {MOVEMENTS_VIEW} o ON o.kind = i.kind AND o.source = i.source
-LEFT JOIN {MOVEMENTS_VIEW} n ON i.kind = 'charge' AND n.kind = 'charge' AND n.intent = t.intent AND t.intent <> ''
-     AND n.source IS NULL AND o.id IS NULL
+LEFT JOIN LATERAL (
+    SELECT m.* FROM {MOVEMENTS_VIEW} m WHERE m.kind = i.kind AND m.source = i.source OFFSET 0
+) o ON true
+LEFT JOIN LATERAL (
+    SELECT m.* FROM {MOVEMENTS_VIEW} m WHERE o.id IS NULL AND i.kind = 'charge' AND m.kind = 'charge'
+      AND m.intent = t.intent AND t.intent <> '' AND m.source IS NULL OFFSET 0
+) n ON true
 WHERE i.kind <> 'other'
 """  # noqa: S608
 
@@ -143,9 +150,10 @@ WITH judged AS (
                     WHERE w.kind = 'charge' AND w.intent = j.intent AND w.source <> j.source)
             OR theirs_payment <> '' AND EXISTS (
                 SELECT FROM reconciliation_providertransaction s
-                JOIN {MOVEMENTS_VIEW} w ON w.kind = 'charge' AND w.source = s.source AND w.booked
                 WHERE s.payment_number = j.theirs_payment AND s.source <> j.source AND s.payment_number <> ''
-                  AND s.reporting_category = 'charge' AND s.withdrawn_at IS NULL)
+                  AND s.reporting_category = 'charge' AND s.withdrawn_at IS NULL
+                  AND EXISTS (SELECT FROM {MOVEMENTS_VIEW} w
+                              WHERE w.kind = 'charge' AND w.source = s.source AND w.booked OFFSET 0))
         ) THEN 'duplicate_charge'
         WHEN ours = 'none' THEN 'missing_in_our_system' || form
         WHEN theirs = 'none' AND ours_booked THEN 'missing_in_stripe' || form

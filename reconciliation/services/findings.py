@@ -12,6 +12,7 @@ from uuid import UUID
 from django.db import connection
 
 from reconciliation.models import ReconciliationRun
+from reconciliation.states import UNRESOLVED_STATES
 from reconciliation.types import KINDS, KindCounts
 
 _COLUMNS = (
@@ -90,7 +91,7 @@ WITH moved AS (
     SET state = 'resolved', closed_as = 'auto', resolved_at = clock_timestamp(), resolved_by = %(by)s,
         verified_at = clock_timestamp(), verified_by_run_id = %(run)s, ignored_until = NULL, becomes_break_at = NULL
     FROM recon_item i
-    WHERE i.kind = d.object_kind AND i.source = d.source AND d.state <> 'resolved'
+    WHERE i.kind = d.object_kind AND i.source = d.source AND d.state = ANY(%(unresolved)s)
       AND NOT EXISTS (SELECT FROM recon_found f WHERE f.fingerprint = d.fingerprint)
     RETURNING d.id, d.kind, old.state AS was
 ), told AS (
@@ -156,5 +157,6 @@ def _parameters(run: UUID | None, day: date | None, *, by: str, now: datetime) -
         "by": by,
         "why": "a run found it" if run else "found when it was looked at again",
         "now": now,
+        "unresolved": list(UNRESOLVED_STATES),
         "severities": json.dumps({kind: info.severity for kind, info in KINDS.items()}),
     }
