@@ -117,7 +117,7 @@ def test_a_double_click_refunds_once(books):
 def test_a_refund_that_was_requested_before_a_crash_is_not_requested_again(books):
     books.sell()
     item = planted(books, Kind.DUPLICATE_CHARGE)
-    act(item, Action.REFUND_CUSTOMER)
+    act(item, Action.REFUND_CUSTOMER, given=ActionInput(amount_minor=100))
     with transaction.atomic(), connection.cursor() as cursor:  # as if the process had died before it wrote the end
         cursor.execute("ALTER TABLE reconciliation_discrepancyaction DISABLE TRIGGER USER")
         cursor.execute(
@@ -127,7 +127,7 @@ def test_a_refund_that_was_requested_before_a_crash_is_not_requested_again(books
         cursor.execute(
             "UPDATE reconciliation_discrepancy SET state = 'open', closed_as = '', resolved_at = NULL, resolved_by = ''"
         )
-    result = act(item, Action.REFUND_CUSTOMER)
+    result = act(item, Action.REFUND_CUSTOMER, given=ActionInput(amount_minor=100))
     assert (result.state, result.closed_as) == ("resolved", "fixed")
     assert Refund.objects.count() == 1
 

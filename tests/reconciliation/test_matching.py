@@ -133,8 +133,11 @@ def test_a_day_is_half_open(reconcile):
     both("ch_first", 1, at=DAY)
     both("ch_last", 10, at=DAY + NEXT_DAY - timedelta(microseconds=1))
     both("ch_next", 100, at=DAY + NEXT_DAY)
+    ours("ch_lost", at=DAY + NEXT_DAY)
     assert reconcile(DAY).theirs_totals == {"usd": 11}
+    assert found() == {}
     assert reconcile(DAY + NEXT_DAY).theirs_totals == {"usd": 100}
+    assert found() == {"ch_lost": Kind.MISSING_IN_STRIPE}
 
 
 def test_a_currency_without_decimals_is_counted_in_its_own_units(reconcile):
@@ -288,9 +291,14 @@ def test_an_unhandled_message_is_evidence_for_timing_until_it_is_handled(reconci
     assert item.evidence["timing"] == "a message about it is not handled yet"
     reconcile(now=now + HOUR / 2)
     assert the("ch_1").becomes_break_at == now + HOUR  # no later run puts it off
-    Delivery.objects.filter(pk=delivery.pk).update(state="parked")
-    reconcile(now=now + HOUR / 2)
-    assert the("ch_1").state == "open"  # it waits for a person now
+    with transaction.atomic():
+        undo = transaction.savepoint()
+        Delivery.objects.filter(pk=delivery.pk).update(state="parked")
+        reconcile(now=now + HOUR / 2)
+        assert the("ch_1").state == "open"  # it waits for a person now
+        transaction.savepoint_rollback(undo)
+    reconcile(now=now + HOUR)
+    assert the("ch_1").state == "open"  # nobody handled it in time
 
 
 def test_a_capture_that_the_provider_has_not_booked_is_timing_for_a_day(reconcile):
