@@ -1,4 +1,4 @@
-"""The provider's books are made to differ; reconciliation finds it; a clerk closes one of the differences."""
+"""The provider's books are made to differ; reconciliation finds it; a manager closes one of the differences."""
 
 from collections import Counter
 from datetime import date
@@ -19,7 +19,7 @@ PLANTED = {
     "status_mismatch_refund": 1,
 }
 _BY = "day of trading"
-_CLERK = "clerk"
+_BY_HAND = "manager"  # who may repair
 _NOTE = (
     "The customer sent Stripe's receipt: paid at 22:30, our webhook never came. Attached to the order, which ships now."
 )
@@ -31,10 +31,10 @@ def reconcile(day: date) -> RunReport:
 
 
 def close_one(order: str) -> None:
-    """Create the payment that our books miss and attach it to its order, as a clerk does it with one button."""
+    """Create the payment that our books miss and attach it to its order, as a manager does it with one button."""
     for item in selectors.discrepancies_of(order):
         if item.kind == Kind.MISSING_IN_OUR_SYSTEM and item.state in OPEN_STATES:
-            services.perform(discrepancy_id=item.id, action=Action.CREATE_MISSING_PAYMENT, by=_CLERK, note=_NOTE)
+            services.perform(discrepancy_id=item.id, action=Action.CREATE_MISSING_PAYMENT, by=_BY_HAND, note=_NOTE)
 
 
 def closed(order: str) -> Counter[str]:

@@ -64,7 +64,7 @@ class Loader:
         return self._provider.books()
 
     def closed(self) -> Counter[str]:
-        """How many of each kind the clerk closed."""
+        """How many of each kind were closed by hand."""
         return evening.closed(self._orders[self._day.late.number])
 
     def load(self) -> RunReport:

@@ -55,7 +55,7 @@ def _money(loader: Loader) -> Table:
 def _discrepancies(loader: Loader, report: RunReport) -> Table:
     closed = loader.closed()
     still_open = Counter({kind: counts.new + counts.persisting for kind, counts in report.kinds.items()})
-    table = _table(f"discrepancies of {report.date}", "open", "closed by a clerk")
+    table = _table(f"discrepancies of {report.date}", "open", "closed by hand")
     for kind in KINDS:
         if still_open[kind] or closed[kind]:
             table.add_row(KINDS[kind].label, str(still_open[kind]), str(closed[kind] or ""))
