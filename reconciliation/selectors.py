@@ -72,7 +72,7 @@ def open_by_kind() -> list[KindBacklog]:
     rows = (
         Discrepancy.objects.filter(state__in=OPEN_STATES)
         .values_list("kind", bucket, Coalesce(NullIf("theirs_currency", Value("")), "ours_currency"))
-        .annotate(Count("pk"), Sum(value))
+        .annotate(count=Count("pk"), value=Sum(value))
         .order_by()
     )
     found: dict[str, KindBacklog] = {}
