@@ -1,6 +1,5 @@
-"""What stands around the desk's pages: navigation, badges, the dashboard. Reads through selectors alone."""
+"""What stands around the desk's pages: the navigation, the badge of the environment, our style sheet and script."""
 
-from datetime import UTC, datetime, time
 from typing import Any
 
 from django.conf import settings
@@ -8,11 +7,7 @@ from django.http import HttpRequest
 from django.templatetags.static import static
 from django.urls import reverse
 
-from foundation.database import database_now
-from payments import selectors as payments
-
 LIVE_KEYS = ("sk_live", "rk_live")
-CHART_DAYS = 14
 
 # (title, [(title, icon, model whose list it is)])
 _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
@@ -93,18 +88,3 @@ def _links(request: HttpRequest, links: tuple[tuple[str, str, str], ...]) -> lis
         if request.user.has_perm(f"{app}.view_{name}"):
             items.append({"title": title, "icon": icon, "link": reverse(f"admin:{app}_{name}_changelist")})
     return items
-
-
-# --- The dashboard ----------------------------------------------------------------------------------
-
-
-def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    now = database_now()
-    midnight = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
-    return {
-        **context,
-        "title": "Dashboard",
-        "sales_today": payments.captured_between(midnight, now),
-        "refunds_today": payments.refunded_between(midnight, now),
-        "now": now,
-    }

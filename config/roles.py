@@ -41,6 +41,8 @@ ROLES: dict[str, tuple[str, ...]] = {
         *_MACHINERY,
         *_INVESTIGATE,
         "reconciliation.repair_discrepancy",
+        "reconciliation.accept_discrepancy",
+        "reconciliation.start_reconciliation",
         "payments.refund_payment",
         "orders.cancel_order",
         "catalog.change_merchant",

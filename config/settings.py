@@ -310,7 +310,7 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_BACK_BUTTON": False,
     "ENVIRONMENT": "config.desk.environment",
-    "DASHBOARD_CALLBACK": "config.desk.dashboard",
+    "DASHBOARD_CALLBACK": "config.dashboard.fill",
     "STYLES": ["config.desk.style_sheet"],
     "SCRIPTS": ["config.desk.script"],
     "SIDEBAR": {"show_search": False, "show_all_applications": False, "navigation": "config.desk.navigation"},

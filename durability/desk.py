@@ -65,7 +65,7 @@ def messages(request: HttpRequest, rows: Iterable[Message]) -> Table:
         [
             [
                 cells.link(request, "durability.message", message.pk, message.name),
-                cells.moment(message.created_at),
+                cells.brief(message.created_at),
                 cells.lines(_delivery(request, delivery) for delivery in message.deliveries.all()),
             ]
             for message in rows

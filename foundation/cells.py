@@ -3,6 +3,7 @@
 Every function returns safe HTML; whatever comes from outside is escaped on the way.
 """
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, Literal
@@ -17,15 +18,18 @@ from foundation.money import format_minor
 
 Tone = Literal["good", "bad", "busy", "warn", "info", "quiet"]
 
+_NUMBER = re.compile(r"[a-z]+_[0-9a-z]{26}")  # a public number
+
 NOTHING: Final = mark_safe('<span class="ec-none">—</span>')
 NOTHING_RIGHT: Final = mark_safe('<span class="ec-money ec-none">—</span>')
 
 _TONES: dict[str, Tone] = {
     **dict.fromkeys(("paid", "succeeded", "completed", "done", "published", "matched", "resolved", "live"), "good"),
-    **dict.fromkeys(("failed", "compensation_failed", "parked", "lost", "open", "error", "high", "revoked"), "bad"),
+    **dict.fromkeys(("failed", "compensation_failed", "parked", "lost", "error", "high", "revoked"), "bad"),
     **dict.fromkeys(("processing", "running", "refunding", "calling", "investigating", "shipped", "requested"), "busy"),
     **dict.fromkeys(
-        ("unknown", "requires_action", "awaiting_approval", "compensating", "partial", "provisional", "medium"), "warn"
+        ("open", "unknown", "requires_action", "awaiting_approval", "compensating", "partial", "provisional", "medium"),
+        "warn",
     ),
     **dict.fromkeys(("pending", "timing", "refunded", "compensated", "undone", "skipped", "accepted"), "info"),
 }
@@ -63,6 +67,16 @@ def difference(amount_minor: int | None, currency: str) -> SafeString:
     return format_html('<span class="ec-money {}">{}{}</span>', css, sign, format_minor(amount_minor, currency))
 
 
+def figure(content: str | SafeString) -> SafeString:
+    """Anything that stands in a column of figures."""
+    return format_html('<span class="ec-money">{}</span>', content)
+
+
+def pile(count: str | SafeString, value: str | SafeString) -> SafeString:
+    """How many, and what they are worth together."""
+    return format_html('<span class="ec-money ec-pile">{} {}</span>', value, count)
+
+
 def number(value: int) -> SafeString:
     """A count, aligned right."""
     return format_html('<span class="ec-money">{}</span>', f"{value:,}".replace("-", "−"))
@@ -88,7 +102,7 @@ def short(text: str) -> SafeString:
 
 def who(name: str, why: str = "") -> SafeString:
     """Who or what did something, and why."""
-    return beside(short(name) if name.startswith("rec_") else name, f"— {why}" if why else "")
+    return beside(short(name) if _NUMBER.fullmatch(name) else name, f"— {why}" if why else "")
 
 
 def moment(at: datetime | None) -> SafeString:
@@ -97,6 +111,15 @@ def moment(at: datetime | None) -> SafeString:
         return NOTHING
     shown = f"{at:%d %b %Y, %H:%M:%S}"
     return format_html('<time class="ec-time" datetime="{}">{}</time>', at.isoformat(), shown)
+
+
+def brief(at: datetime | None) -> SafeString:
+    """A moment in UTC where space is scarce: the year is in its title."""
+    if at is None:
+        return NOTHING
+    title = f"{at:%d %b %Y, %H:%M:%S} UTC"
+    shown = f"{at:%d %b, %H:%M:%S}"
+    return format_html('<time class="ec-time" datetime="{}" title="{}">{}</time>', at.isoformat(), title, shown)
 
 
 def ago(at: datetime | None, now: datetime) -> SafeString:

@@ -236,6 +236,10 @@ class ReadOnlyAdmin(DeskAdmin[Row]):
         """Names of the acts that make sense for a row as it stands, in the order of the page."""
         return [act.name for act in self.acts]
 
+    def suggested(self, request: HttpRequest, row: Row) -> str:
+        """The act that stands open when the page is opened; empty for none."""
+        return ""
+
     def get_urls(self) -> list[URLPattern]:
         name = f"{self.opts.app_label}_{self.opts.model_name}_act"
         return [
@@ -322,13 +326,14 @@ class ReadOnlyAdmin(DeskAdmin[Row]):
         by_name = {act.name: act for act in self.acts}
         url_name = f"admin:{self.opts.app_label}_{self.opts.model_name}_act"
         failed, form = bound or ("", None)
+        suggested = self.suggested(request, row)
         return [
             Offered(
                 act=by_name[name],
                 url=reverse(url_name, args=[row.pk, name]),
                 form=form if form and name == failed else self.act_form(by_name[name], row),
                 allowed=request.user.has_perm(by_name[name].permission),
-                is_open=name == failed,
+                is_open=name == (failed or suggested),
             )
             for name in self.offered(row)
         ]

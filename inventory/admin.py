@@ -142,8 +142,8 @@ class StockAdmin(ReadOnlyAdmin[Stock]):
                     [
                         [
                             cells.link(request, "inventory.stockmovement", one.pk, one.get_operation_display()),
-                            cells.moment(one.at),
-                            one.by,
+                            cells.brief(one.at),
+                            cells.who(one.by),
                             cells.short(one.reference),
                             one.reason or cells.NOTHING,
                             cells.change(one.on_hand_change or one.reserved_change),
@@ -219,8 +219,8 @@ class StockMovementAdmin(ReadOnlyAdmin[StockMovement]):
         return cells.short(row.reference)
 
     @admin.display(description="By")
-    def by_cell(self, row: StockMovement) -> str:
-        return row.by
+    def by_cell(self, row: StockMovement) -> SafeString:
+        return cells.who(row.by)
 
     @admin.display(description="When")
     def at_cell(self, row: StockMovement) -> SafeString:

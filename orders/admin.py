@@ -199,7 +199,8 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
         if _is_cancelling(row):
             lead.append(cells.badge("cancelling", "warn"))
         if view.refund_status != "none":
-            lead.append(cells.badge(f"refund: {view.refund_status}", cells.tone_of(view.refund_status)))
+            text = "partly refunded" if view.refund_status == "partial" else view.refund_status
+            lead.append(cells.badge(text, cells.tone_of(view.refund_status)))
         return Page(
             title=cells.code(row.number),
             lead=lead,
@@ -309,7 +310,7 @@ def _payments(request: HttpRequest, view: OrderView) -> Table:
                         *([cells.short(one.charge_reference)] if one.charge_reference else []),
                     ]
                 ),
-                cells.moment(one.created_at),
+                cells.brief(one.created_at),
                 cells.money(one.captured_minor or None, one.currency),
                 cells.money(one.amount_minor, one.currency),
             ]
@@ -337,7 +338,7 @@ def _refunds(request: HttpRequest, view: OrderView, refunds: Sequence[RefundView
                 one.reason,
                 one.requested_by,
                 cells.short(one.provider_reference),
-                cells.moment(one.created_at),
+                cells.brief(one.created_at),
                 cells.money(one.amount_minor, one.currency),
             ]
             for one in refunds
@@ -356,7 +357,7 @@ def _ledger(request: HttpRequest, entries: Sequence[EntryView]) -> Table:
                     if not position
                     else "",
                     account,
-                    cells.moment(entry.at) if not position else "",
+                    cells.brief(entry.at) if not position else "",
                     cells.money(amount_minor, entry.currency) if amount_minor > 0 else "",
                     cells.money(-amount_minor, entry.currency) if amount_minor < 0 else "",
                 ]
@@ -377,8 +378,8 @@ def _stock(movements: Sequence[MovementView]) -> Table:
             [
                 one.operation.replace("_", " "),
                 cells.short(one.product),
-                cells.moment(one.at),
-                one.by,
+                cells.brief(one.at),
+                cells.who(one.by),
                 cells.change(one.on_hand_change) if one.on_hand_change else cells.NOTHING_RIGHT,
                 cells.change(one.reserved_change) if one.reserved_change else cells.NOTHING_RIGHT,
             ]
@@ -396,8 +397,8 @@ def _webhooks(request: HttpRequest, events: Sequence[Any]) -> Table:
             [
                 cells.link(request, "payments.inboxevent", event.pk, event.type),
                 cells.short(event.object_id),
-                cells.moment(event.provider_created_at),
-                cells.moment(event.received_at),
+                cells.brief(event.provider_created_at),
+                cells.brief(event.received_at),
             ]
             for event in events
         ],
@@ -436,5 +437,5 @@ def _timeline(row: Order, story: Story) -> Timeline:
             entries.append(Entry(refund_made.completed_at, title, "at the provider", "undo", tone))
     for movement in story.movements:
         what = f"{movement.operation.replace('_', ' ').capitalize()} {movement.quantity} × {movement.product}"
-        entries.append(Entry(movement.at, what, movement.by, "inventory_2"))
+        entries.append(Entry(movement.at, what, cells.who(movement.by), "inventory_2"))
     return Timeline("Story", sorted(entries, key=lambda entry: entry.at), empty="")

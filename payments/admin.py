@@ -227,7 +227,7 @@ def refunds_table(request: HttpRequest, refunds: QuerySet[Refund]) -> Table:
                 one.reason,
                 one.requested_by,
                 cells.short(one.provider_reference or ""),
-                cells.moment(one.created_at),
+                cells.brief(one.created_at),
                 cells.money(one.amount_minor, one.currency),
             ]
             for one in refunds
@@ -255,7 +255,7 @@ def _posting_row(request: HttpRequest, entry: JournalEntry, posting: Posting, *,
     return [
         cells.link(request, "payments.journalentry", entry.pk, entry.kind.replace("_", " ")) if first else "",
         cells.link(request, "payments.account", posting.account_id, str(posting.account)),
-        cells.moment(entry.created_at) if first else "",
+        cells.brief(entry.created_at) if first else "",
         entry.by if first else "",
         cells.money(debit, entry.currency) if debit else "",
         cells.money(credit, entry.currency) if credit else "",
@@ -272,8 +272,8 @@ def webhooks_table(request: HttpRequest, references: list[str]) -> Table:
                 cells.link(request, "payments.inboxevent", event.pk, cells.short(event.pk)),
                 event.type,
                 cells.short(event.object_id),
-                cells.moment(event.provider_created_at),
-                cells.moment(event.received_at),
+                cells.brief(event.provider_created_at),
+                cells.brief(event.received_at),
             ]
             for event in events
         ],
@@ -557,7 +557,7 @@ class AccountAdmin(ReadOnlyAdmin[Account]):
                             ),
                             cells.short(line.entry.reference),
                             line.entry.by,
-                            cells.moment(line.entry.created_at),
+                            cells.brief(line.entry.created_at),
                             cells.money(line.amount_minor, row.currency) if line.amount_minor > 0 else "",
                             cells.money(-line.amount_minor, row.currency) if line.amount_minor < 0 else "",
                         ]

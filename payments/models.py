@@ -205,7 +205,7 @@ class Account(models.Model):
 
     def __str__(self) -> str:
         owner = f" {self.customer}" if self.customer else ""
-        return f"{self.get_kind_display()}{owner}, {self.currency.upper()}"
+        return f"{self.get_kind_display().capitalize()}{owner}, {self.currency.upper()}"
 
 
 class JournalEntry(models.Model):

@@ -5,13 +5,14 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db.models import Count, Q, Sum
+from django.db.models.functions import TruncHour
 
 from foundation.errors import NotFound
 from payments import gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
 from payments.models import Account, InboxEvent, JournalEntry, Payment, Posting, Refund
 from payments.states import PAYMENT_LIVE, PaymentStatus, RefundStatus
-from payments.types import BalanceTransaction, EntryView, Failure, PaymentView, RefundView, Total
+from payments.types import BalanceTransaction, EntryView, Failure, Hour, PaymentView, RefundView, Total
 
 # The contract with whoever compares our books with the provider's: a view over payments and refunds, one row for each
 # movement that the provider should know too. Columns: kind (charge, refund), id, merchant_id, payment_id, reference,
@@ -153,6 +154,19 @@ def refunded_between(since: datetime, until: datetime) -> list[Total]:
     )
     rows = paid.values_list("currency").annotate(Count("pk"), Sum("amount_minor")).order_by("currency")
     return [Total(*row) for row in rows]
+
+
+def traded_by_hour(since: datetime, until: datetime) -> list[Hour]:
+    """What moved in [since, until) by the provider's clock, hour by hour, oldest first; hours of rest are left out."""
+    captured = Payment.objects.filter(captured_at__gte=since, captured_at__lt=until)
+    refunded = Refund.objects.filter(
+        provider_created_at__gte=since, provider_created_at__lt=until, status=RefundStatus.SUCCEEDED
+    )
+    sales = captured.values_list(TruncHour("captured_at"), "currency").annotate(total=Sum("captured_minor"))
+    refunds = refunded.values_list(TruncHour("provider_created_at"), "currency").annotate(total=Sum("amount_minor"))
+    ins = {(at, currency): amount for at, currency, amount in sales}
+    outs = {(at, currency): amount for at, currency, amount in refunds}
+    return [Hour(*key, ins.get(key, 0), outs.get(key, 0)) for key in sorted({*ins, *outs})]
 
 
 def read_client_secret(number: str) -> str:

@@ -75,6 +75,16 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
+class Hour:
+    """What was captured and what was refunded in one hour in one currency, by the provider's clock."""
+
+    at: datetime
+    currency: str
+    captured_minor: int
+    refunded_minor: int
+
+
+@dataclass(frozen=True, slots=True)
 class EntryView:
     """A journal entry with its lines: (account, debit minor units or negative for a credit)."""
 

@@ -1,23 +1,37 @@
 """Discrepancies and runs on the finance desk: ours beside theirs, and what can be done about the difference."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
+from django import forms
 from django.contrib import admin
+from django.contrib.auth.models import User
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from foundation import cells
 from foundation.database import database_now
-from foundation.desk import ChoiceFilter, ReadOnlyAdmin, by_number, choice_filter
+from foundation.desk import Act, ActForm, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_number, choice_filter
 from foundation.errors import NotFound
 from foundation.ids import parse_public_id
-from foundation.sections import Cell, Custom, Entry, Facts, Page, Table, Timeline
-from reconciliation.models import Discrepancy, ProviderTransaction, ReconciliationRun
-from reconciliation.states import OPEN_STATES, DiscrepancyState, RunState
-from reconciliation.types import KINDS, Severity
+from foundation.money import parse_major
+from foundation.sections import Cell, Custom, Entry, Facts, Page, Section, Table, Timeline
+from orders.types import OrderView
+from reconciliation import selectors, services
+from reconciliation.models import (
+    Discrepancy,
+    DiscrepancyAction,
+    DiscrepancyHistory,
+    ProviderTransaction,
+    ReconciliationRun,
+)
+from reconciliation.states import OPEN_STATES, DiscrepancyState, Outcome, RunState
+from reconciliation.types import ACTIONS, KINDS, Action, ActionInfo, ActionInput, Severity
 
+_COLLEAGUES_SHOWN = 200
 _SEVERITY: dict[str, cells.Tone] = {Severity.HIGH: "bad", Severity.MEDIUM: "warn", Severity.LOW: "quiet"}
 # Days since the business date: (shortest, longest, name).
 _AGES = ((0, 1, "0-1"), (2, 3, "2-3"), (4, 7, "4-7"), (8, 30, "8-30"), (31, None, "over 30"))
@@ -88,6 +102,101 @@ class OwnerFilter(ChoiceFilter):
         return queryset.filter(owner="") if self.value() == "nobody" else queryset
 
 
+def colleagues() -> list[tuple[str, str]]:
+    """Staff to whom an item can be given."""
+    names = User.objects.filter(is_staff=True, is_active=True).order_by("username").values_list("username", flat=True)
+    return [(name, name) for name in names[:_COLLEAGUES_SHOWN]]
+
+
+# --- What can be done: the actions of reconciliation.types, each with the fields that it asks for ---
+
+
+class ActionForm(NoteForm):
+    """`key` is made with the page: the same press of a button, however often it is sent, is done once."""
+
+    key = forms.UUIDField(widget=forms.HiddenInput)
+
+
+class OrderForm(ActionForm):
+    order_number = forms.CharField(
+        label="Order",
+        max_length=64,
+        required=False,
+        help_text="Where it is filled in, Stripe's charge names this order.",
+    )
+    field_order: tuple[str, ...] = ("order_number", "note")
+
+
+class RefundForm(OrderForm):
+    amount = forms.CharField(
+        label="Amount",
+        required=False,
+        help_text="As 12.34. Empty: what was taken too much, or all of a charge that we do not know.",
+        widget=forms.TextInput(attrs={"inputmode": "decimal"}),
+    )
+    field_order = ("amount", "order_number", "note")
+
+
+class OwnerForm(ActionForm):
+    owner = forms.ChoiceField(label="Colleague", choices=colleagues)
+    field_order = ("owner", "note")
+
+
+class UntilForm(ActionForm):
+    until = forms.DateField(label="Until", widget=forms.DateInput(attrs={"type": "date"}))
+    field_order = ("until", "note")
+
+
+_FORMS: dict[tuple[str, ...], type[ActionForm]] = {
+    (): ActionForm,
+    ("order_number",): OrderForm,
+    ("amount_minor", "order_number"): RefundForm,
+    ("owner",): OwnerForm,
+    ("until",): UntilForm,
+}
+_ICONS = {
+    Action.REQUERY: "sync",
+    Action.CREATE_MISSING_PAYMENT: "add_card",
+    Action.CREATE_MISSING_REFUND: "add_circle",
+    Action.POST_CORRECTION: "edit_note",
+    Action.TAKE_PROVIDER_STATUS: "download",
+    Action.REFUND_CUSTOMER: "undo",
+    Action.MARK_FRAUD: "gpp_bad",
+    Action.ACCEPT: "check_circle",
+    Action.CLAIM: "front_hand",
+    Action.ASSIGN: "person_add",
+    Action.RELEASE: "person_remove",
+    Action.IGNORE_UNTIL: "snooze",
+}
+_MOVES_MONEY = (Action.REFUND_CUSTOMER, Action.MARK_FRAUD)
+
+
+def _act(info: ActionInfo) -> Act[Discrepancy]:
+    def run(item: Discrepancy, data: dict[str, Any], by: str) -> str:
+        amount = data.get("amount", "").strip()
+        given = ActionInput(
+            order_number=data.get("order_number", ""),
+            amount_minor=parse_major(amount, item.currency) if amount else None,
+            owner=data.get("owner", ""),
+            until=data.get("until"),
+        )
+        result = services.perform(
+            discrepancy_id=item.pk, action=info.name, by=by, note=data["note"], key=str(data["key"]), given=given
+        )
+        return f"This was done before, and is done once: {result.text}" if result.replayed else result.text
+
+    return Act(
+        name=info.name,
+        label=info.label,
+        says=info.explanation,
+        permission=info.permission,
+        run=run,
+        form=_FORMS[info.asks_for],
+        icon=_ICONS[info.name],
+        danger=info.name in _MOVES_MONEY,
+    )
+
+
 @admin.register(Discrepancy)
 class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
     list_display = (
@@ -119,6 +228,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
         ("All", "state=all"),
     )
     search_help_text = "Number of an order or discrepancy, or ch_…, re_…"
+    acts = tuple(_act(info) for info in {info.name: info for infos in ACTIONS.values() for info in infos}.values())
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         newest_first = request.GET.get("state") in (DiscrepancyState.RESOLVED, "all")
@@ -176,18 +286,37 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
 
     # --- The page ---
 
+    def offered(self, row: Discrepancy) -> list[str]:
+        return [info.name for info in selectors.offered_actions(row)]
+
+    def suggested(self, request: HttpRequest, row: Discrepancy) -> str:
+        allowed = [info for info in selectors.offered_actions(row) if request.user.has_perm(info.permission)]
+        repairs = [info for info in allowed if info.repairs]
+        return next((info.name for info in [*repairs, *allowed]), "")
+
+    def act_form(self, act: Act[Discrepancy], row: Discrepancy) -> ActForm:
+        initial: dict[str, Any] = {"key": uuid4(), "order_number": row.order_reference}
+        if act.name == Action.CLAIM:
+            initial["note"] = "I look into it."
+        return act.form(prefix=act.name, initial=initial)
+
     def page(self, request: HttpRequest, row: Discrepancy) -> Page:
-        info = KINDS[row.kind]
-        age_days = (database_now().date() - row.business_date).days
+        found = selectors.discrepancy_page(row.pk)
+        item = found.item
         return Page(
-            title=info.label,
-            lead=[_state(row), cells.badge(row.severity, _SEVERITY[row.severity])],
-            sub=cells.beside(cells.code(row.number), f"· of {row.business_date:%d %b %Y}", _age(age_days)),
-            previous=self._neighbour(row, forward=False),
-            next=self._neighbour(row, forward=True),
-            top=[_compare(request, row)],
-            main=[_transactions(row), _actions_log(row)],
-            side=[self._facts(request, row), _history(row)],
+            title=found.info.label,
+            lead=[_state(item), cells.badge(item.severity, _SEVERITY[item.severity])],
+            sub=cells.beside(cells.code(item.number), f"· of {item.business_date:%d %b %Y}", _age(found.age_days)),
+            previous=self._neighbour(item, forward=False),
+            next=self._neighbour(item, forward=True),
+            main=[
+                _compare(request, item),
+                _actions_log(found.actions),
+                *_order(request, found.order),
+                _transactions(found.transactions),
+                self._facts(request, item),
+                _history(found.history),
+            ],
         )
 
     def next_url(self, row: Discrepancy) -> str:
@@ -312,9 +441,7 @@ def _own_number(request: HttpRequest, row: Discrepancy) -> SafeString:
     return cells.NOTHING
 
 
-def _transactions(row: Discrepancy) -> Table:
-    ids = row.evidence.get("transactions", [])
-    found = ProviderTransaction.objects.filter(pk__in=ids).order_by("created_at") if ids else []
+def _transactions(rows: Sequence[ProviderTransaction]) -> Table:
     return Table(
         "Stripe's rows",
         ["Row", "Category", "Created", "Order it names", cells.right("Gross"), cells.right("Fee"), cells.right("Net")],
@@ -322,54 +449,84 @@ def _transactions(row: Discrepancy) -> Table:
             [
                 cells.short(one.pk),
                 one.reporting_category.replace("_", " "),
-                cells.moment(one.created_at),
+                cells.brief(one.created_at),
                 cells.short(one.order_reference),
                 cells.money(one.amount_minor, one.currency),
                 cells.money(one.fee_minor, one.currency),
                 cells.money(one.net_minor, one.currency),
             ]
-            for one in found
+            for one in rows
         ],
         empty="Stripe's books hold no row for this.",
     )
 
 
-def _actions_log(row: Discrepancy) -> Table:
+def _order(request: HttpRequest, order: OrderView | None) -> list[Section]:
+    """The order that both sides, or Stripe's metadata alone, name: what it asked for, and what was tried."""
+    if order is None:
+        return []
+    number = cells.link(request, "orders.order", order.id, cells.code(order.number))
+    asks = cells.beside(order.customer.id, "asks for", cells.strong(cells.money(order.total_minor, order.currency)))
+    return [
+        Table(
+            "Its order and payments",
+            ["Number", "Status", "At Stripe", "Created", cells.right("Captured"), cells.right("Refunded")],
+            [
+                [cells.sub(number, asks), cells.state(order.status), "", cells.brief(order.created_at), "", ""],
+                *(
+                    [
+                        cells.link(request, "payments.payment", one.id, cells.short(one.number)),
+                        cells.state(one.status),
+                        cells.short(one.charge_reference or one.provider_reference),
+                        cells.brief(one.created_at),
+                        cells.money(one.captured_minor or None, one.currency),
+                        cells.money(one.refunded_minor or None, one.currency),
+                    ]
+                    for one in order.payments
+                ),
+            ],
+            empty="",
+        )
+    ]
+
+
+def _actions_log(actions: Sequence[DiscrepancyAction]) -> Table:
     return Table(
         "What people did",
-        ["When", "Who", "What", "Why", "Result"],
+        ["When", "Who", "What", "Why", "What came of it"],
         [
             [
-                cells.moment(one.at),
-                one.by,
-                cells.beside(one.action.replace("_", " "), "" if one.outcome == "ok" else cells.state(one.outcome)),
+                cells.brief(one.at),
+                cells.strong(one.by),
+                cells.beside(
+                    one.action.replace("_", " "), "" if one.outcome == Outcome.OK else cells.state(one.outcome)
+                ),
                 one.note,
                 one.result or cells.NOTHING,
             ]
-            for one in row.actions.order_by("pk")
+            for one in actions
         ],
         empty="Nobody has done anything about it yet.",
     )
 
 
-def _history(row: Discrepancy) -> Timeline:
+def _history(changes: Sequence[DiscrepancyHistory]) -> Timeline:
     return Timeline(
         "History",
         [
-            Entry(
-                at=one.at,
-                title=cells.state(one.to_state),
-                detail=cells.who(one.by, one.why),
-                icon="flag",
-                tone=cells.tone_of(one.to_state),
-            )
-            for one in row.history.order_by("pk")
+            Entry(one.at, cells.state(one.to_state), cells.who(one.by, one.why), "flag", cells.tone_of(one.to_state))
+            for one in changes
         ],
         empty="A run has just found it.",
     )
 
 
 # --- Runs -------------------------------------------------------------------------------------------
+
+
+def run_again(run: ReconciliationRun, data: dict[str, Any], by: str) -> str:
+    services.request_run(day=run.date, by=by)
+    return f"A worker reconciles {run.date:%d %B %Y} now: its run appears among the runs in a moment."
 
 
 @admin.register(ReconciliationRun)
@@ -386,6 +543,16 @@ class ReconciliationRunAdmin(ReadOnlyAdmin[ReconciliationRun]):
         "took",
     )
     list_filter = (choice_filter("state", [RunState.RUNNING, RunState.COMPLETED, RunState.FAILED]),)
+    acts = (
+        Act(
+            name="again",
+            label="Reconcile this day again",
+            says="Reads Stripe's books for the day once more and compares them with ours. What agrees now is closed.",
+            permission="reconciliation.start_reconciliation",
+            run=run_again,
+            icon="sync",
+        ),
+    )
 
     @admin.display(description="Day")
     def date_cell(self, run: ReconciliationRun) -> SafeString:

@@ -48,3 +48,11 @@ class BooksBusy(DomainError):
     code = "books_busy"
     status = 503
     retry_after_s = 30
+
+
+class WorkersUnreachable(DomainError):
+    """No worker can be reached at the moment: try again in a minute, and tell an operator if it stays so."""
+
+    code = "workers_unreachable"
+    status = 503
+    retry_after_s = 60

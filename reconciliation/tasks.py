@@ -1,4 +1,6 @@
-"""Scheduled reconciliation: asked hourly whether a day is missing."""
+"""Reconciliation in the background: asked hourly whether a day is missing, and by people for one day."""
+
+from datetime import date
 
 from celery import shared_task
 
@@ -9,3 +11,9 @@ from reconciliation import services
 def nightly() -> None:
     """Reconcile every finished day that has no completed run yet."""
     services.reconcile_missing_days()
+
+
+@shared_task(name="reconciliation.reconcile_day")
+def reconcile_day(day: str, by: str) -> None:
+    """Reconcile one day that a person asked for."""
+    services.reconcile_day(day=date.fromisoformat(day), by=by)

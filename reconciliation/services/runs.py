@@ -7,15 +7,17 @@ from dataclasses import asdict
 from datetime import date
 from time import monotonic
 
+from celery import current_app
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
+from kombu.exceptions import OperationalError
 
 from foundation.database import database_now, in_seconds
 from foundation.errors import DomainError, InvalidInput
 from payments import selectors as payments
 from reconciliation import matching, selectors
-from reconciliation.errors import RunInProgress, RunTakenOver
+from reconciliation.errors import RunInProgress, RunTakenOver, WorkersUnreachable
 from reconciliation.locks import one_writer
 from reconciliation.models import ReconciliationRun
 from reconciliation.services import findings
@@ -49,6 +51,16 @@ def reconcile_day(*, day: date, by: str, dry_run: bool = False, progress: Progre
     with _failure_recorded(run):
         imported = import_day(day, progress=_renewing(run, progress or _silent))
         return _compare(run, imported, began, unbooked=_unbooked(day))
+
+
+def request_run(*, day: date, by: str) -> None:
+    """Ask a worker to reconcile a day; the run appears among the runs. Raises InvalidInput, WorkersUnreachable."""
+    if matching.window(day)[0] > database_now():
+        raise InvalidInput(f"{day} has not begun yet.", param="date")
+    try:
+        current_app.send_task("reconciliation.reconcile_day", kwargs={"day": day.isoformat(), "by": by}, retry=False)
+    except OperationalError as error:
+        raise WorkersUnreachable from error
 
 
 def reconcile_missing_days() -> list[date]:

@@ -1,12 +1,17 @@
-"""Members of staff at the desk, one of each role."""
+"""Members of staff at the desk, one of each role, and books to look at."""
 
 from collections.abc import Callable
 
 import pytest
 from django.contrib.auth.models import Group, User
+from django.db.models import Model
 from django.test import Client
+from django.urls import reverse
 
+from tests.reconciliation.conftest import Books, books
 from tests.shop import Shop, open_shop
+
+__all__ = ["Books", "act_url", "books", "page_url"]
 
 
 @pytest.fixture
@@ -14,8 +19,10 @@ def as_role(db) -> Callable[[str], Client]:
     """`as_role("clerk")`: a browser in which a clerk has signed in. `nobody` is staff without a role."""
 
     def sign_in(role: str) -> Client:
-        user = User.objects.create_user(role, is_staff=True, is_superuser=role == "superuser")
-        if role not in ("nobody", "superuser"):
+        user, created = User.objects.get_or_create(
+            username=role, defaults={"is_staff": True, "is_superuser": role == "superuser"}
+        )
+        if created and role not in ("nobody", "superuser"):
             user.groups.add(Group.objects.get(name=role))
         client = Client()
         client.force_login(user)
@@ -31,3 +38,15 @@ def shop(transactional_db, valkey, sandbox) -> Shop:
     shop = open_shop()
     shop.stock("book", 10)
     return shop
+
+
+def list_url(model: type[Model]) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+
+
+def page_url(row: Model) -> str:
+    return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
+
+
+def act_url(row: Model, act: str) -> str:
+    return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_act", args=[row.pk, act])

@@ -1,0 +1,316 @@
+"""What staff do on a page runs through a service, with a note and a name; who may not is refused."""
+
+from uuid import uuid4
+
+import pytest
+from django.contrib.admin.models import LogEntry
+
+from catalog.models import ApiKey, Merchant, Product
+from durability.models import Delivery, SagaRun
+from inventory.models import Stock, StockMovement
+from orders.models import Order, OrderHistory
+from payments.models import Payment, Refund
+from reconciliation.models import Discrepancy, DiscrepancyAction
+from tests.admin.conftest import act_url, page_url
+from tests.shop import settle
+
+
+def press(client, row, act: str, **fields):
+    """Press a button with its form filled in; follows to the page that comes after it."""
+    return client.post(act_url(row, act), {f"{act}-{name}": value for name, value in fields.items()}, follow=True)
+
+
+# --- Orders and payments ---
+
+
+def test_a_manager_refunds_part_of_an_order_with_a_reason(as_role, shop):
+    shop.bought()
+    order, payment = Order.objects.get(), Payment.objects.get()
+    answer = press(as_role("manager"), order, "refund", payment=payment.number, amount="5.00", note="torn cover")
+    refund = Refund.objects.get()
+    assert (refund.amount_minor, refund.reason, refund.requested_by) == (500, "torn cover", "manager")
+    assert refund.number in answer.content.decode()
+    settle()
+    assert shop.order(order.number)["refund_status"] == "partial"
+
+
+def test_without_an_amount_all_that_is_left_is_refunded(as_role, shop):
+    shop.bought()
+    press(as_role("manager"), Payment.objects.get(), "refund", note="never arrived")
+    assert Refund.objects.get().amount_minor == 1500
+
+
+def test_too_much_is_refused_and_what_was_typed_is_kept(as_role, shop):
+    shop.bought()
+    answer = press(as_role("manager"), Payment.objects.get(), "refund", amount="15.01", note="a slip of the pen")
+    assert answer.status_code == 409
+    assert "a slip of the pen" in answer.content.decode()
+    assert not Refund.objects.exists()
+
+
+@pytest.mark.parametrize("note", ["", "   "])
+def test_nothing_is_done_without_a_note(as_role, shop, note):
+    shop.bought()
+    answer = press(as_role("manager"), Payment.objects.get(), "refund", note=note)
+    assert answer.status_code == 400
+    assert "Say why" in answer.content.decode()
+    assert not Refund.objects.exists()
+
+
+@pytest.mark.parametrize("role", ["clerk", "operator"])
+def test_only_managers_refund(as_role, shop, role):
+    shop.bought()
+    client = as_role(role)
+    payment = Payment.objects.get()
+    assert press(client, payment, "refund", note="please").status_code == 403
+    assert "Your role does not include this" in client.get(page_url(payment)).content.decode()
+    assert not Refund.objects.exists()
+
+
+def test_an_operator_cancels_a_paid_order_and_the_books_say_who_and_why(as_role, shop):
+    shop.bought()
+    order = Order.objects.get()
+    press(as_role("operator"), order, "cancel", note="the warehouse burnt down")
+    settle()
+    assert shop.order(order.number)["status"] == "cancelled"
+    assert (Refund.objects.get().requested_by, Refund.objects.get().reason) == ("operator", "the warehouse burnt down")
+    assert shop.level() == (10, 0)
+
+
+def test_an_operator_cancels_an_unpaid_order_and_its_history_says_who_and_why(as_role, shop):
+    shop.checkout()
+    order = Order.objects.get()
+    press(as_role("operator"), order, "cancel", note="ordered twice")
+    settle()
+    last = OrderHistory.objects.latest("pk")
+    assert (last.to_state, last.by, last.why) == ("cancelled", "operator", "ordered twice")
+
+
+def test_a_second_cancel_changes_nothing(as_role, shop):
+    shop.bought()
+    order, client = Order.objects.get(), as_role("operator")
+    for _ in range(2):
+        press(client, order, "cancel", note="no")
+    settle()
+    assert Refund.objects.count() == 1
+
+
+def test_a_clerk_reads_a_payment_at_the_provider(as_role, shop, sandbox):
+    shop.bought()
+    payment = Payment.objects.get()
+    sandbox.control("POST", "faults", {"match": "GET /v1/payment_intents", "kind": "error_500", "times": 1})
+    client = as_role("clerk")
+    answer = press(client, payment, "recheck", note="the customer says that it was charged twice")
+    assert answer.status_code == 503  # said as the service says it
+    assert "does not answer" in answer.content.decode()
+    answer = press(client, payment, "recheck", note="the customer says that it was charged twice")
+    assert "Read at the provider" in answer.content.decode()
+    assert LogEntry.objects.get().user.username == "clerk"
+    assert "charged twice" in LogEntry.objects.get().change_message
+
+
+def test_acts_are_posted_and_not_fetched(as_role, shop):
+    shop.bought()
+    url = act_url(Payment.objects.get(), "refund")
+    assert as_role("manager").get(url).status_code == 405
+    assert as_role("manager").post(url.replace("refund", "nonsense")).status_code == 404
+
+
+def test_acts_need_the_token_of_the_form(as_role, shop):
+    shop.bought()
+    client = as_role("manager")
+    client.handler.enforce_csrf_checks = True
+    assert press(client, Payment.objects.get(), "refund", note="from another site").status_code == 403
+    assert not Refund.objects.exists()
+
+
+# --- Goods ---
+
+
+def test_a_form_that_is_sent_twice_restocks_once(as_role, shop):
+    stock, client, key = Stock.objects.get(), as_role("manager"), uuid4()
+    for _ in range(2):
+        press(client, stock, "restock", quantity="7", note="delivery of Monday", key=key)
+    assert shop.level() == (17, 0)
+    movement = StockMovement.objects.latest("pk")
+    assert (movement.by, movement.reason) == ("manager", "delivery of Monday")
+
+
+def test_a_count_is_corrected_but_not_below_what_is_reserved(as_role, shop):
+    shop.checkout(quantity=4)
+    stock, client = Stock.objects.get(), as_role("manager")
+    press(client, stock, "adjust", change="-6", note="counted", key=uuid4())
+    assert shop.level() == (4, 4)
+    assert press(client, stock, "adjust", change="-1", note="counted", key=uuid4()).status_code == 409
+    assert shop.level() == (4, 4)
+    assert press(as_role("clerk"), stock, "adjust", change="1", note="counted", key=uuid4()).status_code == 403
+
+
+def test_an_api_key_is_shown_once(as_role, shop):
+    merchant, client = Merchant.objects.get(), as_role("manager")
+    answer = press(client, merchant, "key", name="new till", scopes=["storefront"], note="for the new till")
+    key = ApiKey.objects.get(name="new till")
+    assert f"ek_{key.prefix}_" in answer.content.decode()
+    secret = answer.context["secret"]
+    assert secret not in client.get(page_url(merchant)).content.decode()
+    assert secret not in str(LogEntry.objects.get().change_message)
+    press(client, key, "revoke", note="lost")
+    key.refresh_from_db()
+    assert key.revoked_at is not None
+
+
+def test_a_product_is_changed_and_a_wrong_isbn_refused(as_role, shop):
+    product, client = Product.objects.get(), as_role("manager")
+    fields = {
+        "title": "Dust",
+        "author": "",
+        "price": "16.50",
+        "description": "",
+        "published": "on",
+        "note": "new edition",
+    }
+    press(client, product, "change", **fields)
+    product.refresh_from_db()
+    assert (product.title, product.price_minor) == ("Dust", 1650)
+    assert press(client, product, "change", **{**fields, "isbn": "9780000000000"}).status_code == 400
+    assert press(as_role("operator"), product, "change", **fields).status_code == 403
+
+
+# --- Machinery ---
+
+
+def test_an_operator_retries_or_skips_a_parked_delivery(as_role, shop):
+    shop.bought()
+    client = as_role("operator")
+    first, second = Delivery.objects.filter(state="done")[:2]
+    Delivery.objects.filter(pk__in=[first.pk, second.pk]).update(state="parked", done_at=None)
+    press(client, first, "retry", note="the mail server is back")
+    press(client, second, "skip", note="told the customer by telephone")
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.state, first.resolved_by) == ("pending", "operator")
+    assert (second.state, second.resolved_by, second.resolved_reason) == (
+        "skipped",
+        "operator",
+        "told the customer by telephone",
+    )
+    assert press(client, second, "retry", note="changed my mind").status_code == 409
+    assert press(as_role("manager"), first, "skip", note="no").status_code == 403
+
+
+def test_an_operator_retries_a_saga(as_role, shop):
+    shop.bought()
+    run = SagaRun.objects.latest("pk")
+    SagaRun.objects.filter(pk=run.pk).update(state="compensation_failed", finished_at=None, attempts=9)
+    press(as_role("operator"), run, "retry", note="mended")
+    run.refresh_from_db()
+    assert (run.state, run.attempts) == ("compensating", 0)
+    assert press(as_role("clerk"), run, "retry", note="mended").status_code == 403
+
+
+# --- Discrepancies ---
+
+
+@pytest.fixture
+def item(books) -> Discrepancy:
+    books.sell(2)
+    books.plant("amount_mismatch")
+    books.reconcile()
+    return Discrepancy.objects.get()
+
+
+def test_a_page_shows_ours_theirs_and_the_difference(as_role, books):
+    books.sell(2)
+    source = books.plant("amount_mismatch")[0]
+    books.reconcile()
+    page = as_role("clerk").get(page_url(Discrepancy.objects.get())).content.decode()
+    for told in ("Our books", "Stripe's books".replace("'", "&#x27;"), "$15.00", source, "Post a correcting entry"):
+        assert told in page, told
+
+
+def test_a_manager_corrects_and_the_next_run_confirms(as_role, books, item):
+    press(as_role("manager"), item, "post_correction", note="Stripe is right", key=uuid4())
+    item.refresh_from_db()
+    assert (item.state, item.closed_as, item.resolved_by) == ("resolved", "fixed", "manager")
+    done = DiscrepancyAction.objects.get()
+    assert (done.by, done.note, done.outcome) == ("manager", "Stripe is right", "ok")
+    books.reconcile()
+    item.refresh_from_db()
+    assert item.verified_at is not None
+
+
+def test_a_button_that_is_pressed_twice_acts_once(as_role, item):
+    client, key = as_role("manager"), uuid4()
+    press(client, item, "post_correction", note="Stripe is right", key=key)
+    answer = press(client, item, "post_correction", note="Stripe is right", key=key)
+    assert "done before" in answer.content.decode()
+    assert DiscrepancyAction.objects.count() == 1
+
+
+def test_a_stale_page_says_what_happened(as_role, item):
+    client = as_role("manager")
+    press(client, item, "accept", note="two cents", key=uuid4())
+    answer = press(client, item, "post_correction", note="too late", key=uuid4())
+    assert answer.status_code == 409
+    assert "resolved already" in answer.content.decode()
+
+
+def test_a_clerk_claims_and_asks_but_does_not_repair(as_role, item):
+    client = as_role("clerk")
+    press(client, item, "claim", note="I look into it.", key=uuid4())
+    press(client, item, "requery", note="is it still so?", key=uuid4())
+    item.refresh_from_db()
+    assert (item.state, item.owner) == ("investigating", "clerk")
+    for act in ("post_correction", "refund_customer", "mark_fraud", "accept"):
+        assert press(client, item, act, note="let me", key=uuid4()).status_code == 403, act
+    assert press(as_role("operator"), item, "claim", note="me too", key=uuid4()).status_code == 403
+
+
+def test_an_action_without_a_note_is_refused(as_role, item):
+    assert press(as_role("manager"), item, "accept", note="", key=uuid4()).status_code == 400
+    item.refresh_from_db()
+    assert item.state == "open"
+
+
+def test_the_missing_payment_is_attached_to_the_order_that_the_charge_names(as_role, books):
+    order = books.abandon()
+    books.plant("missing_in_our_system")
+    books.reconcile()
+    item = Discrepancy.objects.get()
+    client = as_role("manager")
+    assert order["number"] in client.get(page_url(item)).content.decode()
+    press(client, item, "create_missing_payment", order_number=order["number"], note="it is theirs", key=uuid4())
+    settle(webhooks=False)
+    assert books.shop.order(order["number"])["status"] == "paid"
+
+
+def test_save_and_next_leads_to_the_next_open_item(as_role, books):
+    books.sell(3)
+    books.plant("amount_mismatch", 2)
+    books.reconcile()
+    first, second = Discrepancy.objects.order_by("business_date", "pk")
+    fields = {"claim-note": "mine", "claim-key": uuid4(), "_next": "1"}
+    answer = as_role("clerk").post(act_url(first, "claim"), fields)
+    assert answer["Location"] == page_url(second)
+
+
+def test_an_item_is_given_to_a_colleague_or_put_off(as_role, books, item):
+    client, _ = as_role("manager"), as_role("clerk")
+    press(client, item, "assign", owner="clerk", note="yours", key=uuid4())
+    item.refresh_from_db()
+    assert item.owner == "clerk"
+    assert press(client, item, "assign", owner="a stranger", note="yours", key=uuid4()).status_code == 400
+    press(client, item, "ignore_until", until="2999-01-01", note="not this century", key=uuid4())
+    item.refresh_from_db()
+    assert item.state == "ignored"
+
+
+def test_a_manager_asks_for_a_day_to_be_reconciled_again(as_role, item, monkeypatch):
+    sent = []
+    monkeypatch.setattr(
+        "reconciliation.services.runs.current_app.send_task",
+        lambda name, **options: sent.append((name, options["kwargs"])),
+    )
+    press(as_role("manager"), item.last_seen_run, "again", note="after the repairs")
+    assert sent == [("reconciliation.reconcile_day", {"day": item.business_date.isoformat(), "by": "manager"})]
+    assert press(as_role("clerk"), item.last_seen_run, "again", note="again").status_code == 403
