@@ -53,8 +53,14 @@ class Books:
 
 
 @pytest.fixture
-def books(transactional_db, valkey, settings, monkeypatch: pytest.MonkeyPatch, tmp_path):
-    handle = start_sandbox(tmp_path)
+def settle_after_s() -> float:
+    """How long the provider takes to book a capture."""
+    return 0
+
+
+@pytest.fixture
+def books(transactional_db, valkey, settings, monkeypatch: pytest.MonkeyPatch, tmp_path, settle_after_s):  # noqa: PLR0917
+    handle = start_sandbox(tmp_path, settle_after_s=settle_after_s)
     settings.STRIPE_API_BASE = handle.url
     monkeypatch.setenv("STRIPE_API_BASE", handle.url)
     handle.control("POST", "webhooks", {"mode": "drop"})

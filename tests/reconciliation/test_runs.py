@@ -25,7 +25,7 @@ from reconciliation.errors import RunInProgress, RunTakenOver
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, ProviderTransaction, ReconciliationRun
 from reconciliation.services import importing, runs
-from reconciliation.types import Kind
+from reconciliation.types import Kind, KindCounts
 from tests.reconciliation.ledgers import DAY, ours, theirs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -205,10 +205,19 @@ def test_a_page_that_fails_is_asked_for_again(books, monkeypatch):
     assert ReconciliationRun.objects.get().state == "failed"
 
 
-def test_the_provider_tells_what_it_has_not_booked_yet(books):
+@pytest.mark.parametrize("settle_after_s", [3600])
+def test_a_capture_that_the_provider_has_yet_to_book_is_timing(books, settings):
+    settings.RECONCILE_UNBOOKED_AFTER_S = 48 * 3600  # it was noon of yesterday, whatever the time is now
+    books.sell()
+    report = books.reconcile()
+    assert report.theirs_count == 0
+    assert report.kinds == {Kind.MISSING_IN_STRIPE: KindCounts(timing=1)}
+    assert Discrepancy.objects.get().evidence["timing"] == "not booked by the provider yet"
+
+
+def test_what_is_booked_or_unknown_at_the_provider_is_no_evidence(books):
     order, *_ = books.sell()
-    intent = order["payments"][0]["provider_reference"]
-    assert not payments.is_awaiting_booking(intent)
+    assert not payments.is_awaiting_booking(order["payments"][0]["provider_reference"])
     assert not payments.is_awaiting_booking("pi_unknown")
 
 
