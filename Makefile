@@ -22,7 +22,7 @@ reset: .venv/.installed ## Stop the stack and forget all its data
 	@exec $(BIN)/python -m config.devstack reset
 
 test: check ## Everything that CI runs: check, then all tests on real servers
-	@$(BIN)/pytest
+	@$(BIN)/pytest --quiet --numprocesses 2 --dist loadgroup
 
 check: .venv/.installed ## Lint, types, the import contract, dependencies, migrations, settings, compose file
 	@$(BIN)/ruff check --quiet .

@@ -31,11 +31,13 @@ django_settings.STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfile
 django_settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # whitenoise warns where it is missing
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One stack for all its tests: xdist must not spread them."""
+    """One stack for all its tests, so xdist must not spread them; they wait much, so they begin first."""
     for item in items:
         if item.get_closest_marker("stack"):
             item.add_marker(pytest.mark.xdist_group("stack"))
+    items.sort(key=lambda item: item.get_closest_marker("stack") is None)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from config.devstack import system
 from tests.stack import marks
 from tests.stack_process import RunningStack
 
+pytestmark = pytest.mark.xdist_group("tiny stack")
+
 TINY = (sys.executable, "-m", "tests.stack.tiny", "up")
 
 
