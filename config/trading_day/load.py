@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from threading import Lock
@@ -14,7 +14,7 @@ from config.trading_day.diary import Diary
 from config.trading_day.plan import Day, Visit, make_day
 from config.trading_day.progress import Steps
 from config.trading_day.provider import Provider
-from config.trading_day.shops import Shop, fill_shelves, open_shops
+from config.trading_day.shops import Shop, open_shops, shelf_jobs
 from config.trading_day.trading import run_errand, visit_shop
 from durability import selectors as durability
 from foundation.errors import DomainError
@@ -88,9 +88,9 @@ class Loader:
 
     def _open(self) -> None:
         self._set_expiry(_EXPIRY_WHILE_LOADING_S)
-        listed = sum(len(book.prices) for book in self._books)
-        with self._steps.step("Putting books on the shelves", listed) as advance:
-            fill_shelves(self._shops, self._books, pool=self._pool, advance=advance)
+        jobs = shelf_jobs(self._shops, self._books)
+        with self._steps.step("Putting books on the shelves", len(jobs)) as advance:
+            self._all(jobs, advance)
         self._diary.write()
 
     def _trade(self) -> None:
@@ -158,10 +158,16 @@ class Loader:
         for shop in self._shops.values():
             shop.set_expiry(seconds)
 
-    def _all(self, jobs: list[Callable[[], None]], advance: Callable[[], object]) -> None:
-        for done in [self._pool.submit(job) for job in jobs]:
-            done.result()
-            advance()
+    def _all(self, jobs: Sequence[Callable[[], None]], advance: Callable[[], object]) -> None:
+        running = [self._pool.submit(job) for job in jobs]
+        try:
+            for done in running:
+                done.result()
+                advance()
+        finally:
+            for left in running:
+                left.cancel()  # after a failure what has not begun need not begin; what has, ends under this clock
+            wait(running)
 
     def _rest(self, text: str, *, without_pending: bool = False) -> None:
         with self._steps.step(text):

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -33,7 +32,7 @@ class Shop:
         """How long the orders placed from now on wait to be paid. A merchant's terms have no API: staff set them."""
         services.set_order_expiry(merchant_id=self.merchant.id, seconds=seconds)
 
-    def list_book(self, book: Book, *, copies: int, metadata: dict[str, str]) -> None:
+    def list_book(self, book: Book, *, copies: int) -> None:
         """Publish a book under its ISBN and put copies on the shelf."""
         price = book.prices[self.merchant.currency]
         document = {
@@ -44,7 +43,6 @@ class Shop:
             "price": price,
             "currency": self.merchant.currency,
             "published": True,
-            "metadata": metadata,
         }
         key = f"trading-day-{book.isbn}"
         self.operations.post("/products", document, key=f"{key}-publish")
@@ -71,17 +69,12 @@ def _client(url: str, merchant: MerchantTerms, scope: str) -> Client:
     return Client(url, key)
 
 
-def fill_shelves(
-    shops: dict[str, Shop], books: Sequence[Book], *, pool: ThreadPoolExecutor, advance: Callable[[], object]
-) -> None:
-    """Publish and restock what each shop sells; what is there already stays as it is."""
+def shelf_jobs(shops: dict[str, Shop], books: Sequence[Book]) -> list[Callable[[], None]]:
+    """One call for each book that a shop sells: publish and restock it; what is there already stays as it is."""
     chance = random.Random(len(books))
-    jobs = []
-    for currency, shop in shops.items():
-        for book in books:
-            if currency in book.prices:
-                copies = chance.randint(_FEWEST_COPIES, _MOST_COPIES)
-                jobs.append(partial(shop.list_book, book, copies=copies, metadata={}))
-    for done in [pool.submit(job) for job in jobs]:
-        done.result()
-        advance()
+    return [
+        partial(shop.list_book, book, copies=chance.randint(_FEWEST_COPIES, _MOST_COPIES))
+        for currency, shop in shops.items()
+        for book in books
+        if currency in book.prices
+    ]

@@ -5,7 +5,9 @@ from config.trading_day.plan import Errand, Task, Visit
 from config.trading_day.provider import Provider
 from config.trading_day.shops import Shop
 
-_DECLINED = 402
+_DECLINED, _TOO_LATE = 402, 409
+# After an interrupted load some orders that should have been paid have expired.
+_NOTHING_TO_DO = ("pending", "cancelled")
 
 
 def visit_shop(visit: Visit, *, shop: Shop, provider: Provider) -> str:
@@ -14,8 +16,8 @@ def visit_shop(visit: Visit, *, shop: Shop, provider: Provider) -> str:
     order, payment = answer["order"], answer["payment"]
     if order["status"] == "pending":
         if visit.wish.by_server:
-            payment = _pay_again(visit, shop, order["number"], payment)
-        elif payment["status"] in ("pending", "requires_action"):
+            _pay_again(visit, shop, order["number"], payment)
+        elif "client_secret" in payment:  # not in a replay, once the payment is past confirming
             _pay_in_browser(visit, provider, payment)
     return str(order["number"])
 
@@ -37,15 +39,17 @@ def _payment(card: str) -> Json:
     return {"method": "card", "payment_method": f"pm_card_{card}", "confirm": True}
 
 
-def _pay_again(visit: Visit, shop: Shop, order: str, payment: Json) -> Json:
+def _pay_again(visit: Visit, shop: Shop, order: str, payment: Json) -> None:
     """After a decline of what we confirmed: a new payment with the customer's next card."""
     for place, card in enumerate(visit.wish.cards[1:], start=2):
         if payment["status"] != "failed":
             break
         key = f"trading-day-{visit.number}-card-{place}"
-        answer = shop.storefront.post(f"/orders/{order}/payments", _payment(card), key=key, also=(_DECLINED,))
+        path = f"/orders/{order}/payments"
+        answer = shop.storefront.post(path, _payment(card), key=key, also=(_DECLINED, _TOO_LATE))
+        if answer["status"] == _TOO_LATE:
+            break
         payment = answer.get("payment", answer)
-    return payment
 
 
 def _pay_in_browser(visit: Visit, provider: Provider, payment: Json) -> None:
@@ -60,6 +64,9 @@ def _pay_in_browser(visit: Visit, provider: Provider, payment: Json) -> None:
 
 def run_errand(errand: Errand, *, shop: Shop, order: str) -> None:
     """Ship, complete, refund or cancel a paid order."""
+    found = shop.operations.get(f"/orders/{order}")
+    if found["status"] in _NOTHING_TO_DO:
+        return
     key = f"trading-day-{errand.visit}-{errand.task.replace(' ', '-')}"
     match errand.task:
         case Task.SHIP:
@@ -69,13 +76,14 @@ def run_errand(errand: Errand, *, shop: Shop, order: str) -> None:
             shop.operations.post(f"/orders/{order}/complete", key=key)
         case Task.CANCEL:
             shop.operations.post(f"/orders/{order}/cancel", key=key)
-        case Task.REFUND_ONE | Task.REFUND_ALL:
-            _refund(shop, order, key=key, one_copy=errand.task is Task.REFUND_ONE)
+        case Task.REFUND_ONE:
+            _refund(
+                shop, found, {"amount": found["items"][0]["unit_price"], "reason": "a copy arrived damaged"}, key=key
+            )
+        case Task.REFUND_ALL:
+            _refund(shop, found, {"reason": "changed their mind within a week"}, key=key)
 
 
-def _refund(shop: Shop, number: str, *, key: str, one_copy: bool) -> None:
-    order = shop.operations.get(f"/orders/{number}")
+def _refund(shop: Shop, order: Json, body: Json, *, key: str) -> None:
     payment = next(payment["number"] for payment in order["payments"] if payment["status"] == "succeeded")
-    reason = "one copy arrived damaged" if one_copy else "changed their mind within a week"
-    body = {"reason": reason, **({"amount": order["items"][0]["unit_price"]} if one_copy else {})}
     shop.operations.post(f"/payments/{payment}/refunds", body, key=key)
