@@ -14,7 +14,7 @@ from config.devstack.supervisor import GRACE_S, Stopped, Supervisor, stop_proces
 from config.devstack.system import StackError
 
 # A full disk, a folder that is not ours or is none: no fault of the program.
-MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EPERM)
 
 
 def say(line: str) -> None:
