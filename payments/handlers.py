@@ -7,4 +7,4 @@ from payments.services import news
 
 @handles(ProviderEventReceived, name="payments.apply_provider_event", outside=True)
 def apply_provider_event(event: ProviderEventReceived) -> None:
-    news.sync_provider_object(object_id=event.object_id, intent_id=event.intent_id)
+    news.sync_provider_object(event_type=event.type, object_id=event.object_id, intent_id=event.intent_id)

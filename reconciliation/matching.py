@@ -102,7 +102,12 @@ SELECT i.kind, i.source, t.rows AS theirs_rows, t.amount_minor AS theirs_minor, 
        coalesce(t.payment_number, '') AS theirs_payment, coalesce(t.instance, '') AS instance,
        coalesce(t.charge, '') AS charge, t.ids,
        coalesce(o.id, n.id) AS ours_id, coalesce(o.merchant_id, n.merchant_id) AS merchant_id,
-       coalesce(o.payment_id, n.payment_id) AS payment_id, coalesce(o.reference, n.reference) AS reference,
+       coalesce(o.payment_id, n.payment_id) AS payment_id,
+       -- a refund that only the provider knows still belongs to the order of its charge
+       coalesce(o.reference, n.reference, (
+           SELECT m.reference FROM {MOVEMENTS_VIEW} m
+           WHERE i.kind = 'refund' AND m.kind = 'charge' AND m.intent = t.intent AND t.intent <> '' LIMIT 1
+       )) AS reference,
        coalesce(o.amount_minor, n.amount_minor) AS ours_minor,
        coalesce(o.expected_minor, n.expected_minor) AS expected_minor,
        coalesce(o.currency, n.currency) AS ours_currency, coalesce(o.status, n.status) AS ours_status,

@@ -60,6 +60,14 @@ def mark_paid(*, number: str, payment: str, by: str) -> None:
         OrderPaid(number, str(order.merchant_id), order.customer, order.total_minor, order.currency, payment=payment)
     )
     transaction.on_commit(partial(timer.disarm, [number]))
+    open_attempt = payment_reads.open_attempts([number]).get(number)
+    if open_attempt:  # paid another way than by the attempt that waits in the customer's browser: nobody may pay twice
+        durability.start_saga(
+            "orders.cancel_unpaid",
+            key=f"{number}:{payment}",
+            subject=number,
+            payload={"order": number, "payment": open_attempt.number, "by": "payment-success"},
+        )
 
 
 def cancel_and_request_refund(*, number: str, payment: str, by: str) -> None:

@@ -378,8 +378,10 @@ def _store_event(event: ProviderEvent) -> bool:
     return True
 
 
-def sync_provider_object(*, object_id: str, intent_id: str) -> None:
+def sync_provider_object(*, event_type: str, object_id: str, intent_id: str) -> None:
     """Read what an event told of, and apply it. Objects that are not ours are left to reconciliation."""
+    if event_type == "payment_intent.created" and Payment.objects.filter(provider_reference=intent_id).exists():
+        return  # we opened it, and know
     if object_id.startswith("re_"):
         sync_refund(object_id, by="webhook")
     elif intent_id:

@@ -268,6 +268,8 @@ def test_a_charge_that_our_books_miss_is_attached_to_its_order(shop, sandbox):
     settle()
     order = shop.order(number)
     assert order["status"] == "paid"
+    assert [payment["status"] for payment in order["payments"]] == ["cancelled", "succeeded"]
+    assert gateway.retrieve_intent(body["payment"]["provider_reference"]).status == "canceled"
     assert shop.level() == (9, 0)
     assert balance("merchant_payable") == -1500
 
