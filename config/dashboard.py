@@ -23,6 +23,7 @@ from reconciliation import selectors as reconciliation
 from reconciliation.types import AGE_BUCKETS, KindBacklog, Pile, Severity
 
 CHART_DAYS = 14
+CHART_HOURS = 36  # a shop that is younger than this is shown by the hour
 SALES, REFUNDS = "#4f46e5", "#f59e0b"
 RUNS_SHOWN = 8
 STUCK_SHOWN = 5
@@ -85,7 +86,7 @@ def _traded(name: str, icon: str, totals: Sequence[Total], unit: str, model: str
 
 
 def _chart(now: datetime, hours: Sequence[Hour]) -> dict[str, Any] | None:
-    """Sales and refunds in the currency that was traded most: by day, or by hour while there is one day only."""
+    """Sales and refunds in the currency that was traded most: by day, or by hour while the shop is new."""
     traded: Counter[str] = Counter()
     for hour in hours:
         traded[hour.currency] += hour.captured_minor + hour.refunded_minor
@@ -93,20 +94,16 @@ def _chart(now: datetime, hours: Sequence[Hour]) -> dict[str, Any] | None:
         return None
     currency = traded.most_common(1)[0][0]
     mine = [hour for hour in hours if hour.currency == currency]
-    by_day = len({hour.at.date() for hour in mine}) > 1
-    if by_day:
-        first = now.date() - timedelta(days=CHART_DAYS - 1)
-        slots, slot = [f"{first + timedelta(days=day):%d %b}" for day in range(CHART_DAYS)], "%d %b"
-    else:
-        slots, slot = [f"{hour:02}:00" for hour in range(24)], "%H:00"
+    step, slots, label = _slots(mine, now)
     ins, outs = dict.fromkeys(slots, 0), dict.fromkeys(slots, 0)
     for hour in mine:
-        ins[f"{hour.at:{slot}}"] += hour.captured_minor
-        outs[f"{hour.at:{slot}}"] += hour.refunded_minor
+        slot = hour.at.replace(hour=0) if step.days else hour.at
+        ins[slot] += hour.captured_minor
+        outs[slot] += hour.refunded_minor
     unit = 10 ** exponent(currency)
     bar = {"borderRadius": 3, "categoryPercentage": 0.8, "barPercentage": 0.95, "maxBarThickness": 34}
     data = {
-        "labels": slots,
+        "labels": [f"{slot:{label}}" for slot in slots],
         "datasets": [
             {"label": "Sales", "data": [value / unit for value in ins.values()], "backgroundColor": SALES, **bar},
             {"label": "Refunds", "data": [value / unit for value in outs.values()], "backgroundColor": REFUNDS, **bar},
@@ -114,12 +111,26 @@ def _chart(now: datetime, hours: Sequence[Hour]) -> dict[str, Any] | None:
     }
     total = f"Sales {format_minor(sum(ins.values()), currency)}, refunds {format_minor(sum(outs.values()), currency)}"
     return {
-        "title": f"Sales and refunds, {f'last {CHART_DAYS} days' if by_day else f'{mine[0].at:%d %B} by hour, UTC'}",
+        "title": f"Sales and refunds, {f'last {CHART_DAYS} days' if step.days else f'by hour since {slots[0]:%d %B}'}",
         "says": total,
         "legend": [("Sales", SALES), ("Refunds", REFUNDS)],
         "data": json.dumps(data),
         "options": json.dumps(_chart_options(currency)),
     }
+
+
+def _slots(hours: Sequence[Hour], now: datetime) -> tuple[timedelta, list[datetime], str]:
+    """The bars of the chart: their width, where each begins, and how they are labelled.
+
+    Days, as long as the shop has traded for a few; for a shop that has just opened, the hours since it did.
+    """
+    first = hours[0].at
+    if now - first > timedelta(hours=CHART_HOURS):
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        days = [midnight - timedelta(days=back) for back in reversed(range(CHART_DAYS))]
+        return timedelta(days=1), days, "%d %b"
+    count = int((now - first) / timedelta(hours=1)) + 1
+    return timedelta(hours=1), [first + timedelta(hours=number) for number in range(count)], "%H:00"
 
 
 def _chart_options(currency: str) -> dict[str, Any]:

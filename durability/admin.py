@@ -125,7 +125,7 @@ class SagaRunAdmin(ReadOnlyAdmin[SagaRun]):
                 Facts(
                     "Saga",
                     [
-                        ("About", cells.code(row.subject)),
+                        ("About", cells.short(row.subject)),
                         ("Recipe", f"{row.recipe}, version {row.version}"),
                         ("Attempts of this step", str(row.attempts)),
                         ("Due", cells.moment(None if row.finished_at else row.available_at)),
@@ -241,7 +241,7 @@ class DeliveryAdmin(ReadOnlyAdmin[Delivery]):
                     "Delivery",
                     [
                         ("Event", cells.link(request, "durability.message", row.message_id, row.message.name)),
-                        ("About", cells.code(row.key)),
+                        ("About", cells.short(row.key)),
                         ("Attempts", str(row.attempts)),
                         ("Published", cells.moment(row.message.created_at)),
                         ("Done", cells.moment(row.done_at)),
@@ -306,7 +306,7 @@ class MessageAdmin(ReadOnlyAdmin[Message]):
                 Facts(
                     "Message",
                     [
-                        ("About", cells.code(row.key)),
+                        ("About", cells.short(row.key)),
                         ("Published", cells.moment(row.created_at)),
                         ("Age", cells.ago(row.created_at, now)),
                         ("In the stream since", cells.moment(row.published_at)),

@@ -426,11 +426,19 @@ def _compare(request: HttpRequest, row: Discrepancy) -> Custom:
         "admin/desk/compare.html",
         "Ours and theirs",
         {
+            "who_has_more": _who_has_more(row.difference_minor),
             "difference": cells.difference(row.difference_minor, row.currency),
             "explanation": KINDS[row.kind].explanation,
+            "is_past": row.state == DiscrepancyState.RESOLVED,
             "sides": sides,
         },
     )
+
+
+def _who_has_more(difference_minor: int | None) -> str:
+    if difference_minor is None:
+        return "Cannot be told"
+    return "Difference" if not difference_minor else "Stripe has more" if difference_minor > 0 else "Stripe has less"
 
 
 def _own_number(request: HttpRequest, row: Discrepancy) -> SafeString:

@@ -16,7 +16,8 @@ document.addEventListener("submit", (event) => {
 
 // An opened act is ready to be typed into.
 document.addEventListener("toggle", (event) => {
-  if (event.target.matches(".ec-acts details[open]")) {
+  // Opened by a person, not by the page: j and k must go on working until then.
+  if (event.target.matches(".ec-acts details[open]") && event.target.contains(document.activeElement)) {
     event.target.querySelector("textarea, input:not([type=hidden])")?.focus();
   }
 }, true);
