@@ -3,12 +3,14 @@
 import json
 import logging
 import random
+import time
 import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import F
 from django.db.models.functions import Now
 
 from durability import doorbell, registry
@@ -19,15 +21,15 @@ from foundation.middleware import current_request_id, set_request_id
 
 log = logging.getLogger(__name__)
 
+_SHARE_OF_LEASE = 0.7  # of a batch's lease may be used up before the rest is given back
 _LONGEST_ERROR = 4_000  # characters kept of a traceback
 
-# Heads of their keys only: a message waits while an earlier one of the same handler and key is not done. A running
-# row whose lease ended is due again: its worker died.
+# Heads of their keys only: a message waits while an earlier one of the same handler and key is not done.
 _CLAIM = """
 WITH due AS (
     SELECT d.id
     FROM durability_delivery d
-    WHERE d.state IN ('pending', 'running')
+    WHERE d.state = %(state)s
       AND d.available_at <= clock_timestamp()
       AND NOT EXISTS (
           SELECT 1 FROM durability_delivery earlier
@@ -82,18 +84,39 @@ def drain(*, batches: int = 50) -> int:
     attempted = 0
     for _ in range(batches):
         claims = claim(limit=settings.OUTBOX_BATCH)
-        for one in claims:
-            deliver(one)
-        attempted += len(claims)
-        if not claims:
+        _deliver_all(claims)
+        # One at a time: whichever of a dead worker's batch it was that killed it, the others must not die with it again.
+        orphans = claim(limit=1, of_the_dead=True)
+        _deliver_all(orphans)
+        attempted += len(claims) + len(orphans)
+        if not claims and not orphans:
             break
     return attempted
 
 
-def claim(*, limit: int) -> list[Claim]:
-    """Take up to `limit` due deliveries under a lease. The attempt is counted here, before any handler runs."""
+def _deliver_all(claims: list[Claim]) -> None:
+    """Deliver a batch in order. What its lease leaves no time for is given back, and costs it no attempt."""
+    end = time.monotonic() + settings.DELIVERY_LEASE_S * _SHARE_OF_LEASE
+    for number, one in enumerate(claims):
+        if number and time.monotonic() > end:
+            _give_back(claims[number:])
+            return
+        deliver(one)
+
+
+def _give_back(claims: list[Claim]) -> None:
+    for one in claims:
+        _mine(one).update(state=Delivery.State.PENDING, attempts=F("attempts") - 1, available_at=Now())
+
+
+def claim(*, limit: int, of_the_dead: bool = False) -> list[Claim]:
+    """Take up to `limit` due deliveries under a lease. The attempt is counted here, before any handler runs.
+
+    `of_the_dead` takes those that another worker left running when its lease ended.
+    """
+    state = Delivery.State.RUNNING if of_the_dead else Delivery.State.PENDING
     with transaction.atomic(durable=True), connection.cursor() as cursor:
-        cursor.execute(_CLAIM, {"limit": limit, "lease_s": settings.DELIVERY_LEASE_S})
+        cursor.execute(_CLAIM, {"limit": limit, "lease_s": settings.DELIVERY_LEASE_S, "state": state})
         rows = cursor.fetchall()
     claims = [Claim(row[0], row[1], row[2], row[3], json.loads(row[4]), row[5]) for row in rows]
     return sorted(claims, key=lambda one: one.id)

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from django.db import transaction
 from django.db.models.functions import Now
@@ -111,7 +113,7 @@ def test_a_worker_that_lost_its_lease_commits_nothing(settings):
     settings.DELIVERY_LEASE_S = 0
     drop("j", "a")
     [zombie] = [one for one in outbox.claim(limit=10) if one.handler == "toys.count"]
-    [heir] = [one for one in outbox.claim(limit=10) if one.handler == "toys.count"]
+    [heir] = [one for one in outbox.claim(limit=10, of_the_dead=True) if one.handler == "toys.count"]
     outbox.deliver(heir)
     outbox.deliver(zombie)
     assert marks() == ["counted:a"]
@@ -122,7 +124,7 @@ def test_a_handler_that_kills_its_process_ends_parked(settings):
     settings.DELIVERY_MAX_ATTEMPTS = 2
     drop("j", "a")
     outbox.claim(limit=10)  # a worker died here
-    outbox.claim(limit=10)  # and here
+    outbox.claim(limit=10, of_the_dead=True)  # and here
     settings.DELIVERY_LEASE_S = 30
     outbox.drain()
     assert states() == ["parked"]
@@ -135,3 +137,36 @@ def test_a_message_of_a_handler_that_is_gone_is_kept():
     outbox.drain()
     assert states("toys.removed") == ["pending"]
     assert "toys.removed" in Delivery.objects.get(handler="toys.removed").last_error
+
+
+def test_what_a_slow_batch_has_no_time_for_is_given_back_at_no_cost(settings):
+    settings.DELIVERY_LEASE_S = 0.2
+    script.outside = lambda event: time.sleep(0.2)
+    for number in range(4):
+        drop(f"jar {number}", str(number))
+    while outbox.drain(batches=1):
+        pass
+    assert len(script.said) == 4
+    assert set(Delivery.objects.values_list("state", "attempts")) == {("done", 1)}
+
+
+def test_what_was_claimed_with_a_killer_is_delivered_without_it(settings):
+    settings.DELIVERY_MAX_ATTEMPTS = 2
+    for jar in ("a", "killer", "b"):
+        drop(jar, jar)
+    settings.DELIVERY_LEASE_S = 0
+    outbox.claim(limit=10)  # the worker died of one of them
+    for _ in range(3):  # and the next ones too, each with what it had claimed
+        claims = outbox.claim(limit=1, of_the_dead=True)
+        assert len(claims) <= 1
+        settings.DELIVERY_LEASE_S = 30
+        for one in claims:
+            if one.payload["jar"] != "killer":
+                outbox.deliver(one)
+        settings.DELIVERY_LEASE_S = 0
+    settings.DELIVERY_LEASE_S = 30
+    Delivery.objects.filter(state="running").update(available_at=Now())
+    outbox.drain()
+    outbox.drain()
+    assert set(states()) <= {"done", "parked"}
+    assert "counted:a" in marks()
