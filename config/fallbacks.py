@@ -1,6 +1,8 @@
 """What nobody serves, and what broke: a problem document for the API, a page for people."""
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.views import defaults
 
 from foundation.api import PROBLEM_TYPE, problem
@@ -22,6 +24,17 @@ def broken(request: HttpRequest) -> HttpResponse:
     return _problem(
         request, 500, "internal_error", "Something broke on our side: send it again with the same Idempotency-Key."
     )
+
+
+def refuse_nul(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: a NUL in an address names nothing, and PostgreSQL stores none."""
+
+    def answer(request: HttpRequest) -> HttpResponseBase:
+        if "\x00" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
+            return _problem(request, 400, "parameter_invalid", "The address holds a NUL: leave it out.")
+        return get_response(request)
+
+    return answer
 
 
 def _problem(request: HttpRequest, status: int, code: str, detail: str) -> JsonResponse:

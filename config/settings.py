@@ -32,11 +32,15 @@ def _server(variable: str, member: str, default: str) -> str:
     return env.str(variable, "") or str(_stack.get(member) or default)
 
 
+# For commands that sign nothing; a web process refuses to start with it.
+NO_SECRET_KEY = "only-for-commands-that-sign-nothing"  # noqa: S105
+
+
 def _secret_key() -> str:
     key = env.str("SECRET_KEY", "")
     if not key and (VAR_DIR / "secret_key").exists():
         key = (VAR_DIR / "secret_key").read_text().strip()
-    return key or "only-for-commands-that-sign-nothing"  # `check --deploy` refuses it in production
+    return key or NO_SECRET_KEY
 
 
 # --- Django ---------------------------------------------------------------------------------------
@@ -82,6 +86,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "foundation.middleware.RequestIdMiddleware",
+    "config.fallbacks.refuse_nul",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",

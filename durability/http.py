@@ -46,7 +46,9 @@ def answer_in_two(
             keys.bind(claimed, subject=subject)
     if claimed.answer:
         return _response(claimed.answer, replayed=True, decorate=decorate)
-    answer = keys.store(claimed, finish(subject))
+    answer = finish(subject)
+    if answer.final:
+        answer = keys.store(claimed, answer)
     return _response(answer, replayed=False, decorate=decorate)
 
 

@@ -137,7 +137,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer that may be stored and replayed: it never holds a secret."""
+    """An HTTP answer that may be stored and replayed: it never holds a secret.
+
+    One that is not `final` is given but not stored: a retry with the same key goes on, and answers anew.
+    """
 
     status: int
     body: dict[str, Any]
+    final: bool = True

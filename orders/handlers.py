@@ -4,7 +4,7 @@ from durability.registry import handles
 from orders import services
 from orders.events import OrderPaid
 from orders.services import letters
-from payments.events import PaymentCaptured, RefundSucceeded
+from payments.events import PaymentCaptured, RefundFailed, RefundSucceeded
 
 
 @handles(PaymentCaptured, name="orders.receive_payment")
@@ -15,6 +15,11 @@ def receive_payment(event: PaymentCaptured) -> None:
 @handles(RefundSucceeded, name="orders.note_refund")
 def note_refund(event: RefundSucceeded) -> None:
     services.note_refund(number=event.reference, by=event.refund)
+
+
+@handles(RefundFailed, name="orders.note_failed_refund")
+def note_failed_refund(event: RefundFailed) -> None:
+    services.note_failed_refund(number=event.reference, by=event.refund)
 
 
 @handles(OrderPaid, name="orders.mail_receipt", outside=True)

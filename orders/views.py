@@ -17,7 +17,7 @@ from foundation.errors import InvalidInput
 from foundation.permissions import caller
 from foundation.schema import idempotency_header, page_schema
 from orders import selectors, services
-from orders.errors import OrderAlreadyPaid, OrderNotOpen
+from orders.errors import OrderAlreadyPaid, OrderNotOpen, PaymentStillProcessing
 from orders.serializers import (
     CheckoutDocument,
     CheckoutRequest,
@@ -32,6 +32,7 @@ from orders.states import OrderStatus
 from orders.types import Customer, OrderView, Wanted
 from payments import services as payments
 from payments.documents import PaymentDocument, payment_json
+from payments.errors import PaymentInProgress, ProviderUnavailable
 from payments.metrics import PAYMENT_REQUEST_DURATION
 from payments.states import PaymentStatus
 from payments.types import PaymentView
@@ -49,7 +50,7 @@ def with_secret(payment: dict[str, Any]) -> dict[str, Any]:
 def payment_answer(order: OrderView, payment: PaymentView, *, path: str, body: dict[str, Any]) -> Answer:
     """201 with the payment as it stands, 402 where our confirmation was declined, 424 where it was refused."""
     if payment.status != PaymentStatus.FAILED or payment.failure is None:
-        return Answer(201, body)
+        return Answer(201, body, final=payment.status != PaymentStatus.UNKNOWN)
     failure = payment.failure
     members: dict[str, Any] = {"order": order_json(order), "payment": payment_json(payment)}
     if failure.code.startswith("card_") or failure.decline_code:
@@ -101,10 +102,11 @@ class CheckoutView(APIView):
             return placed.order
 
         def finish(number: str) -> Answer:
-            if at_once:
-                go_on("orders.checkout", number, leases)
+            held = at_once and go_on("orders.checkout", number, leases)
             order = selectors.get_order(number)
             payment = order.payments[0]
+            if held and payment.status == PaymentStatus.PENDING and not payment.provider_reference:
+                raise IdempotencyKeyInUse  # the request that took the key is at it right now
             answer = {"order": order_json(order), "payment": payment_json(payment)}
             return payment_answer(order, payment, path=request.path, body=answer)
 
@@ -114,14 +116,16 @@ class CheckoutView(APIView):
         return answer_in_two(request, begin=begin, finish=finish, decorate=decorate)
 
 
-def go_on(recipe: str, key: str, leases: list[Lease]) -> None:
-    """Work on a saga within its request: under the lease that it began with, or by taking over where a try died."""
+def go_on(recipe: str, key: str, leases: list[Lease]) -> bool:
+    """Work on a saga within its request: under the lease that it began with, or by taking over where a try died.
+
+    True if somebody else is at it, or it rests until its next attempt.
+    """
     if leases:
         durability.advance_saga(leases[0])
-        return
+        return False
     durability.resume_saga(recipe, key=key)
-    if durability_reads.saga_is_held(recipe, key=key):
-        raise IdempotencyKeyInUse
+    return durability_reads.saga_is_held(recipe, key=key)
 
 
 class OrdersView(APIView):
@@ -185,9 +189,29 @@ class CancelView(APIView):
         def finish(subject: str) -> Answer:
             if leases:
                 durability.advance_saga(leases[0])
-            return Answer(200, order_json(selectors.get_order(subject)))
+            return cancel_answer(selectors.get_order(subject), first=bool(leases))
 
         return answer_in_two(request, begin=begin, finish=finish)
+
+
+def cancel_answer(order: OrderView, *, first: bool) -> Answer:
+    """200 once the order is cancelled, or its refund is on the way. Nothing else is final: a retry asks again.
+
+    Raises OrderAlreadyPaid where the customer's payment was faster than the cancellation, PaymentStillProcessing,
+    and, where the provider has not answered yet, ProviderUnavailable (to the first) or IdempotencyKeyInUse.
+    """
+    if order.status == OrderStatus.CANCELLED or order.refund_status in ("refunding", "refunded"):
+        return Answer(200, order_json(order))
+    paid = [payment.number for payment in order.payments if payment.settling]
+    if paid:
+        raise OrderAlreadyPaid(members={"payment": paid[0]})
+    if any(payment.status == PaymentStatus.PROCESSING for payment in order.payments):
+        raise PaymentStillProcessing
+    if first:
+        raise ProviderUnavailable(
+            "The cancellation is under way: ask again in a moment, with the same Idempotency-Key."
+        )
+    raise IdempotencyKeyInUse
 
 
 class ShipView(APIView):
@@ -267,6 +291,8 @@ class AttemptsView(APIView):
                 paid = [one.number for one in order.payments if one.settling]
                 if paid or order.status != OrderStatus.PENDING:
                     raise OrderAlreadyPaid(members={"payment": paid[0]}) if paid else OrderNotOpen()
+                if durability_reads.saga_is_finished("orders.new_attempt", key=payment):
+                    raise PaymentInProgress  # another attempt was faster, or the earlier one went on
                 raise IdempotencyKeyInUse  # the earlier attempt is still being cancelled; a worker goes on
             return payment_answer(order, made[0], path=request.path, body=payment_json(made[0]))
 

@@ -16,7 +16,7 @@ from inventory import services as inventory
 from orders import timer
 from orders.locks import lock_order
 from orders.models import Order
-from orders.services.sales import cancel, refund_in_full
+from orders.services.sales import cancel, cancel_if_refunded, refund_in_full
 from orders.states import OrderStatus
 from payments import selectors as payment_reads
 from payments.states import PAYMENT_LIVE
@@ -42,6 +42,7 @@ def request_cancel(
         for payment in payment_reads.payments_of([number])[number]:
             if payment.settling:
                 refund_in_full(payment.number, reason=why or "the order was cancelled", by=by)
+        cancel_if_refunded(order, by=by)  # all of it was refunded before
         return None
     raise IllegalTransition(f"The order is {order.status}; it cannot be cancelled with this key.")
 

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from durability import selectors as durability_reads
 from durability import services as durability
 from foundation.errors import IllegalTransition, NotFound
 from foundation.transition import transition
@@ -9,6 +10,7 @@ from orders.events import OrderCompleted, OrderShipped
 from orders.locks import lock_order
 from orders.models import Order, OrderHistory
 from orders.states import ORDER_EDGES, OrderStatus
+from payments import selectors as payments
 
 
 def ship_order(*, number: str, merchant_id: UUID, carrier: str, tracking: str, by: str) -> None:
@@ -16,6 +18,8 @@ def ship_order(*, number: str, merchant_id: UUID, carrier: str, tracking: str, b
     order = _own(number, merchant_id)
     if order.cancel_requested_at:
         raise IllegalTransition("The order is being cancelled; it cannot be shipped.")
+    if order.status == OrderStatus.PAID and not _sale_is_through(number):
+        raise IllegalTransition("The sale is still being posted: ship it in a moment.")
     transition(
         order,
         OrderStatus.SHIPPED,
@@ -35,6 +39,12 @@ def ship_order(*, number: str, merchant_id: UUID, carrier: str, tracking: str, b
             tracking=tracking,
         )
     )
+
+
+def _sale_is_through(number: str) -> bool:
+    """What could not be carried through is refunded; until that is settled, nothing may leave the house."""
+    settling = [payment.number for payment in payments.payments_of([number])[number] if payment.settling]
+    return any(durability_reads.saga_is_finished("orders.payment_success", key=payment) for payment in settling)
 
 
 def complete_order(*, number: str, merchant_id: UUID, by: str) -> None:

@@ -1,5 +1,6 @@
 """What happens to an order when money arrives, and when a sale cannot be carried through."""
 
+import logging
 from functools import partial
 
 from django.db import transaction
@@ -17,6 +18,8 @@ from orders.states import ORDER_EDGES, OrderStatus
 from payments import selectors as payment_reads
 from payments import services as payments
 from payments.errors import RefundExceedsCaptured
+
+log = logging.getLogger(__name__)
 
 
 def receive_payment(*, order: str, payment: str, settling: bool) -> None:
@@ -107,11 +110,31 @@ def note_refund(*, number: str, by: str) -> None:
     order = lock_order(number)
     if order.status != OrderStatus.PAID or order.cancel_requested_at is None:
         return
+    cancel_if_refunded(order, by=by)
+
+
+def cancel_if_refunded(order: Order, *, by: str) -> None:
+    """Cancel a locked, paid order whose money is all back, and return its stock."""
+    number = order.number
     if selectors.get_order(number).refund_status == "refunded":
         cancel(order, by=by, why="refunded in full before shipping")
         # The refund may be faster than the saga of the sale: what it has not committed, it shall not commit any more.
         inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)
         inventory.return_sold(merchant_id=order.merchant_id, reference=number, by=by)
+
+
+def note_failed_refund(*, number: str, by: str) -> None:
+    """A refund failed: the cancellation that asked for it is withdrawn, and a person must look."""
+    if not selectors.is_order(number):
+        return
+    order = lock_order(number)
+    log.error("order %s: refund %s failed; the customer has not got the money back", number, by)
+    if order.status == OrderStatus.PAID and order.cancel_requested_at:
+        Order.objects.filter(pk=order.pk).update(cancel_requested_at=None)
+        why = "the refund failed: the cancellation is withdrawn, ask for it again"
+        OrderHistory.objects.create(
+            subject=order, from_state=OrderStatus.PAID, to_state=OrderStatus.PAID, by=by, why=why
+        )
 
 
 def attach_payment(*, order_number: str, charge: str, by: str, why: str) -> str:

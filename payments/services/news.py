@@ -227,6 +227,11 @@ def _move(payment: Payment, to: str, *, by: str, values: dict[str, Any], why: st
 
 def apply_refund(refund: Refund, payment: Payment, news: ProviderRefund, *, by: str) -> None:
     """Bring a locked refund (its payment locked before it) to what the provider says, in the caller's transaction."""
+    if (news.amount_minor, news.currency) != (refund.amount_minor, refund.currency) or (
+        refund.provider_reference not in (None, news.id)
+    ):
+        log.error("refund %s: the provider has %s %s", refund.number, news.amount_minor, news.currency)
+        return  # nothing changes; reconciliation shows both sides
     to = _REFUND_STATES[news.status]
     values: dict[str, Any] = {"provider_reference": news.id, "provider_created_at": news.created_at}
     if refund.status == to or (refund.status, to) not in REFUND_EDGES:
@@ -419,6 +424,8 @@ def sync_refund(reference: str, *, by: str) -> bool:
     """
     news = gateway.retrieve_refund(reference)
     refund_id = Refund.objects.filter(provider_reference=news.id).values_list("pk", flat=True).first()
+    if refund_id is None and news.metadata.get("instance") != settings.INSTANCE_ID:
+        return False
     if refund_id is None:
         try:
             refund_id = Refund.id_of(news.metadata.get("refund", ""))

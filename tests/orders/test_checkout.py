@@ -257,3 +257,43 @@ def test_another_merchants_order_is_not_found(shop):
     number = shop.checkout().json()["order"]["number"]
     answer = open_shop().storefront.get(f"/api/v1/orders/{number}")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_while_the_outcome_is_unknown_a_retry_answers_with_what_became_of_it(shop, sandbox):
+    sandbox.control("POST", "faults", {"match": "POST /v1/payment_intents", "kind": "error_500_after", "times": 1})
+    first = shop.checkout(key="one")
+    assert (first.status_code, first.json()["payment"]["status"]) == (201, "processing")
+    settle()
+    again = shop.checkout(key="one")
+    assert again.json()["order"]["number"] == first.json()["order"]["number"]
+    assert again.json()["payment"]["status"] == "pending"
+    assert again.json()["payment"]["client_secret"]
+
+
+def test_of_concurrent_new_attempts_one_is_made_and_the_others_are_told(shop):
+    declined = {**CONFIRMED, "payment_method": "pm_card_chargeDeclined"}
+    number = shop.checkout(payment=declined).json()["order"]["number"]
+
+    def attempt(key: str):
+        return lambda: shop.storefront.post(
+            f"/api/v1/orders/{number}/payments", {"method": "card"}, format="json", headers={"Idempotency-Key": key}
+        )
+
+    first = at_once([attempt(key) for key in "abcd"])
+    again = [attempt(key)() for key in "abcd"]
+    made = {answer.json()["number"] for answer in [*first, *again] if answer.status_code == 201}
+    live = [one for one in shop.order(number)["payments"] if one["status"] == "pending"]
+    assert len(live) == 1
+    assert live[0]["number"] in made
+    assert {a.json()["code"] for a in again if a.status_code == 409} <= {"payment_in_progress"}
+
+
+@pytest.mark.parametrize("path", ["/orders?customer=%00", "/products/%00", "/stock/a%00b"])
+def test_a_nul_in_an_address_is_refused(shop, path):
+    answer = shop.storefront.get(f"/api/v1{path}")
+    assert (answer.status_code, answer.json()["code"]) == (400, "parameter_invalid")
+
+
+def test_a_method_that_nobody_serves_is_405(shop):
+    answer = shop.storefront.delete("/api/v1/orders/x")
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")

@@ -1,6 +1,7 @@
 """What happens to a sale: paid, cancelled, expired, refunded; and when a step cannot be carried through."""
 
 import pytest
+import requests
 from django.db.models import Sum
 from django.db.models.functions import Now
 
@@ -289,3 +290,61 @@ def test_a_charge_of_another_amount_is_not_attached(shop):
         services.attach_payment(order_number=number, charge=paid.charge.id, by="clerk", why="a guess")
     settle()
     assert shop.order(number)["status"] == "pending"
+
+
+def test_a_refund_that_fails_withdraws_the_cancellation_which_can_be_asked_for_again(shop, sandbox, settings):
+    settings.PROVIDER_LOOKUP_GRACE_S = 0
+    number = shop.bought()["number"]
+    sandbox.control("POST", "faults", {"match": "POST /v1/refunds", "kind": "error_500", "times": 1})
+    assert shop.post(f"/orders/{number}/cancel").status_code == 200
+    settle()
+    order = shop.order(number)
+    assert (order["status"], order["refund_status"]) == ("paid", "none")
+    shop.post(f"/orders/{number}/cancel")
+    settle()
+    assert shop.order(number)["status"] == "cancelled"
+    assert shop.level() == (10, 0)
+
+
+def test_an_order_that_was_refunded_in_full_is_cancelled_at_once(shop):
+    order = shop.bought()
+    shop.post(f"/payments/{order['payments'][0]['number']}/refunds", {"reason": "x"})
+    settle()
+    answer = shop.post(f"/orders/{order['number']}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    assert shop.level() == (10, 0)
+
+
+def test_a_cancellation_that_the_payment_beat_is_told_so(shop, sandbox):
+    body = shop.checkout().json()
+    number, payment = body["order"]["number"], body["payment"]
+    pay_in_browser(sandbox, payment)  # and no webhook has come yet
+    answer = shop.post(f"/orders/{number}/cancel", key="c")
+    assert (answer.status_code, answer.json()["code"]) == (409, "order_already_paid")
+    settle()
+    assert shop.order(number)["status"] == "paid"
+    assert shop.post(f"/orders/{number}/cancel", key="again").json()["refund_status"] == "refunding"
+
+
+def test_what_is_not_sold_through_is_not_shipped(shop, monkeypatch):
+    number = shop.checkout(payment=CONFIRMED).json()["order"]["number"]
+
+    def fault(**_: object) -> None:
+        raise RuntimeError("the worker has a bad minute")
+
+    with monkeypatch.context() as minute:
+        minute.setattr(services, "commit_stock", fault)
+        settle()
+        answer = shop.post(f"/orders/{number}/ship")
+    assert shop.order(number)["status"] == "paid"
+    assert (answer.status_code, answer.json()["code"]) == (409, "illegal_transition")
+
+
+def pay_in_browser(sandbox, payment) -> None:
+    """What Stripe.js does: a publishable key and the client_secret."""
+    requests.post(
+        f"{sandbox.url}/v1/payment_intents/{payment['provider_reference']}/confirm",
+        data={"client_secret": payment["client_secret"], "payment_method": "pm_card_visa"},
+        headers={"Authorization": "Bearer pk_test_sandbox"},
+        timeout=10,
+    ).raise_for_status()
