@@ -29,6 +29,9 @@ cleaning.install()
 # Admin pages name static files; no test needs them collected, compressed and hashed.
 django_settings.STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
 django_settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # whitenoise warns where it is missing
+# In a worker of xdist pytest-django has read the settings before this file named the worker's own Valkey database.
+django_settings.REDIS_URL = django_settings.CELERY_BROKER_URL = os.environ["REDIS_URL"]
+django_settings.CACHES["default"]["LOCATION"] = os.environ["REDIS_URL"]
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
