@@ -12,8 +12,9 @@ from pathlib import Path
 
 from config.devstack.system import is_alive, signal_group, wait_until
 
-# As long as a supervisor gives its children: a worker may be in the middle of a call to the provider.
-GRACE_S = 15
+# Enough for PostgreSQL to end its backends. A beat without a broker would wait for ever; what a worker was doing is
+# taken up by the next stack.
+GRACE_S = 5
 
 
 def main(stack_file: Path) -> None:
