@@ -60,7 +60,3 @@ def latest_recipe(name: str) -> Saga:
 
 def recipes() -> list[Saga]:
     return list(_recipes.values())
-
-
-def all_handlers() -> list[Handler]:
-    return list(_handlers.values())

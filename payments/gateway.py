@@ -21,7 +21,6 @@ from payments.types import (
     Charge,
     Failure,
     Intent,
-    ProviderBalance,
     ProviderEvent,
     ProviderRefund,
 )
@@ -135,15 +134,6 @@ def list_events(*, since: datetime) -> Iterator[ProviderEvent]:
     """Events since a moment, newest first; the provider keeps them for 30 days."""
     for row in _listing("events", {"created": {"gte": int(since.timestamp())}}):
         yield _event(row)
-
-
-def retrieve_balance() -> ProviderBalance:
-    """The provider's word on our balance; also the cheapest proof that it answers."""
-    balance = _call("balance.retrieve", lambda v1: v1.balance.retrieve())
-    return ProviderBalance(
-        available={row["currency"]: row["amount"] for row in balance["available"]},
-        pending={row["currency"]: row["amount"] for row in balance["pending"]},
-    )
 
 
 def ping(*, timeout_s: float) -> None:

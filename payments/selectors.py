@@ -10,7 +10,7 @@ from django.db.models.functions import TruncHour
 from foundation.errors import NotFound
 from payments import gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
-from payments.models import Account, InboxEvent, JournalEntry, Payment, Posting, Refund
+from payments.models import InboxEvent, JournalEntry, Payment, Refund
 from payments.states import PAYMENT_LIVE, PaymentStatus, RefundStatus
 from payments.types import BalanceTransaction, EntryView, Failure, Hour, PaymentView, RefundView, Total
 
@@ -132,12 +132,6 @@ def inbox_of(provider_references: Sequence[str]) -> list[InboxEvent]:
             "received_at"
         )
     )
-
-
-def clearing_balance() -> dict[str, int]:
-    """currency → what the provider should hold for us by our books, in minor units."""
-    held = Posting.objects.filter(account__kind=Account.Kind.PROVIDER_CLEARING)
-    return dict(held.values_list("account__currency").annotate(total=Sum("amount_minor")))
 
 
 def captured_between(since: datetime, until: datetime) -> list[Total]:

@@ -176,11 +176,3 @@ class ProviderEvent:
     intent_id: str
     livemode: bool
     created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderBalance:
-    """The provider's own word on our balance: currency → minor units, available and pending."""
-
-    available: dict[str, int]
-    pending: dict[str, int]
