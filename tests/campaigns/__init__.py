@@ -1,0 +1,5 @@
+"""Campaigns: the whole product broken, loaded or measured for longer than a test may take; `make crash` and its like.
+
+report   what a campaign prints, and the section of a document that it writes
+audit    whether anything was lost: our database against the provider's books
+"""
