@@ -1,16 +1,36 @@
 """Celery: tasks are doorbells and scans; the rows in PostgreSQL are the truth."""
 
+import logging.config
 import os
 from pathlib import Path
 
 from celery import Celery
-from celery.signals import beat_init, worker_ready
+from celery.signals import beat_init, setup_logging, task_postrun, task_prerun, worker_ready
+from django.conf import settings
+
+from foundation import logs
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 app = Celery("everycent")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+@setup_logging.connect
+def _log_as_django_does(**_: object) -> None:
+    """Connected, so Celery installs no handlers of its own: its lines take our format, and lose their secrets."""
+    logging.config.dictConfig(settings.LOGGING)
+
+
+@task_prerun.connect
+def _bind_task(task_id: str, task: object, **_: object) -> None:
+    logs.begin(task_id=task_id, task=getattr(task, "name", ""))
+
+
+@task_postrun.connect
+def _unbind_task(**_: object) -> None:
+    logs.begin()
 
 
 @worker_ready.connect

@@ -378,19 +378,24 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
+# One JSON line a record for machines (`LOG_FORMAT=json`), readable lines for people; without secrets either way.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"request_id": {"()": "foundation.middleware.RequestIdFilter"}},
-    "formatters": {
-        "line": {"format": "%(asctime)s %(levelname)-7s %(name)s [%(request_id)s] %(message)s"},
-    },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
+    "formatters": {"ours": {"()": "foundation.logs.formatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "ours"}},
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
     "loggers": {
+        # Django's own handlers (mail to admins, coloured lines of its test server) would bypass our formatter.
+        "django": {"handlers": [], "level": "INFO"},
+        "django.server": {"handlers": [], "propagate": True},
+        "django.request": {"level": "ERROR"},
+        # A scan a second would leave three lines a second; what a scan finds to do tells of itself.
+        "celery.beat": {"level": "WARNING"},
+        "celery.worker.strategy": {"level": "WARNING"},
+        "celery.app.trace": {"level": "WARNING"},
         # The SDK logs request bodies at DEBUG; a client_secret must never reach a log.
         "stripe": {"level": "WARNING"},
         "urllib3": {"level": "WARNING"},
-        "django.request": {"level": "ERROR"},
     },
 }

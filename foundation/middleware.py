@@ -2,29 +2,35 @@
 
 import logging
 import re
+import time
 from collections.abc import Callable
-from contextvars import ContextVar
 
 from django.http import HttpRequest, HttpResponseBase
 
 from foundation.ids import public_id, uuid7
+from foundation.logs import bound, bound_id, named, note
+
+log = logging.getLogger(__name__)
 
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_current: ContextVar[str] = ContextVar("request_id", default="-")
+_READS = {"GET", "HEAD", "OPTIONS"}
 
 
 def current_request_id() -> str:
     """The id of the request (or of the task it caused) that this code runs for; `-` outside of one."""
-    return _current.get()
+    return bound_id("request_id") or "-"
 
 
 def set_request_id(value: str) -> None:
     """Continue a request's id in work that it caused."""
-    _current.set(value or "-")
+    note(request_id=value or "-")
 
 
 class RequestIdMiddleware:
-    """Takes the caller's `X-Request-Id` where it is well-formed, makes one otherwise."""
+    """Takes the caller's `X-Request-Id` where it is well-formed, makes one otherwise.
+
+    Each request that may have changed something, and each that broke, leaves a line in the log.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -32,11 +38,12 @@ class RequestIdMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         given = request.headers.get("X-Request-Id", "")
         request_id = given if _WELL_FORMED.fullmatch(given) else public_id("req", uuid7())
-        token = _current.set(request_id)
-        try:
+        began = time.monotonic()
+        with bound(request_id=request_id, **named(*request.path.split("/"))):
             response = self.get_response(request)
-        finally:
-            _current.reset(token)
+            if request.method not in _READS or response.status_code >= 500:
+                took_ms = round((time.monotonic() - began) * 1000)
+                log.info("%s %s → %s, %s ms", request.method, request.path, response.status_code, took_ms)
         response.headers["X-Request-Id"] = request_id
         return response
 
@@ -52,11 +59,3 @@ class AdminScriptsMiddleware:
         if request.resolver_match and request.resolver_match.app_name == "admin":
             response._csp_update = {"script-src": ["'unsafe-eval'"]}  # type: ignore[attr-defined]
         return response
-
-
-class RequestIdFilter(logging.Filter):
-    """Gives every log record the field `request_id`."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = _current.get()
-        return True

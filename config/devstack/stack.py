@@ -126,6 +126,7 @@ class Stack:
         granian = ["-m", "granian", "--interface", "wsgi", "--host", HOST, "--port", str(self.options.port)]
         granian += ["--workers", str(WEB_WORKERS), "--blocking-threads", str(WEB_THREADS), "--no-ws", "--http", "1"]
         granian += ["--backpressure", str(WEB_BACKPRESSURE), "--respawn-failed-workers", "--workers-kill-timeout", "10"]
+        granian += ["--log-config", str(PROJECT / "config" / "granian_log.json")]
         celery = ["-m", "celery", "-A", "config"]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         return [
