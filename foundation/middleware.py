@@ -43,7 +43,8 @@ class RequestIdMiddleware:
             response = self.get_response(request)
             if request.method not in _READS or response.status_code >= 500:
                 took_ms = round((time.monotonic() - began) * 1000)
-                log.info("%s %s → %s, %s ms", request.method, request.path, response.status_code, took_ms)
+                facts = {"status": response.status_code, "took_ms": took_ms}
+                log.info("%s %s", request.method, request.path, extra=facts)
         response.headers["X-Request-Id"] = request_id
         return response
 

@@ -127,7 +127,7 @@ class Stack:
         granian += ["--workers", str(WEB_WORKERS), "--blocking-threads", str(WEB_THREADS), "--no-ws", "--http", "1"]
         granian += ["--backpressure", str(WEB_BACKPRESSURE), "--respawn-failed-workers", "--workers-kill-timeout", "10"]
         granian += ["--log-config", str(PROJECT / "config" / "granian_log.json")]
-        celery = ["-m", "celery", "-A", "config"]
+        celery = ["-m", "celery", "-A", "config", "--quiet"]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         return [
             self._child("web", "web", [*granian, "config.wsgi:application"], is_ready=lambda _pid: self._web_answers()),
