@@ -71,13 +71,15 @@ def retrieve_intent(reference: str) -> Intent:
     )
 
 
-def cancel_intent(reference: str, *, number: str) -> Intent:
-    """Cancel a PaymentIntent. Raises ProviderRefused where it is past that: read it again to see what it became."""
+def cancel_intent(reference: str) -> Intent:
+    """Cancel a PaymentIntent. Raises ProviderRefused where it is past that: read it again to see what it became.
+
+    Cancelling twice cancels once, so each try has a key of its own: under a kept one a single 500, or a refusal while
+    the payment was being processed, would be replayed for a day.
+    """
     return _intent_call(
         "payment_intents.cancel",
-        lambda v1: v1.payment_intents.cancel(
-            reference, cast(Any, {"expand": _INTENT_EXPANDED}), _key(f"{number}:cancel")
-        ),
+        lambda v1: v1.payment_intents.cancel(reference, cast(Any, {"expand": _INTENT_EXPANDED})),
     )
 
 

@@ -1,4 +1,4 @@
-"""How a refund goes: held in our books, asked for at Stripe, posted. Read from top to bottom."""
+"""How a refund goes: held in our books, asked for at Stripe, posted; and how a late intent is closed. Top to bottom."""
 
 from durability.registry import register
 from durability.types import Call, Context, Outcome, Saga, Step
@@ -27,6 +27,14 @@ def flag_for_operator(context: Context) -> None:
     services.flag_refund(context.key, by=BY)
 
 
+def close_intent(context: Context) -> Outcome:
+    return services.close_intent(context.key)
+
+
+def record_closing(context: Context, outcome: Outcome) -> None:
+    services.record_cancelling(context.key, outcome, by="saga payments.close_intent")
+
+
 # The run's key is the refund's number.
 REFUND = register(
     Saga(
@@ -37,5 +45,15 @@ REFUND = register(
             Call("refund at Stripe", do=refund_at_provider, record=record_refund, undo=None),  # cannot be taken back
             Step("post the refund", do=post_refund, undo=flag_for_operator),
         ),
+    )
+)
+
+# The run's key is the payment's number. For an attempt that was cancelled or failed here, and that the provider opened
+# all the same: a process slept between "sent" and the sending for longer than we look a lost attempt up.
+CLOSE_INTENT = register(
+    Saga(
+        "payments.close_intent",
+        version=1,
+        steps=(Call("cancel the intent at the provider", do=close_intent, record=record_closing, undo=None),),
     )
 )

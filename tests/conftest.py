@@ -23,6 +23,7 @@ from django.conf import settings as django_settings  # noqa: E402
 
 from foundation import redis  # noqa: E402
 from tests import cleaning  # noqa: E402
+from tests.races import race, unguarded  # noqa: E402, F401  fixtures
 from tests.stack_process import RunningStack  # noqa: E402
 
 cleaning.install()

@@ -76,7 +76,7 @@ def open_at_provider(number: str) -> Outcome:
         if intent is None:
             return Accepted() if payment.first_sent_at is None else Unknown("not found at the provider yet")
         if payment.confirm and intent.failure and intent.status == "requires_payment_method":
-            intent = _cancel_declined(intent, number)
+            intent = _cancel_declined(intent)
     except ProviderRefused as refusal:
         return Refused(refusal.code, refusal.message)
     except (ProviderUnsure, ProviderBusy) as doubt:
@@ -123,9 +123,9 @@ def _mark_sent(payment: Payment) -> bool:
     )
 
 
-def _cancel_declined(intent: Intent, number: str) -> Intent:
+def _cancel_declined(intent: Intent) -> Intent:
     try:
-        return gateway.cancel_intent(intent.id, number=number)
+        return gateway.cancel_intent(intent.id)
     except ProviderRefused:
         return gateway.retrieve_intent(intent.id)
 
@@ -181,7 +181,7 @@ def cancel_at_provider(number: str) -> Outcome:
                     return Unknown("sent, but not yet to be found at the provider")
                 return Succeeded(None)
             reference = found.id
-        intent = _cancel_or_read(reference, number)
+        intent = _cancel_or_read(reference)
     except ProviderRefused as refusal:
         if refusal.code == "resource_missing":
             return Succeeded(None)  # what the provider does not know, nobody can pay
@@ -191,9 +191,23 @@ def cancel_at_provider(number: str) -> Outcome:
     return Accepted(intent) if intent.status == "processing" else Succeeded(intent)
 
 
-def _cancel_or_read(reference: str, number: str) -> Intent:
+def close_intent(number: str) -> Outcome:
+    """Cancel the intent of an attempt that ended here before the provider opened it. Belongs outside of transactions.
+
+    Unknown until nobody can pay it any more: one that is being processed may still come back to its customer.
+    """
+    outcome = cancel_at_provider(number)
+    match outcome:
+        case Accepted(value=Intent()):
+            return Unknown("it is being processed")
+        case Refused(message=message):
+            return Unknown(message)
+    return outcome
+
+
+def _cancel_or_read(reference: str) -> Intent:
     try:
-        return gateway.cancel_intent(reference, number=number)
+        return gateway.cancel_intent(reference)
     except ProviderRefused:
         return gateway.retrieve_intent(reference)
 

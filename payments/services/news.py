@@ -125,7 +125,10 @@ def fail(payment: Payment, failure: Failure, *, by: str) -> None:
 
 def _keep_open(payment: Payment, intent: Intent, *, by: str) -> None:
     if payment.status not in PAYMENT_LIVE:
-        return  # our failed, cancelled or succeeded is newer than this news, or reconciliation will tell
+        if payment.status != PaymentStatus.SUCCEEDED:
+            # Old news, or an opening that overslept its own cancellation: in either case nobody may pay this intent.
+            durability.start_saga("payments.close_intent", key=payment.number, subject=payment.reference)
+        return
     failure = intent.failure
     values: dict[str, Any] = {
         "failure_code": failure.code if failure else "",

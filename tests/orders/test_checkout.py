@@ -180,9 +180,9 @@ def test_a_declined_confirmation_answers_402_and_keeps_the_order_for_another_att
 def test_a_decline_that_a_webhook_tells_of_first_is_a_decline_all_the_same(shop, monkeypatch):
     cancel = gateway.cancel_intent
 
-    def cancel_and_hear_of_it(reference, *, number):
+    def cancel_and_hear_of_it(reference):
         """The webhook of the cancellation is handled by a worker before this request has stored its own answer."""
-        cancelled = cancel(reference, number=number)
+        cancelled = cancel(reference)
         payments.sync_payment(reference, by="webhook")
         return cancelled
 
