@@ -6,10 +6,10 @@ from typing import ClassVar
 from django.db import transaction
 
 from benchmarks.harness import compare
-from durability import outbox, services, stream
+from durability import services, stream
 from durability.models import Message
 from durability.registry import handles
-from durability.types import Event
+from durability.types import Event, Lane, Since
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Ticked(Event):
         return str(self.number)
 
 
-@handles(Ticked, name="benchmarks.nothing")
+@handles(Ticked, name="benchmarks.nothing", since=Since.DEPLOYMENT)
 def nothing(event: Ticked) -> None:
     """The cost of a delivery itself."""
 
@@ -34,7 +34,7 @@ def run() -> None:
                 services.publish(Ticked(number))
 
     def deliver(times: int) -> None:
-        outbox.drain()
+        services.work(Lane.OWN)
 
     def mirror(times: int) -> None:
         while stream.mirror_batch():

@@ -1,5 +1,6 @@
 """`/livez`: this process answers. `/readyz`: what it needs answers too, and nothing piles up."""
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ def readyz(request: HttpRequest) -> JsonResponse:
         "redis": _redis,
         "stripe": _stripe,
         "beat": _beat,
+        "workers": _workers,
         "outbox": _outbox,
     }
     with ThreadPoolExecutor(max_workers=len(checks)) as pool:
@@ -80,6 +82,13 @@ def _beat() -> dict[str, Any]:
         return {"error": "beat was never seen"}
     silent = age_s > settings.READYZ_BEAT_SILENT_S
     return {"age_s": round(age_s, 1), "error": f"silent for {age_s:.0f} s" if silent else None}
+
+
+def _workers() -> dict[str, Any]:
+    ages_s = durability.worker_ages_s()
+    late = [queue for queue in settings.QUEUES if ages_s.get(queue, math.inf) > settings.READYZ_BEAT_SILENT_S]
+    ages = {queue: round(age_s, 1) for queue, age_s in ages_s.items()}
+    return {"ages_s": ages, "error": f"nobody serves the queue {', '.join(late)}" if late else None}
 
 
 def _outbox() -> dict[str, Any]:

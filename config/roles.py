@@ -58,6 +58,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         *_MACHINERY,
         "catalog.view_apikey",
         "durability.retry_sagarun",
+        "durability.decide_sagarun",
         "durability.decide_delivery",
         "orders.cancel_order",
     ),

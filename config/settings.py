@@ -137,6 +137,8 @@ DATABASES = {
             "options": (
                 f"-c lock_timeout={DATABASE_LOCK_TIMEOUT_MS} -c statement_timeout={DATABASE_STATEMENT_TIMEOUT_MS}"
                 f" -c idle_in_transaction_session_timeout={DATABASE_IDLE_IN_TRANSACTION_TIMEOUT_MS}"
+                # A process that was killed leaves a statement running, and its locks held: PostgreSQL looks for it.
+                " -c client_connection_check_interval=1000"
             ),
         },
     }
@@ -175,26 +177,36 @@ PROVIDER_LOOKUP_GRACE_S = env.int("PROVIDER_LOOKUP_GRACE_S", 120)
 
 # --- Durability -------------------------------------------------------------------------------------
 
-OUTBOX_SCAN_INTERVAL_S = 1  # picks up what no doorbell rang for
+SCAN_INTERVAL_S = 1  # each lane is looked at this often, for what no doorbell rang for
+WORK_FOR_S = 5  # one task; then the queue's other tasks have their turn
 OUTBOX_BATCH = 200  # deliveries claimed at once: one round trip, and a killed worker repeats at most these
+OUTBOX_BATCH_OUTSIDE = 20  # of handlers that may wait for somebody: what their lease leaves no time for goes back
 OUTBOX_DOORBELL_TTL_MS = 1_000  # one ring a second at most: a task is a batch, not an event
 OUTBOX_STREAM = "everycent:events"
 OUTBOX_STREAM_BATCH = 1_000  # one pipelined write
 OUTBOX_STREAM_MAX_LENGTH = 1_000_000  # entries kept for consumers outside; older ones are refilled from the table
+# What a dead worker held is taken over after this. Short, because a call that takes longer renews its lease.
+LEASE_S = env.int("LEASE_S", 10)
+# A handler or step of our own database. Above the statement timeout, so that PostgreSQL says which statement it was.
+STEP_TIME_LIMIT_S = 40
+CALL_TIME_LIMIT_S = 60  # one that leaves the process: four calls to the provider at their worst (3 s + 10 s each)
 # With the backoff below (1 + 2 + 4 … + 256 s) about 9 minutes, then parked for an operator.
 DELIVERY_MAX_ATTEMPTS = env.int("DELIVERY_MAX_ATTEMPTS", 10)
 DELIVERY_BACKOFF_FIRST_S = 1
-DELIVERY_BACKOFF_LONGEST_S = 300
-# Longer than the longest handler; a delivery whose worker died is taken over after this.
-DELIVERY_LEASE_S = env.int("DELIVERY_LEASE_S", 30)
-SAGA_SCAN_INTERVAL_S = 2  # resumes runs whose worker died
-# Longer than one provider call with its connect and read timeouts, renewed before every step.
-SAGA_LEASE_S = env.int("SAGA_LEASE_S", 20)
 SAGA_BACKOFF_FIRST_S = 1
-SAGA_BACKOFF_LONGEST_S = 300  # a provider that is down for hours is asked every five minutes
-SAGA_BATCH = 50  # runs taken by one task, each under its own lease
+BACKOFF_LONGEST_S = 300  # a provider that is down for hours is asked every five minutes
 SAGA_STUCK_AFTER_ATTEMPTS = 8  # shown to operators from here on; it is still retried
+SUBSCRIBE_INTERVAL_S = 60  # how long an event of an old release may wait for a handler of the new one
+SUBSCRIPTION_BATCH = 10_000  # messages looked at in one transaction
+
+# --- Retention: what is deleted, and why not earlier. Money, orders, stock and their histories never are. ------------
+
 IDEMPOTENCY_KEY_KEPT_FOR_DAYS = 30  # promised to the storefront
+MESSAGES_KEPT_FOR_DAYS = 30  # with their receipts: the stream can be refilled, and a new handler started, from these
+SAGAS_KEPT_FOR_DAYS = 90  # finished ones; a payment is checked again for 45 days, and people ask after the quarter
+INBOX_KEPT_FOR_DAYS = 60  # Stripe resends for 3 days and lists events for 30: an older repeat cannot come
+RETENTION_BATCH = 1_000  # rows a transaction: milliseconds, and vacuum keeps up
+CLEAN_UP_INTERVAL_S = 3600
 
 # --- Goods, orders, money ---------------------------------------------------------------------------
 
@@ -242,6 +254,9 @@ PUBLIC_URL = env.str("PUBLIC_URL", "")
 # --- Celery -----------------------------------------------------------------------------------------
 
 CELERY_BROKER_URL = REDIS_URL
+# Three queues with workers of their own: what waits for somebody outside, and what takes minutes, holds up nothing.
+QUEUES = ("own", "outside", "long")
+CELERY_TASK_DEFAULT_QUEUE = "own"
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # Above the longest task, or Redis hands it out a second time (measured: 20 s task, 4 s timeout: 5 runs).
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "socket_timeout": 30, "socket_connect_timeout": 5}
@@ -256,19 +271,24 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 HEARTBEAT_INTERVAL_S = 10
-CLEAN_UP_INTERVAL_S = 3600
-# Beat can skip or repeat a run: every job asks the database what is due, so that neither matters.
+# Beat can skip or repeat a run: every job asks the database what is due, so that neither matters. No entry expires:
+# that would compare two hosts' clocks, and a scan that waited is a scan all the same.
 CELERY_BEAT_SCHEDULE = {
-    name: {"task": name, "schedule": timedelta(seconds=every_s), "options": {"expires": max(every_s, 5)}}
+    name: {"task": name, "schedule": timedelta(seconds=every_s)}
     for name, every_s in {
-        "durability.drain_outbox": OUTBOX_SCAN_INTERVAL_S,
-        "durability.resume_sagas": SAGA_SCAN_INTERVAL_S,
-        "durability.heartbeat": HEARTBEAT_INTERVAL_S,
+        "durability.work_own": SCAN_INTERVAL_S,
+        "durability.work_outside": SCAN_INTERVAL_S,
+        "durability.mirror": SCAN_INTERVAL_S,
+        "durability.seen_own": HEARTBEAT_INTERVAL_S,
+        "durability.seen_outside": HEARTBEAT_INTERVAL_S,
+        "durability.seen_long": HEARTBEAT_INTERVAL_S,
+        "durability.subscribe": SUBSCRIBE_INTERVAL_S,
         "durability.clean_up": CLEAN_UP_INTERVAL_S,
         "orders.expire_due": ORDER_EXPIRY_TICK_S,
         "orders.rearm_timer": ORDER_EXPIRY_REARM_INTERVAL_S,
         "payments.recheck": PAYMENT_RECHECK_INTERVAL_S,
         "payments.catch_up_events": INBOX_CATCH_UP_INTERVAL_S,
+        "payments.clean_up": CLEAN_UP_INTERVAL_S,
         "reconciliation.nightly": RECONCILE_CHECK_INTERVAL_S,
     }.items()
 }

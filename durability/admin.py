@@ -40,6 +40,16 @@ def retry_saga(run: SagaRun, data: dict[str, Any], by: str) -> str:
     return "The saga is due at once: a worker goes on with the step that it stands at."
 
 
+def skip_saga_step(run: SagaRun, data: dict[str, Any], by: str) -> str:
+    services.skip_saga_step(run_id=run.pk, by=by, reason=data["note"])
+    return "The step is skipped: it shall never happen, and a worker goes on with the next one."
+
+
+def compensate_saga(run: SagaRun, data: dict[str, Any], by: str) -> str:
+    services.compensate_saga(run_id=run.pk, by=by, reason=data["note"])
+    return "The saga turns back: a worker undoes what it did, step by step."
+
+
 @admin.register(SagaRun)
 class SagaRunAdmin(ReadOnlyAdmin[SagaRun]):
     list_display = ("recipe_cell", "about", "state_cell", "step", "attempts_cell", "began", "error_cell")
@@ -61,6 +71,24 @@ class SagaRunAdmin(ReadOnlyAdmin[SagaRun]):
             run=retry_saga,
             icon="replay",
         ),
+        Act(
+            name="skip",
+            label="Skip this step",
+            says="Decides that the step it stands at (while it compensates: that step's undo) shall never happen.",
+            permission="durability.decide_sagarun",
+            run=skip_saga_step,
+            icon="skip_next",
+            danger=True,
+        ),
+        Act(
+            name="compensate",
+            label="Undo the saga",
+            says="Turns the saga back: the steps that are done are undone, the last one first.",
+            permission="durability.decide_sagarun",
+            run=compensate_saga,
+            icon="undo",
+            danger=True,
+        ),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SagaRun]:
@@ -70,7 +98,13 @@ class SagaRunAdmin(ReadOnlyAdmin[SagaRun]):
         return Q(subject=text)
 
     def offered(self, row: SagaRun) -> list[str]:
-        return ["retry"] if row.state not in (SagaRun.State.COMPLETED, SagaRun.State.COMPENSATED) else []
+        match row.state:
+            case SagaRun.State.COMPLETED | SagaRun.State.COMPENSATED:
+                return []
+            case SagaRun.State.RUNNING:
+                return ["retry", "skip", "compensate"]
+            case _:
+                return ["retry", "skip"]
 
     @admin.display(description="Recipe")
     def recipe_cell(self, run: SagaRun) -> str:

@@ -14,7 +14,7 @@ from foundation.redis import client
 log = logging.getLogger(__name__)
 
 # Which task each bell wakes, by its registered name.
-TASKS = {"outbox": "durability.drain_outbox", "sagas": "durability.resume_sagas"}
+TASKS = {"own": "durability.work_own", "outside": "durability.work_outside", "mirror": "durability.mirror"}
 
 
 def ring_after_commit(bell: str) -> None:

@@ -1,23 +1,26 @@
-"""Runs sagas: claims a run under a lease, does its steps, undoes them after a definite failure.
+"""Runs sagas: takes a run under a lease, does its steps, undoes them after a definite failure.
 
-Every commit of a run carries the lease's version: a zombie that lost its lease commits nothing.
+Every commit of a run carries the lease's version: a zombie that lost its lease commits nothing. A run that stands at a
+`Call` belongs to the workers whose lane is `outside`; all else is done by those that never leave the database.
 """
 
 import logging
+import time
 import traceback
 from collections.abc import Mapping
 from typing import Any, assert_never
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F
 from django.db.models.functions import Now
 
-from durability import doorbell, registry
-from durability.errors import LeaseLost
+from durability import doorbell, registry, shares
+from durability.backoff import backoff_s
+from durability.errors import LeaseLost, RecipeNotDeployed
+from durability.leases import keeping
+from durability.limits import TookTooLong, time_limit
 from durability.models import SagaRun, SagaStep
-from durability.outbox import backoff_s
-from durability.types import Accepted, Call, Context, Lease, Refused, Saga, Step, Succeeded, Unknown
+from durability.types import Accepted, Call, Context, Lane, Lease, Refused, Saga, Step, Succeeded, Unknown
 from foundation.database import in_seconds
 from foundation.errors import DomainError
 from foundation.middleware import current_request_id, set_request_id
@@ -26,6 +29,57 @@ log = logging.getLogger(__name__)
 
 _LONGEST_ERROR = 4_000
 _MOST_UNDO_ATTEMPTS = 8  # then a person must look: compensation_failed
+
+# A run whose process died of it again and again is taken up after 10, 20, 40 … 320 s, so that it cannot kill workers
+# in a hot loop; `deaths` counts claims since the last commit.
+_TAKE = """
+UPDATE durability_sagarun
+SET lease_version = lease_version + 1, attempts = attempts + 1, deaths = deaths + 1,
+    available_at = clock_timestamp() + make_interval(secs => %(lease_s)s * 2 ^ least(deaths, 5))
+WHERE id = ({which})
+RETURNING id, recipe, version, key, subject, payload, request_id, state, current_step, outside, attempts,
+          lease_version, error
+"""
+_TAKE_NEXT = _TAKE.format(
+    which="""
+    SELECT id FROM durability_sagarun
+    WHERE state IN ('running', 'compensating') AND outside = %(outside)s AND available_at <= clock_timestamp()
+      AND recipe <> ALL(%(resting)s)
+    ORDER BY available_at LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+)
+_TAKE_ONE = _TAKE.format(
+    which="""
+    SELECT id FROM durability_sagarun
+    WHERE recipe = %(recipe)s AND key = %(key)s AND state IN ('running', 'compensating')
+      AND available_at <= clock_timestamp()
+    FOR UPDATE SKIP LOCKED
+"""
+)
+
+_SAVE = """
+UPDATE durability_sagarun
+SET state = %(state)s, current_step = %(current_step)s, outside = %(outside)s, attempts = %(attempts)s,
+    deaths = CASE WHEN %(calling)s THEN deaths ELSE 0 END,
+    error = %(error)s,
+    available_at = clock_timestamp() + make_interval(
+        secs => %(pause_s)s * CASE WHEN %(calling)s THEN 2 ^ least(greatest(deaths - 1, 0), 5) ELSE 1 END
+    ),
+    finished_at = CASE WHEN %(finished)s THEN clock_timestamp() END
+WHERE id = %(id)s AND lease_version = %(lease_version)s
+RETURNING id
+"""
+# The run's progress and what became of its step: one statement, because every step of every sale pays for it.
+_SAVE_WITH_STEP = f"""
+WITH saved AS ({_SAVE})
+INSERT INTO durability_sagastep (run_id, index, name, state, attempts, note, by, started_at, finished_at)
+SELECT id, %(index)s, %(name)s, %(step_state)s, %(tries)s, %(note)s, %(by)s, clock_timestamp(),
+       CASE WHEN %(step_state)s <> 'calling' THEN clock_timestamp() END
+FROM saved
+ON CONFLICT (run_id, index) DO UPDATE
+SET state = excluded.state, attempts = excluded.attempts, note = excluded.note, by = excluded.by,
+    finished_at = excluded.finished_at
+"""  # noqa: S608  put together from constants
 
 
 def start(saga: Saga, *, key: str, subject: str, payload: Mapping[str, Any], hold: bool) -> tuple[SagaRun, bool]:
@@ -48,9 +102,10 @@ def start(saga: Saga, *, key: str, subject: str, payload: Mapping[str, Any], hol
         payload=dict(payload),
         request_id="" if request_id == "-" else request_id,
         current_step=done,
+        outside=_goes_outside(saga, SagaRun.State.RUNNING, done),
         attempts=1 if hold else 0,
         lease_version=1 if hold else 0,
-        available_at=in_seconds(settings.SAGA_LEASE_S if hold else 0),
+        available_at=in_seconds(settings.LEASE_S if hold else 0),
     )
     SagaRun.objects.bulk_create([run], ignore_conflicts=True)  # waits for a concurrent twin, then yields to it
     stored = SagaRun.objects.get(recipe=saga.name, key=key)
@@ -61,110 +116,108 @@ def start(saga: Saga, *, key: str, subject: str, payload: Mapping[str, Any], hol
         for index in range(done)
     )
     if not hold:
-        doorbell.ring_after_commit("sagas")
+        doorbell.ring_after_commit(_lane(run))
     return stored, True
 
 
-def claim(run_id: Any) -> Lease | None:
+def take(recipe: str, *, key: str) -> SagaRun | None:
     """Take one run that nobody holds. None if somebody does, or if it is finished or not yet due."""
-    due = SagaRun.objects.filter(
-        pk=run_id, state__in=[SagaRun.State.RUNNING, SagaRun.State.COMPENSATING], available_at__lte=Now()
-    )
-    taken = due.update(
-        lease_version=F("lease_version") + 1,
-        attempts=F("attempts") + 1,
-        available_at=in_seconds(settings.SAGA_LEASE_S),
-    )
-    if not taken:
-        return None
-    return Lease(run_id, SagaRun.objects.values_list("lease_version", flat=True).get(pk=run_id))
+    return _take(_TAKE_ONE, recipe=recipe, key=key)
 
 
-def resume_due(*, limit: int) -> int:
-    """Work on runs that are due: new ones, ones whose backoff ended, ones whose worker died. Returns how many."""
-    due = list(
-        SagaRun.objects.filter(state__in=[SagaRun.State.RUNNING, SagaRun.State.COMPENSATING], available_at__lte=Now())
-        .order_by("available_at")
-        .values_list("pk", flat=True)[:limit]
-    )
-    for run_id in due:
-        lease = claim(run_id)
-        if lease:
-            advance(lease)
-    return len(due)
+def work(lane: Lane, *, until: float) -> int:
+    """Work on the runs of a lane that are due, new, rested or left by a dead worker, until `time.monotonic()` says so.
+
+    Returns how many were taken up.
+    """
+    taken = 0
+    while run := _take(_TAKE_NEXT, outside=lane is Lane.OUTSIDE, resting=shares.resting(lane)):
+        taken += 1
+        with shares.timed(run.recipe, lane):
+            advance(run, lane)
+        if time.monotonic() > until:
+            break
+    return taken
 
 
-def advance(lease: Lease) -> None:
-    """Work on a held run until it is finished, has to wait, or is somebody else's."""
+def _take(statement: str, **which: Any) -> SagaRun | None:
+    return next(iter(SagaRun.objects.raw(statement, {"lease_s": settings.LEASE_S, **which})), None)
+
+
+def load(lease: Lease) -> SagaRun | None:
+    """The run of a lease; None if somebody else has taken it over."""
+    return SagaRun.objects.filter(pk=lease.run_id, lease_version=lease.version).first()
+
+
+def advance(run: SagaRun, lane: Lane | None = None) -> None:
+    """Work on a taken run until it is finished, has to wait, or is somebody else's.
+
+    A worker of the lane `own` hands a run on where it would leave the database; without a lane everything is done here.
+    """
+    set_request_id(run.request_id)
     try:
-        while _advance_once(lease):
+        while _advance_once(run, lane):
             pass
     except LeaseLost:
-        log.info("saga %s was taken over by another worker", lease.run_id)
+        log.info("saga %s was taken over by another worker", run.pk)
 
 
-def _advance_once(lease: Lease) -> bool:
+def _advance_once(run: SagaRun, lane: Lane | None) -> bool:
     """One step. True if there is more to do right now."""
-    run = SagaRun.objects.filter(pk=lease.run_id, lease_version=lease.version).first()
-    if run is None:
-        raise LeaseLost
-    set_request_id(run.request_id)
     saga = registry.recipe(run.recipe, run.version)
     if saga is None:
-        _wait(lease, run, f"No recipe {run.recipe} version {run.version} is deployed.")
+        _wait(run, f"No recipe {run.recipe} version {run.version} is deployed.")
         return False
     if run.state == SagaRun.State.COMPENSATING:
-        return _undo(lease, run, saga)
+        return _undo(run, saga)
     if run.state != SagaRun.State.RUNNING:
         return False
     if run.current_step >= len(saga.steps):
-        _move(lease, state=SagaRun.State.COMPLETED, finished_at=Now(), error="")
+        _save(run, saga, state=SagaRun.State.COMPLETED)
         return False
     step = saga.steps[run.current_step]
-    context = Context(key=run.key, payload=run.payload, attempt=max(run.attempts, 1))
+    if isinstance(step, Call) and lane is Lane.OWN:
+        _save(run, saga, attempts=max(run.attempts - 1, 0), pause_s=0)
+        doorbell.ring(bell=Lane.OUTSIDE)
+        return False
     try:
-        return (
-            _do_step(lease, run, saga, step, context)
-            if isinstance(step, Step)
-            else _do_call(lease, run, saga, step, context)
-        )
+        return _do_step(run, saga, step) if isinstance(step, Step) else _do_call(run, saga, step)
     except LeaseLost:
         raise
     except DomainError as refusal:
         log.warning("saga %s %s: %s was refused: %s", run.recipe, run.key, step.name, refusal.detail)
         with transaction.atomic(durable=True):
-            _note(run, step.name, SagaStep.State.FAILED, f"{refusal.code}: {refusal.detail}")
-            _turn_back(lease, f"{step.name}: {refusal.detail}")
+            _turn_back(run, saga, f"{step.name}: {refusal.detail}", f"{refusal.code}: {refusal.detail}")
         return True
-    except Exception:
+    except (Exception, TookTooLong):
         log.exception("saga %s %s: %s failed, attempt %s", run.recipe, run.key, step.name, run.attempts)
-        _wait(lease, run, traceback.format_exc()[-_LONGEST_ERROR:])
+        _wait(run, traceback.format_exc()[-_LONGEST_ERROR:])
         return False
 
 
-def _do_step(lease: Lease, run: SagaRun, saga: Saga, step: Step, context: Context) -> bool:
-    with transaction.atomic(durable=True):
-        more = _progress(lease, run, saga, step)
+def _do_step(run: SagaRun, saga: Saga, step: Step) -> bool:
+    context = _context(run)
+    with time_limit(settings.STEP_TIME_LIMIT_S), transaction.atomic(durable=True):
+        more = _progress(run, saga)
         if step.do is not None:
             step.do(context)
     return more
 
 
-def _do_call(lease: Lease, run: SagaRun, saga: Saga, call: Call, context: Context) -> bool:
-    with transaction.atomic(durable=True):
-        _move(lease, available_at=in_seconds(settings.SAGA_LEASE_S))
-        _note(run, call.name, SagaStep.State.CALLING, "")
-    outcome = call.do(context)
-    with transaction.atomic(durable=True):
+def _do_call(run: SagaRun, saga: Saga, call: Call) -> bool:
+    context = _context(run)
+    _save(run, saga, note=(SagaStep.State.CALLING, ""))
+    with keeping(SagaRun, run.pk, run.lease_version), time_limit(settings.CALL_TIME_LIMIT_S):
+        outcome = call.do(context)
+    with time_limit(settings.STEP_TIME_LIMIT_S), transaction.atomic(durable=True):
         match outcome:
             case Succeeded() | Accepted():
-                more = _progress(lease, run, saga, call)
+                more = _progress(run, saga)
             case Refused():
-                _note(run, call.name, SagaStep.State.FAILED, f"{outcome.code}: {outcome.message}")
-                _turn_back(lease, f"{call.name}: {outcome.message}")
+                _turn_back(run, saga, f"{call.name}: {outcome.message}", f"{outcome.code}: {outcome.message}")
                 more = True
             case Unknown():
-                _wait(lease, run, f"{call.name}: {outcome.reason}")
+                _wait(run, f"{call.name}: {outcome.reason}")
                 more = False
             case _:
                 assert_never(outcome)
@@ -172,92 +225,148 @@ def _do_call(lease: Lease, run: SagaRun, saga: Saga, call: Call, context: Contex
     return more
 
 
-def _undo(lease: Lease, run: SagaRun, saga: Saga) -> bool:
+def _undo(run: SagaRun, saga: Saga) -> bool:
     """Undo the step that the run stands on, then go one back."""
     step = saga.steps[run.current_step]
-    context = Context(key=run.key, payload=run.payload, attempt=max(run.attempts, 1))
+    context = _context(run)
     last = run.current_step == 0
+    undone = None if step.undo is None else (SagaStep.State.UNDONE, "")
     try:
-        with transaction.atomic(durable=True):
-            _move(
-                lease,
-                attempts=1,
-                available_at=in_seconds(settings.SAGA_LEASE_S),
-                **(
-                    {"state": SagaRun.State.COMPENSATED, "finished_at": Now()}
-                    if last
-                    else {"current_step": run.current_step - 1}
-                ),
-            )
+        with time_limit(settings.STEP_TIME_LIMIT_S), transaction.atomic(durable=True):
+            if last:
+                _save(run, saga, note=undone, state=SagaRun.State.COMPENSATED, attempts=1)
+            else:
+                _save(run, saga, note=undone, current_step=run.current_step - 1, attempts=1)
             if step.undo is not None:
                 step.undo(context)
-                _note(run, step.name, SagaStep.State.UNDONE, "")
     except LeaseLost:
         raise
-    except Exception:  # noqa: BLE001  whatever it is, the run waits or a person looks
+    except (Exception, TookTooLong):  # noqa: BLE001  whatever it is, the run waits or a person looks
         error = traceback.format_exc()[-_LONGEST_ERROR:]
         if run.attempts >= _MOST_UNDO_ATTEMPTS:
             log.error("saga %s %s: compensation failed, a person must look:\n%s", run.recipe, run.key, error)
-            _move(lease, state=SagaRun.State.COMPENSATION_FAILED, error=error)
+            _save(run, saga, state=SagaRun.State.COMPENSATION_FAILED, error=error)
         else:
             log.warning("saga %s %s: undoing %s failed, attempt %s", run.recipe, run.key, step.name, run.attempts)
-            _wait(lease, run, error)
+            _wait(run, error)
         return False
     return not last
 
 
-def _progress(lease: Lease, run: SagaRun, saga: Saga, step: Step | Call) -> bool:
+def _context(run: SagaRun) -> Context:
+    return Context(key=run.key, payload=run.payload, attempt=max(run.attempts, 1))
+
+
+def _progress(run: SagaRun, saga: Saga) -> bool:
     following = run.current_step + 1
     finished = following == len(saga.steps)
-    _move(
-        lease,
+    _save(
+        run,
+        saga,
+        note=(SagaStep.State.DONE, ""),
         current_step=following,
+        state=SagaRun.State.COMPLETED if finished else SagaRun.State.RUNNING,
         attempts=0 if finished else 1,
         error="",
-        available_at=in_seconds(settings.SAGA_LEASE_S),
-        **({"state": SagaRun.State.COMPLETED, "finished_at": Now()} if finished else {}),
     )
-    _note(run, step.name, SagaStep.State.DONE, "")
     return not finished
 
 
-def _turn_back(lease: Lease, error: str) -> None:
-    _move(
-        lease,
+def _turn_back(run: SagaRun, saga: Saga, error: str, note: str) -> None:
+    _save(
+        run,
+        saga,
+        note=(SagaStep.State.FAILED, note),
         state=SagaRun.State.COMPENSATING,
         attempts=1,
         error=error,
-        available_at=in_seconds(settings.SAGA_LEASE_S),
     )
 
 
-def _wait(lease: Lease, run: SagaRun, error: str) -> None:
+def _wait(run: SagaRun, error: str) -> None:
     """Give the run back until its backoff ends. A transient fault is tried for ever: money may hang on it."""
-    pause_s = backoff_s(
-        max(run.attempts, 1), first_s=settings.SAGA_BACKOFF_FIRST_S, longest_s=settings.SAGA_BACKOFF_LONGEST_S
-    )
-    _move(lease, available_at=in_seconds(pause_s), error=error)
+    pause_s = backoff_s(max(run.attempts, 1), first_s=settings.SAGA_BACKOFF_FIRST_S)
+    _save(run, None, error=error, pause_s=pause_s)
 
 
-def _move(lease: Lease, **values: Any) -> None:
-    if not SagaRun.objects.filter(pk=lease.run_id, lease_version=lease.version).update(**values):
-        raise LeaseLost
+def skip(run: SagaRun, *, by: str, reason: str) -> None:
+    """An operator's decision over a locked run, in the caller's transaction: the step it stands at shall not happen.
+
+    While it compensates, it is the undo of that step that shall not happen.
+    """
+    saga = _deployed(run)
+    note = (SagaStep.State.SKIPPED, reason)
+    if run.state == SagaRun.State.RUNNING:
+        following = run.current_step + 1
+        finished = following == len(saga.steps)
+        state = SagaRun.State.COMPLETED if finished else SagaRun.State.RUNNING
+        _save(run, saga, note=note, by=by, state=state, current_step=following, attempts=0, error="", pause_s=0)
+    elif run.current_step == 0:
+        _save(run, saga, note=note, by=by, state=SagaRun.State.COMPENSATED, attempts=0, pause_s=0)
+    else:
+        before = run.current_step - 1
+        state = SagaRun.State.COMPENSATING
+        _save(run, saga, note=note, by=by, state=state, current_step=before, attempts=0, pause_s=0)
 
 
-def _note(run: SagaRun, name: str, state: str, note: str) -> None:
-    SagaStep.objects.bulk_create(
-        [
-            SagaStep(
-                run=run,
-                index=run.current_step,
-                name=name,
-                state=state,
-                attempts=max(run.attempts, 1),
-                note=note,
-                finished_at=None if state == SagaStep.State.CALLING else Now(),
-            )
-        ],
-        update_conflicts=True,
-        unique_fields=["run", "index"],
-        update_fields=["state", "attempts", "note", "finished_at"],
-    )
+def turn_back(run: SagaRun, *, by: str, reason: str) -> None:
+    """An operator's decision over a locked, running run, in the caller's transaction: what it did is undone."""
+    saga = _deployed(run)
+    error = f"turned back by {by}: {reason}"
+    note = (SagaStep.State.FAILED, reason)
+    _save(run, saga, note=note, by=by, state=SagaRun.State.COMPENSATING, attempts=0, error=error, pause_s=0)
+
+
+def _deployed(run: SagaRun) -> Saga:
+    saga = registry.recipe(run.recipe, run.version)
+    if saga is None:
+        raise RecipeNotDeployed(f"No recipe {run.recipe} version {run.version} is deployed.")
+    return saga
+
+
+def _save(
+    run: SagaRun,
+    saga: Saga | None,
+    *,
+    note: tuple[str, str] | None = None,
+    by: str = "",
+    pause_s: float | None = None,
+    **changes: Any,
+) -> None:
+    """Commit a run's progress under its lease, and what became of its step. Raises LeaseLost.
+
+    Without a pause the lease is renewed: there is more to do. The run in memory follows when the transaction commits.
+    """
+    state, step = changes.get("state", run.state), changes.get("current_step", run.current_step)
+    if saga is not None:
+        changes["outside"] = _goes_outside(saga, state, step)
+    calling = note is not None and note[0] == SagaStep.State.CALLING
+    values = {
+        "id": run.pk,
+        "lease_version": run.lease_version,
+        "state": state,
+        "current_step": step,
+        "outside": changes.get("outside", run.outside),
+        "attempts": changes.get("attempts", run.attempts),
+        "error": changes.get("error", run.error),
+        "pause_s": settings.LEASE_S if pause_s is None else pause_s,
+        "calling": calling,
+        "finished": state in (SagaRun.State.COMPLETED, SagaRun.State.COMPENSATED),
+    }
+    if note:
+        name = saga.steps[run.current_step].name if saga else ""
+        values |= {"index": run.current_step, "name": name, "tries": max(run.attempts, 1), "by": by}
+        values |= {"step_state": note[0], "note": note[1]}
+    with connection.cursor() as cursor:
+        cursor.execute(_SAVE_WITH_STEP if note else _SAVE, values)
+        if cursor.rowcount == 0:
+            raise LeaseLost
+    transaction.on_commit(lambda: run.__dict__.update(changes))
+
+
+def _goes_outside(saga: Saga, state: str, step: int) -> bool:
+    return state == SagaRun.State.RUNNING and step < len(saga.steps) and isinstance(saga.steps[step], Call)
+
+
+def _lane(run: SagaRun) -> Lane:
+    return Lane.OUTSIDE if run.outside else Lane.OWN

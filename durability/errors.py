@@ -29,6 +29,13 @@ class LeaseLost(Exception):
     """Another worker has taken this work over: whatever we were about to commit must not be."""
 
 
+class RecipeNotDeployed(DomainError):
+    """No recipe of this name and version is deployed: deploy it, then decide."""
+
+    code = "recipe_not_deployed"
+    status = 409
+
+
 class ReasonMissing(DomainError):
     """Say why: the reason is kept with the decision."""
 

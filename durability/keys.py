@@ -4,12 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django.db import connection
-from django.db.models.functions import Now
 
 from durability.errors import IdempotencyKeyInUse, IdempotencyKeyMissing, IdempotencyKeyReused
 from durability.metrics import IDEMPOTENCY
@@ -98,10 +96,3 @@ def store(claimed: Claimed, answer: Answer) -> Answer:
         return answer
     stored = IdempotencyKey.objects.get(pk=claimed.id)
     return Answer(stored.status or answer.status, dict(stored.body or {}))
-
-
-def delete_older_than(days: int, *, batch: int = 1_000) -> int:
-    """Delete one batch of keys that the promise to the storefront no longer covers. Returns how many."""
-    old = IdempotencyKey.objects.filter(created_at__lt=Now() - timedelta(days=days)).values("pk")[:batch]
-    deleted, _ = IdempotencyKey.objects.filter(pk__in=old).delete()
-    return deleted

@@ -1,5 +1,6 @@
 """The rows that survive a crash."""
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
@@ -29,6 +30,8 @@ class Message(models.Model):
         indexes = [
             models.Index(fields=["id"], name="message_pending", condition=Q(state="pending")),
             models.Index(fields=["key", "id"], name="message_by_key"),
+            # Written in the order of time, so this finds the old ones at next to no cost.
+            BrinIndex(fields=["created_at"], name="message_age", autosummarize=True),
         ]
 
     def __str__(self) -> str:
@@ -49,6 +52,7 @@ class Delivery(models.Model):
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="deliveries")
     handler = models.CharField(max_length=100)
     key = models.CharField(max_length=255)
+    outside = models.BooleanField(db_default=False)  # the handler leaves the process: the lane of its workers
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
     attempts = models.PositiveIntegerField(default=0)
     # Not before this moment; while running, the end of the lease.
@@ -70,11 +74,13 @@ class Delivery(models.Model):
             ),
         ]
         indexes = [
-            models.Index(fields=["id"], name="delivery_open", condition=Q(state__in=["pending", "running"])),
+            models.Index(
+                fields=["outside", "id"], name="delivery_open_by_lane", condition=Q(state__in=["pending", "running"])
+            ),
             # Finds what an earlier message of the same key still holds up.
             models.Index(
-                fields=["handler", "key", "id"],
-                name="delivery_head_of_key",
+                fields=["handler", "key", "message"],
+                name="delivery_first_of_key",
                 condition=Q(state__in=["pending", "running", "parked"]),
             ),
             models.Index(fields=["id"], name="delivery_skipped", condition=Q(state="skipped")),
@@ -103,7 +109,9 @@ class SagaRun(models.Model):
     request_id = models.CharField(max_length=128, blank=True)
     state = models.CharField(max_length=24, choices=State.choices, default=State.RUNNING)
     current_step = models.PositiveIntegerField(default=0)
+    outside = models.BooleanField(db_default=False)  # it stands at a call: the lane of its workers
     attempts = models.PositiveIntegerField(default=0)  # of the current step, counted before it runs
+    deaths = models.PositiveIntegerField(db_default=0)  # claims since the last commit: above 1, processes died of it
     available_at = models.DateTimeField(db_default=Now())  # not before; while a worker holds it, the end of its lease
     lease_version = models.PositiveIntegerField(default=0)
     error = models.TextField(blank=True)
@@ -111,14 +119,20 @@ class SagaRun(models.Model):
     finished_at = models.DateTimeField(null=True)
 
     class Meta:
-        permissions = [("retry_sagarun", "Can retry sagas")]
+        permissions = [
+            ("retry_sagarun", "Can retry sagas"),
+            ("decide_sagarun", "Can skip steps of sagas and turn sagas back"),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["recipe", "key"], name="saga_runs_once_per_key"),
         ]
         indexes = [
             models.Index(
-                fields=["available_at"], name="saga_unfinished", condition=Q(state__in=["running", "compensating"])
+                fields=["outside", "available_at"],
+                name="saga_due_by_lane",
+                condition=Q(state__in=["running", "compensating"]),
             ),
+            BrinIndex(fields=["created_at"], name="saga_age", autosummarize=True),
             models.Index(fields=["subject"], name="saga_by_subject"),
             # Few, and looked for by every look at the dashboard.
             models.Index(fields=["id"], name="saga_failed", condition=Q(state="compensation_failed")),
@@ -187,8 +201,20 @@ class IdempotencyKey(models.Model):
         return f"{self.method} {self.path}"
 
 
+class Subscription(models.Model):
+    """From where a handler listens, and how far it was made sure that every message has its delivery."""
+
+    handler = models.CharField(primary_key=True, max_length=100)
+    since_message = models.BigIntegerField()  # listens to messages after this id
+    checked_to = models.BigIntegerField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.handler
+
+
 class Heartbeat(models.Model):
-    """When a process of ours was last seen: beat writes its own through a worker."""
+    """When a process of ours was last seen: `beat`, and the workers of each queue, `worker.<queue>`."""
 
     name = models.CharField(max_length=32, primary_key=True)
     seen_at = models.DateTimeField()

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import random
 import time
 import traceback
 from dataclasses import dataclass
@@ -13,9 +12,12 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from durability import doorbell, registry
+from durability import doorbell, registry, shares
+from durability.backoff import backoff_s
+from durability.leases import keeping
+from durability.limits import TookTooLong, time_limit
 from durability.models import Delivery, Message
-from durability.types import Event, Handler
+from durability.types import Event, Handler, Lane
 from foundation.database import in_seconds
 from foundation.middleware import current_request_id, set_request_id
 
@@ -29,11 +31,11 @@ _CLAIM = """
 WITH due AS (
     SELECT d.id
     FROM durability_delivery d
-    WHERE d.state = %(state)s
+    WHERE d.state = %(state)s AND d.outside = %(outside)s AND d.handler <> ALL(%(resting)s)
       AND d.available_at <= clock_timestamp()
       AND NOT EXISTS (
           SELECT 1 FROM durability_delivery earlier
-          WHERE earlier.handler = d.handler AND earlier.key = d.key AND earlier.id < d.id
+          WHERE earlier.handler = d.handler AND earlier.key = d.key AND earlier.message_id < d.message_id
             AND earlier.state IN ('pending', 'running', 'parked')
       )
     ORDER BY d.id
@@ -72,36 +74,35 @@ def publish(event: Event) -> int:
     message = Message.objects.create(
         name=event.name, key=event.key, payload=event.payload(), request_id="" if request_id == "-" else request_id
     )
+    handlers = registry.handlers_of(event.name)
     Delivery.objects.bulk_create(
-        Delivery(message=message, handler=handler.name, key=event.key) for handler in registry.handlers_of(event.name)
+        Delivery(message=message, handler=handler.name, key=event.key, outside=handler.outside) for handler in handlers
     )
-    doorbell.ring_after_commit("outbox")
+    for lane in {handler.lane for handler in handlers}:
+        doorbell.ring_after_commit(lane)
+    doorbell.ring_after_commit("mirror")
     return message.pk
 
 
-def drain(*, batches: int = 50) -> int:
-    """Deliver what is due, in bounded batches. Returns how many deliveries were attempted."""
-    attempted = 0
-    for _ in range(batches):
-        claims = claim(limit=settings.OUTBOX_BATCH)
-        _deliver_all(claims)
-        # One at a time: whichever of a dead worker's batch it was that killed it, the others must not die with it again.
-        orphans = claim(limit=1, of_the_dead=True)
-        _deliver_all(orphans)
-        attempted += len(claims) + len(orphans)
-        if not claims and not orphans:
-            break
-    return attempted
+def deliver_batch(lane: Lane) -> int:
+    """Deliver a batch of what is due in a lane. Returns how many deliveries were taken up."""
+    claims = claim(lane, limit=settings.OUTBOX_BATCH if lane is Lane.OWN else settings.OUTBOX_BATCH_OUTSIDE)
+    _deliver_all(claims, lane)
+    # One at a time: whichever of a dead worker's batch it was that killed it, the others must not die with it again.
+    orphans = claim(lane, limit=1, of_the_dead=True)
+    _deliver_all(orphans, lane)
+    return len(claims) + len(orphans)
 
 
-def _deliver_all(claims: list[Claim]) -> None:
+def _deliver_all(claims: list[Claim], lane: Lane) -> None:
     """Deliver a batch in order. What its lease leaves no time for is given back, and costs it no attempt."""
-    end = time.monotonic() + settings.DELIVERY_LEASE_S * _SHARE_OF_LEASE
+    end = time.monotonic() + settings.LEASE_S * _SHARE_OF_LEASE
     for number, one in enumerate(claims):
         if number and time.monotonic() > end:
             _give_back(claims[number:])
             return
-        deliver(one)
+        with shares.timed(one.handler, lane):
+            deliver(one)
 
 
 def _give_back(claims: list[Claim]) -> None:
@@ -109,14 +110,20 @@ def _give_back(claims: list[Claim]) -> None:
         _mine(one).update(state=Delivery.State.PENDING, attempts=F("attempts") - 1, available_at=Now())
 
 
-def claim(*, limit: int, of_the_dead: bool = False) -> list[Claim]:
+def claim(lane: Lane, *, limit: int, of_the_dead: bool = False) -> list[Claim]:
     """Take up to `limit` due deliveries under a lease. The attempt is counted here, before any handler runs.
 
     `of_the_dead` takes those that another worker left running when its lease ended.
     """
     state = Delivery.State.RUNNING if of_the_dead else Delivery.State.PENDING
+    which: dict[str, Any] = {
+        "limit": limit,
+        "state": state,
+        "outside": lane is Lane.OUTSIDE,
+        "resting": shares.resting(lane),
+    }
     with transaction.atomic(durable=True), connection.cursor() as cursor:
-        cursor.execute(_CLAIM, {"limit": limit, "lease_s": settings.DELIVERY_LEASE_S, "state": state})
+        cursor.execute(_CLAIM, {"lease_s": settings.LEASE_S, **which})
         rows = cursor.fetchall()
     claims = [Claim(row[0], row[1], row[2], row[3], json.loads(row[4]), row[5]) for row in rows]
     return sorted(claims, key=lambda one: one.id)
@@ -134,7 +141,7 @@ def deliver(one: Claim) -> None:
         return
     try:
         _run(one, handler)
-    except Exception:
+    except (Exception, TookTooLong):
         log.exception("delivery %s to %s failed, attempt %s", one.id, one.handler, one.attempts)
         _fail(one, traceback.format_exc()[-_LONGEST_ERROR:])
 
@@ -143,10 +150,11 @@ def _run(one: Claim, handler: Handler) -> None:
     event = handler.event.from_payload(one.payload)
     if handler.outside:
         if _renew(one):
-            handler.run(event)
+            with keeping(Delivery, one.id, one.lease_version), time_limit(settings.CALL_TIME_LIMIT_S):
+                handler.run(event)
             _finish(one)
         return
-    with transaction.atomic(durable=True):
+    with time_limit(settings.STEP_TIME_LIMIT_S), transaction.atomic(durable=True):
         # The receipt first: it locks the row, proves the lease, and commits together with the handler's effects.
         if _finish(one):
             handler.run(event)
@@ -161,7 +169,7 @@ def _finish(one: Claim) -> bool:
 
 
 def _renew(one: Claim) -> bool:
-    return bool(_mine(one).update(available_at=in_seconds(settings.DELIVERY_LEASE_S)))
+    return bool(_mine(one).update(available_at=in_seconds(settings.LEASE_S)))
 
 
 def _fail(one: Claim, error: str, *, park: bool = False) -> None:
@@ -169,11 +177,5 @@ def _fail(one: Claim, error: str, *, park: bool = False) -> None:
         if _mine(one).update(state=Delivery.State.PARKED, last_error=error):
             log.error("delivery %s to %s is parked: an operator must retry or skip it", one.id, one.handler)
         return
-    _mine(one).update(state=Delivery.State.PENDING, last_error=error, available_at=in_seconds(backoff_s(one.attempts)))
-
-
-def backoff_s(attempt: int, *, first_s: float | None = None, longest_s: float | None = None) -> float:
-    """Doubling from the first to the longest, with jitter, so that what failed together does not return together."""
-    first = settings.DELIVERY_BACKOFF_FIRST_S if first_s is None else first_s
-    longest = settings.DELIVERY_BACKOFF_LONGEST_S if longest_s is None else longest_s
-    return float(min(longest, first * 2 ** min(attempt - 1, 30))) * random.uniform(0.8, 1.2)  # noqa: S311  jitter
+    pause_s = backoff_s(one.attempts, first_s=settings.DELIVERY_BACKOFF_FIRST_S)
+    _mine(one).update(state=Delivery.State.PENDING, last_error=error, available_at=in_seconds(pause_s))

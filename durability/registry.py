@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from durability.types import Event, Handler, Saga
+from durability.types import Event, Handler, Saga, Since
 
 _handlers: dict[str, Handler] = {}
 _by_event: dict[str, list[Handler]] = {}
@@ -11,9 +11,9 @@ _recipes: dict[tuple[str, int], Saga] = {}
 
 
 def handles(
-    event: type[Event], *, name: str, outside: bool = False
+    event: type[Event], *, name: str, since: Since, outside: bool = False
 ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Register a function as the handler `name` of an event.
+    """Register a function as the handler `name` of an event. `since` says from where it starts if it is added later.
 
     A handler of our own database runs in the transaction that marks its delivery done. One that goes `outside` runs
     in none, may run more than once, and must carry a stable id so that the other side can drop the repeat.
@@ -22,7 +22,7 @@ def handles(
     def register(run: Callable[[Any], None]) -> Callable[[Any], None]:
         if name in _handlers:
             raise ValueError(f"two handlers are called {name}")
-        handler = Handler(name=name, event=event, run=run, outside=outside)
+        handler = Handler(name=name, event=event, run=run, since=since, outside=outside)
         _handlers[name] = handler
         _by_event.setdefault(event.name, []).append(handler)
         return run
@@ -40,6 +40,10 @@ def register(saga: Saga) -> Saga:
 
 def handlers_of(event_name: str) -> list[Handler]:
     return _by_event.get(event_name, [])
+
+
+def handlers() -> list[Handler]:
+    return list(_handlers.values())
 
 
 def handler(name: str) -> Handler | None:

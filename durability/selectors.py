@@ -33,6 +33,13 @@ def beat_age_s() -> float | None:
     return None if seen is None else _age_s(seen)
 
 
+def worker_ages_s() -> dict[str, float]:
+    """Queue → seconds since one of its workers was last seen; queues that were never served are not there."""
+    now = database_now()
+    seen = Heartbeat.objects.filter(name__startswith="worker.").values_list("name", "seen_at")
+    return {name.removeprefix("worker."): max(0.0, (now - at).total_seconds()) for name, at in seen}
+
+
 def saga_counts() -> dict[tuple[str, str], int]:
     """(recipe, state) → how many unfinished or failed runs."""
     rows = (

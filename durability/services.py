@@ -1,5 +1,6 @@
 """What the apps above ask of durability: publish, run sagas, decide over what is stuck."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -8,10 +9,10 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from durability import doorbell, engine, outbox, registry
+from durability import doorbell, engine, outbox, registry, retention, subscriptions
 from durability.errors import ReasonMissing
 from durability.models import Delivery, Heartbeat, SagaRun, SagaStep
-from durability.types import Event, Lease
+from durability.types import Event, Lane, Lease
 from foundation.errors import IllegalTransition
 
 
@@ -39,20 +40,31 @@ def hold_saga(recipe: str, *, key: str, subject: str = "", payload: Mapping[str,
 
 def advance_saga(lease: Lease) -> None:
     """Work on a held run until it is finished or has to wait. Belongs outside of any transaction."""
-    engine.advance(lease)
+    run = engine.load(lease)
+    if run:
+        engine.advance(run)
 
 
 def resume_saga(recipe: str, *, key: str) -> None:
     """Go on with a run that nobody works on at the moment; does nothing for one that is held or finished."""
-    run_id = SagaRun.objects.filter(recipe=recipe, key=key).values_list("pk", flat=True).first()
-    lease = engine.claim(run_id) if run_id else None
-    if lease:
-        engine.advance(lease)
+    run = engine.take(recipe, key=key)
+    if run:
+        engine.advance(run)
 
 
-def resume_sagas() -> int:
-    """Work on every run that is due. Returns how many were taken up."""
-    return engine.resume_due(limit=settings.SAGA_BATCH)
+def work(lane: Lane) -> int:
+    """Do what is due in a lane, deliveries and sagas in turn. Returns how much was taken up.
+
+    After WORK_FOR_S it rings for another worker and ends, so that the queue's other tasks get their turn.
+    """
+    until = time.monotonic() + settings.WORK_FOR_S
+    done = 0
+    while taken := outbox.deliver_batch(lane) + engine.work(lane, until=until):
+        done += taken
+        if time.monotonic() > until:
+            doorbell.ring(bell=lane)
+            break
+    return done
 
 
 def retry_delivery(*, delivery_id: int, by: str) -> None:
@@ -62,7 +74,7 @@ def retry_delivery(*, delivery_id: int, by: str) -> None:
     )
     if not moved:
         raise IllegalTransition("Only a parked delivery can be retried; this one is not parked any more.")
-    doorbell.ring(bell="outbox")
+    _ring_for(delivery_id)
 
 
 def skip_delivery(*, delivery_id: int, by: str, reason: str) -> None:
@@ -74,26 +86,82 @@ def skip_delivery(*, delivery_id: int, by: str, reason: str) -> None:
     )
     if not moved:
         raise IllegalTransition("Only a parked delivery can be skipped; this one is not parked any more.")
-    doorbell.ring(bell="outbox")
+    _ring_for(delivery_id)
+
+
+def _ring_for(delivery_id: int) -> None:
+    outside = Delivery.objects.values_list("outside", flat=True).get(pk=delivery_id)
+    doorbell.ring(bell=Lane.OUTSIDE if outside else Lane.OWN)
 
 
 def retry_saga(*, run_id: UUID, by: str) -> None:
     """An operator's retry: the run is due at once, and a failed compensation is tried again. Raises IllegalTransition."""
     with transaction.atomic():
-        run = SagaRun.objects.select_for_update().get(pk=run_id)
-        if run.state == SagaRun.State.COMPENSATION_FAILED:
-            run.state = SagaRun.State.COMPENSATING
-        elif run.state not in (SagaRun.State.RUNNING, SagaRun.State.COMPENSATING):
-            raise IllegalTransition(f"This saga is {run.state}: there is nothing to retry.")
-        SagaRun.objects.filter(pk=run.pk).update(state=run.state, attempts=0, available_at=Now())
+        run = _lock_unfinished(run_id)
+        state = run.state
+        if state == SagaRun.State.COMPENSATION_FAILED:
+            state = SagaRun.State.COMPENSATING
+        SagaRun.objects.filter(pk=run.pk).update(state=state, attempts=0, deaths=0, available_at=Now())
         SagaStep.objects.filter(run=run, index=run.current_step).update(by=by)
-        doorbell.ring_after_commit("sagas")
+        _ring_both()
 
 
-def beat_seen() -> None:
-    """Write down that beat and a worker are alive."""
+def skip_saga_step(*, run_id: UUID, by: str, reason: str) -> None:
+    """An operator's decision that the step a saga stands at shall not happen; of one that compensates, its undo.
+
+    Whoever works on it at this moment loses the lease. Raises ReasonMissing, IllegalTransition, RecipeNotDeployed.
+    """
+    with transaction.atomic():
+        run = _take_from_workers(run_id, reason)
+        engine.skip(run, by=by, reason=reason.strip())
+        _ring_both()
+
+
+def compensate_saga(*, run_id: UUID, by: str, reason: str) -> None:
+    """An operator's decision that a running saga shall be undone. Raises ReasonMissing, IllegalTransition."""
+    with transaction.atomic():
+        run = _take_from_workers(run_id, reason)
+        if run.state != SagaRun.State.RUNNING:
+            raise IllegalTransition(f"This saga is {run.state}: it is being undone already.")
+        engine.turn_back(run, by=by, reason=reason.strip())
+        _ring_both()
+
+
+def _take_from_workers(run_id: UUID, reason: str) -> SagaRun:
+    if not reason.strip():
+        raise ReasonMissing(param="reason")
+    run = _lock_unfinished(run_id)
+    run.lease_version += 1
+    SagaRun.objects.filter(pk=run.pk).update(lease_version=run.lease_version)
+    return run
+
+
+def _lock_unfinished(run_id: UUID) -> SagaRun:
+    run = SagaRun.objects.select_for_update().get(pk=run_id)
+    if run.state in (SagaRun.State.COMPLETED, SagaRun.State.COMPENSATED):
+        raise IllegalTransition(f"This saga is {run.state}: nothing is left to decide.")
+    return run
+
+
+def _ring_both() -> None:
+    for lane in Lane:  # wherever its next step belongs
+        doorbell.ring_after_commit(lane)
+
+
+def subscribe_handlers() -> None:
+    """Make the deliveries that a publisher did not, because it ran code that did not know the handler."""
+    subscriptions.catch_up()
+
+
+def clean_up() -> dict[str, int]:
+    """Delete what nobody needs any more, in bounded batches. Returns what was deleted, by table."""
+    return retention.clean_up()
+
+
+def seen(*names: str) -> None:
+    """Write down that some processes are alive: `beat`, `worker.<queue>`."""
     Heartbeat.objects.bulk_create(
-        [Heartbeat(name="beat", seen_at=Now())],
+        [Heartbeat(name=name, seen_at=Now()) for name in sorted(names)],
         update_conflicts=True,
         unique_fields=["name"],
         update_fields=["seen_at"],

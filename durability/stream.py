@@ -27,7 +27,7 @@ RETURNING m.id, m.name, m.key, m.payload
 def mirror_batch() -> int:
     """Write one batch of pending messages to the stream. Returns how many."""
     with transaction.atomic(durable=True), connection.cursor() as cursor:
-        cursor.execute(_CLAIM, [settings.OUTBOX_STREAM_BATCH, settings.DELIVERY_LEASE_S])
+        cursor.execute(_CLAIM, [settings.OUTBOX_STREAM_BATCH, settings.LEASE_S])
         rows = sorted(cursor.fetchall())
     if not rows:
         return 0

@@ -1,36 +1,65 @@
-"""Doorbells and scans. A task is a batch: it works until nothing is due."""
+"""Doorbells and scans. A task is a batch: it works until nothing is due, or until others want their turn."""
 
 from celery import shared_task
 from django.conf import settings
 
-from durability import doorbell, keys, outbox, services, stream
+from durability import doorbell, services, stream
+from durability.types import Lane
+
+# What hangs so that not even its time limit ends it (C code that never returns) is killed by the worker's parent.
+_KILL_AFTER_S = settings.WORK_FOR_S + 2 * settings.CALL_TIME_LIMIT_S
 
 
-@shared_task(name="durability.drain_outbox")
-def drain_outbox() -> None:
-    """Deliver what is due to our own handlers, then mirror it to the stream."""
-    doorbell.answer("outbox")
-    outbox.drain()
+@shared_task(name="durability.work_own", queue="own", time_limit=_KILL_AFTER_S)
+def work_own() -> None:
+    """Handlers and steps of our own database."""
+    doorbell.answer(Lane.OWN)
+    services.work(Lane.OWN)
+
+
+@shared_task(name="durability.work_outside", queue="outside", time_limit=_KILL_AFTER_S)
+def work_outside() -> None:
+    """Handlers and calls that leave the process."""
+    doorbell.answer(Lane.OUTSIDE)
+    services.work(Lane.OUTSIDE)
+
+
+@shared_task(name="durability.mirror", queue="own")
+def mirror() -> None:
+    """Write what was published to the stream for consumers outside."""
+    doorbell.answer("mirror")
     while stream.mirror_batch() == settings.OUTBOX_STREAM_BATCH:
         pass
 
 
-@shared_task(name="durability.resume_sagas")
-def resume_sagas() -> None:
-    """Go on with every saga that is due."""
-    doorbell.answer("sagas")
-    while services.resume_sagas() == settings.SAGA_BATCH:
-        pass
+# One a queue: each proves that beat sends, the broker carries, and this queue's workers work.
 
 
-@shared_task(name="durability.heartbeat")
-def heartbeat() -> None:
-    """Prove that beat and a worker are alive."""
-    services.beat_seen()
+@shared_task(name="durability.seen_own", queue="own")
+def seen_own() -> None:
+    """Prove that beat and the workers of `own` are alive."""
+    services.seen("beat", "worker.own")
 
 
-@shared_task(name="durability.clean_up")
+@shared_task(name="durability.seen_outside", queue="outside")
+def seen_outside() -> None:
+    """Prove that beat and the workers of `outside` are alive."""
+    services.seen("beat", "worker.outside")
+
+
+@shared_task(name="durability.seen_long", queue="long")
+def seen_long() -> None:
+    """Prove that beat and the workers of `long` are alive."""
+    services.seen("beat", "worker.long")
+
+
+@shared_task(name="durability.subscribe", queue="long")
+def subscribe() -> None:
+    """Make the deliveries that publishers of an earlier release did not know of."""
+    services.subscribe_handlers()
+
+
+@shared_task(name="durability.clean_up", queue="long")
 def clean_up() -> None:
-    """Delete idempotency keys after the promised time, in batches."""
-    while keys.delete_older_than(settings.IDEMPOTENCY_KEY_KEPT_FOR_DAYS):
-        pass
+    """Delete what nobody needs any more."""
+    services.clean_up()

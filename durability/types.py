@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from enum import Enum, StrEnum
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
@@ -31,6 +32,20 @@ class Event:
         return cls(**{name: value for name, value in payload.items() if name in known})
 
 
+class Lane(StrEnum):
+    """Who does a piece of work: each lane has a queue and workers of its own, so that neither waits for the other."""
+
+    OWN = "own"  # our own database only: milliseconds
+    OUTSIDE = "outside"  # leaves the process, and may wait for whoever is called
+
+
+class Since(Enum):
+    """From where a handler starts that is added to a system with a past."""
+
+    OLDEST_KEPT = "every message that is still kept"
+    DEPLOYMENT = "what is published after its first deployment"
+
+
 @dataclass(frozen=True, slots=True)
 class Handler:
     """Reacts to one event. `outside` says that it leaves the process (mail, HTTP) and so runs in no transaction."""
@@ -38,7 +53,12 @@ class Handler:
     name: str
     event: type[Event]
     run: Callable[[Any], None]
+    since: Since
     outside: bool
+
+    @property
+    def lane(self) -> Lane:
+        return Lane.OUTSIDE if self.outside else Lane.OWN
 
 
 # --- What a call to the outside ended in ------------------------------------------------------------

@@ -3,7 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 
@@ -28,3 +29,23 @@ def sqlstate(error: BaseException) -> str:
 def violated_constraint(error: BaseException) -> str:
     """The name of the constraint that refused a row, empty if none did."""
     return str(getattr(getattr(error.__cause__, "diag", None), "constraint_name", "") or "")
+
+
+def delete_in_batches(rows: QuerySet[Any], *, batch: int) -> int:
+    """Delete rows, oldest first, in batches of their own transaction. What somebody holds a lock on stays for next time.
+
+    Returns how many. Rows that cascade from them go with them.
+    """
+    deleted = 0
+    while True:
+        with transaction.atomic(durable=True):
+            pks = list(
+                rows.select_for_update(skip_locked=True, of=("self",))
+                .order_by("pk")
+                .values_list("pk", flat=True)[:batch]
+            )
+            if pks:
+                rows.model._default_manager.filter(pk__in=pks).delete()
+        deleted += len(pks)
+        if len(pks) < batch:
+            return deleted

@@ -1,150 +1,79 @@
-"""What happens to a sale, from top to bottom.
+"""What happens to a sale. Read it from top to bottom.
 
-Each recipe is a list of steps. A `Step` commits its effect together with the saga's progress; a `Call` goes to the
-provider under one stable number, outside of any transaction. A definite failure undoes the steps in reverse.
+A `Step` is a change in our own database: it commits together with the saga's progress, so it happens once. A `Call` goes
+to the provider under one stable number, outside of any transaction, and may have to be asked again. A definite failure
+undoes the steps in reverse, from the one that failed; a timeout is none, and is tried again.
 """
 
 from durability.registry import register
-from durability.types import Call, Context, Outcome, Saga, Step, Succeeded
-from orders import services
-from orders.types import PaymentWish
-from payments import services as payments
+from durability.types import Call, Saga, Step
+from orders import steps
 
-# --- Steps ------------------------------------------------------------------------------------------
-
-
-def open_payment(context: Context) -> Outcome:
-    return payments.open_at_provider(context.payload["payment"])
-
-
-def record_opening(context: Context, outcome: Outcome) -> None:
-    payments.record_opening(context.payload["payment"], outcome)
-
-
-def undo_checkout(context: Context) -> None:
-    services.undo_checkout(number=context.key, by="checkout")
-
-
-def cancel_earlier(context: Context) -> Outcome:
-    earlier = context.payload["earlier"]
-    return payments.cancel_at_provider(earlier) if earlier else Succeeded()
-
-
-def record_earlier(context: Context, outcome: Outcome) -> None:
-    if context.payload["earlier"]:
-        payments.record_cancelling(context.payload["earlier"], outcome, by="a newer attempt")
-
-
-def record_attempt(context: Context) -> None:
-    wish = PaymentWish(context.payload["method"], context.payload["payment_method"], confirm=context.payload["confirm"])
-    services.record_attempt(number=context.payload["order"], payment=context.key, wish=wish)
-
-
-def open_attempt(context: Context) -> Outcome:
-    return payments.open_at_provider(context.key)
-
-
-def record_attempt_opening(context: Context, outcome: Outcome) -> None:
-    payments.record_opening(context.key, outcome)
-
-
-def cancel_payment(context: Context) -> Outcome:
-    payment = context.payload["payment"]
-    return payments.cancel_at_provider(payment) if payment else Succeeded()
-
-
-def record_cancelling(context: Context, outcome: Outcome) -> None:
-    if context.payload["payment"]:
-        payments.record_cancelling(context.payload["payment"], outcome, by=context.payload["by"])
-
-
-def forget_cancel(context: Context) -> None:
-    services.forget_cancel(number=context.payload["order"])
-
-
-def close_unpaid(context: Context) -> None:
-    payload = context.payload
-    services.close_unpaid(number=payload["order"], by=payload["by"], why=payload.get("why", ""))
-
-
-def mark_paid(context: Context) -> None:
-    services.mark_paid(number=context.payload["order"], payment=context.key, by="payment-success")
-
-
-def cancel_and_request_refund(context: Context) -> None:
-    services.cancel_and_request_refund(number=context.payload["order"], payment=context.key, by="payment-success")
-
-
-def commit_stock(context: Context) -> None:
-    services.commit_stock(number=context.payload["order"], by="payment-success")
-
-
-def return_stock(context: Context) -> None:
-    services.return_stock(number=context.payload["order"], by="payment-success")
-
-
-def post_sale(context: Context) -> None:
-    payments.post_sale(context.key, by="payment-success")
-
-
-def reverse_sale(context: Context) -> None:
-    payments.reverse_sale(context.key, by="payment-success")
-
-
-# --- Recipes ----------------------------------------------------------------------------------------
-
-# The run's key is the order's number.
+# A customer checks out. The run's key is the order's number.
 CHECKOUT = register(
     Saga(
         "orders.checkout",
         version=1,
         steps=(
-            Step("place the order", do=None, undo=undo_checkout),  # done in the transaction that takes the key
-            Call("open the payment at the provider", do=open_payment, record=record_opening, undo=None),
+            # Done in the transaction that takes the key: order, items, reserved stock, the payment's intent. If the
+            # provider refuses the payment, the order is cancelled and the stock goes back on the shelf.
+            Step("place the order", do=None, undo=steps.undo_checkout),
+            # One try in the customer's request; a worker goes on. What it ends in is the payment's state: waiting for
+            # the customer's bank, declined, or captured, and a capture is news that starts PAYMENT_SUCCESS.
+            Call("open the payment at the provider", do=steps.open_payment, record=steps.record_opening, undo=None),
         ),
     )
 )
 
-# The run's key is the new payment's number.
-NEW_ATTEMPT = register(
-    Saga(
-        "orders.new_attempt",
-        version=1,
-        steps=(
-            Call("cancel the earlier attempt at the provider", do=cancel_earlier, record=record_earlier, undo=None),
-            Step("record the new attempt", do=record_attempt, undo=None),
-            Call("open the payment at the provider", do=open_attempt, record=record_attempt_opening, undo=None),
-        ),
-    )
-)
-
-# The run's key is the payment's number.
+# The money is there. The run's key is the payment's number.
 PAYMENT_SUCCESS = register(
     Saga(
         "orders.payment_success",
         version=1,
         steps=(
-            Step("mark order paid", do=mark_paid, undo=cancel_and_request_refund),
-            Step("commit stock", do=commit_stock, undo=return_stock),
-            Step("post the sale", do=post_sale, undo=reverse_sale),
+            # If the sale cannot be carried through, the order is cancelled and the customer gets the money back.
+            Step("mark order paid", do=steps.mark_paid, undo=steps.cancel_and_request_refund),
+            Step("commit stock", do=steps.commit_stock, undo=steps.return_stock),
+            Step("post the sale", do=steps.post_sale, undo=steps.reverse_sale),
         ),
     )
 )
 
-# The run's key is the order's number and the moment of the request: an order whose payment was being processed may
-# be cancelled again later.
+# A customer pays again after a decline. The run's key is the new payment's number.
+NEW_ATTEMPT = register(
+    Saga(
+        "orders.new_attempt",
+        version=1,
+        steps=(
+            # First, so that nobody can pay twice.
+            Call("cancel the earlier attempt", do=steps.cancel_earlier, record=steps.record_earlier, undo=None),
+            Step("record the new attempt", do=steps.record_attempt, undo=None),
+            Call(
+                "open the payment at the provider",
+                do=steps.open_attempt,
+                record=steps.record_attempt_opening,
+                undo=None,
+            ),
+        ),
+    )
+)
+
+# Nobody paid in time, or the customer gave up. The run's key is the order's number and the moment of the request: an
+# order whose payment was being processed may be cancelled again later.
 CANCEL_UNPAID = register(
     Saga(
         "orders.cancel_unpaid",
         version=1,
         steps=(
+            # At the provider first: nobody shall pay for what is not held any more. If it cannot be cancelled there,
+            # the order stays open for a while, and expiry asks anew.
             Call(
                 "cancel the payment at the provider",
-                do=cancel_payment,
-                record=record_cancelling,
-                undo=forget_cancel,
+                do=steps.cancel_payment,
+                record=steps.record_cancelling,
+                undo=steps.forget_cancel,
             ),
-            Step("cancel the order, release its stock", do=close_unpaid, undo=None),
+            Step("cancel the order, release its stock", do=steps.close_unpaid, undo=None),
         ),
     )
 )

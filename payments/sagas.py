@@ -1,31 +1,8 @@
 """How a refund goes: held in our books, asked for at Stripe, posted; and how a late intent is closed. Top to bottom."""
 
 from durability.registry import register
-from durability.types import Call, Context, Outcome, Saga, Step
-from payments import services
-
-BY = "saga payments.refund"
-
-
-def release_refundable(context: Context) -> None:
-    services.release_refundable(context.key, by=BY)
-
-
-def refund_at_provider(context: Context) -> Outcome:
-    return services.refund_at_provider(context.key)
-
-
-def record_refund(context: Context, outcome: Outcome) -> None:
-    services.record_refund(context.key, outcome)
-
-
-def post_refund(context: Context) -> None:
-    services.post_refund(context.key, by=BY)
-
-
-def flag_for_operator(context: Context) -> None:
-    services.flag_refund(context.key, by=BY)
-
+from durability.types import Call, Saga, Step
+from payments import steps
 
 def close_intent(context: Context) -> Outcome:
     return services.close_intent(context.key)
@@ -41,9 +18,11 @@ REFUND = register(
         "payments.refund",
         version=1,
         steps=(
-            Step("reserve the amount", do=None, undo=release_refundable),  # done where the refund is requested
-            Call("refund at Stripe", do=refund_at_provider, record=record_refund, undo=None),  # cannot be taken back
-            Step("post the refund", do=post_refund, undo=flag_for_operator),
+            Step("reserve the amount", do=None, undo=steps.release_refundable),  # done where the refund is requested
+            Call(
+                "refund at Stripe", do=steps.refund_at_provider, record=steps.record_refund, undo=None
+            ),  # cannot be taken back
+            Step("post the refund", do=steps.post_refund, undo=steps.flag_for_operator),
         ),
     )
 )

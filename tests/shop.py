@@ -9,9 +9,10 @@ from django.db.models.functions import Now
 from rest_framework.test import APIClient
 
 from catalog import services as catalog
-from durability import outbox
 from durability import services as durability
+from durability import shares
 from durability.models import Delivery, SagaRun
+from durability.types import Lane
 from foundation.database import database_now
 from inventory import services as inventory
 from inventory.models import Stock
@@ -100,6 +101,7 @@ def settle(*, webhooks: bool = True) -> None:
             payments.replay_events(since=database_now() - RECENT)
         Delivery.objects.filter(state="pending").update(available_at=Now())
         SagaRun.objects.filter(state__in=["running", "compensating"], attempts__lt=6).update(available_at=Now())
-        if not outbox.drain() + durability.resume_sagas():
+        shares.forget()
+        if not sum(durability.work(lane) for lane in Lane):
             return
     raise AssertionError("the workers never came to rest")

@@ -20,7 +20,8 @@ from config.devstack.system import StackError
 PROJECT = Path(__file__).resolve().parent.parent.parent
 HOST = "127.0.0.1"  # a development stack: nothing outside this machine may reach it
 ROLES = ("supervisor", "web", "workers", "beat", "postgres", "valkey", "sandbox")
-WORKERS = 2
+# Queue → processes of its pool. What waits for others needs no core while it waits.
+WORKERS = {"own": 2, "outside": 2, "long": 1}
 WEB_WORKERS = 2
 WEB_THREADS = 4
 # Requests in work and waiting, per web worker; more are kept in the socket's backlog instead of in memory.
@@ -133,11 +134,11 @@ class Stack:
             self._child("web", "web", [*granian, "config.wsgi:application"], is_ready=lambda _pid: self._web_answers()),
             *(
                 self._child(
-                    f"worker-{number}",
+                    f"worker-{queue}",
                     "workers",
-                    [*celery, "worker", "-n", f"worker-{number}@%h", "--pool", "prefork", "--concurrency", "1", *quiet],
+                    [*celery, "worker", "-n", f"{queue}@%h", "-Q", queue, "--concurrency", str(processes), *quiet],
                 )
-                for number in range(1, WORKERS + 1)
+                for queue, processes in WORKERS.items()
             ),
             self._child("beat", "beat", [*celery, "beat", "--pidfile="]),
         ]

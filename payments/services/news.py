@@ -13,7 +13,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from durability import services as durability
-from foundation.database import database_now, in_seconds
+from foundation.database import database_now, delete_in_batches, in_seconds
 from foundation.errors import NotFound
 from foundation.transition import transition
 from payments import gateway, ledger, metrics
@@ -487,3 +487,9 @@ def catch_up_since() -> datetime:
 
 def unavailable(error: Exception) -> ProviderUnavailable:
     return ProviderUnavailable(f"The payment provider does not answer ({error}): try again in a moment.")
+
+
+def clean_up_inbox() -> int:
+    """Delete events that the provider cannot send again, in bounded batches. Returns how many."""
+    old = Now() - timedelta(days=settings.INBOX_KEPT_FOR_DAYS)
+    return delete_in_batches(InboxEvent.objects.filter(received_at__lt=old), batch=settings.RETENTION_BATCH)

@@ -1,6 +1,7 @@
 import pytest
 
 from durability import services as durability
+from durability.models import Heartbeat
 from foundation import redis
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -8,7 +9,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def healthy(sandbox, valkey):
-    durability.beat_seen()
+    durability.seen("beat", "worker.own", "worker.outside", "worker.long")
 
 
 def test_livez_needs_nothing(client):
@@ -18,7 +19,7 @@ def test_livez_needs_nothing(client):
 def test_readyz_names_every_part_with_its_duration(client, healthy):
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["status"]) == (200, "healthy")
-    assert set(answer.json()["checks"]) == {"database", "redis", "stripe", "beat", "outbox"}
+    assert set(answer.json()["checks"]) == {"database", "redis", "stripe", "beat", "workers", "outbox"}
     assert all(check["duration_ms"] >= 0 and check["error"] is None for check in answer.json()["checks"].values())
 
 
@@ -65,3 +66,8 @@ def test_the_api_describes_itself_without_leaving_the_host(client):
     assert b"/api/v1/checkout" in schema.content
     page = client.get("/api/docs").content.decode()
     assert "https://" not in page.replace("https://everycent.example", "")
+
+
+def test_a_queue_that_nobody_serves_is_told(client, healthy):
+    Heartbeat.objects.filter(name="worker.outside").update(seen_at="2020-01-01T00:00Z")
+    assert client.get("/readyz").json()["checks"]["workers"]["error"] == "nobody serves the queue outside"

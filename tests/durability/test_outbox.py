@@ -7,6 +7,7 @@ from django.db.models.functions import Now
 from durability import outbox, selectors, services
 from durability.errors import ReasonMissing
 from durability.models import Delivery, Message
+from durability.types import Lane
 from foundation.errors import IllegalTransition
 from tests.durability.toys import CoinDropped, marks, script
 
@@ -14,6 +15,11 @@ from tests.durability.toys import CoinDropped, marks, script
 def drop(jar: str, coin: str) -> int:
     with transaction.atomic():
         return services.publish(CoinDropped(jar=jar, coin=coin))
+
+
+def work() -> None:
+    for lane in Lane:
+        services.work(lane)
 
 
 def make_due() -> None:
@@ -42,8 +48,8 @@ def test_a_rolled_back_change_publishes_nothing():
 
 def test_every_handler_gets_its_own_delivery_and_they_are_done_once():
     drop("j", "a")
-    outbox.drain()
-    outbox.drain()
+    work()
+    work()
     assert marks() == ["counted:a"]
     assert script.said == ["a"]
     assert set(Delivery.objects.values_list("state", flat=True)) == {"done"}
@@ -52,11 +58,11 @@ def test_every_handler_gets_its_own_delivery_and_they_are_done_once():
 def test_a_failing_handlers_effects_are_rolled_back_and_tried_again():
     script.on_coin = fail
     drop("j", "a")
-    outbox.drain()
+    work()
     assert marks() == []
     script.on_coin = lambda event: None
     make_due()
-    outbox.drain()
+    work()
     assert marks() == ["counted:a"]
     assert Delivery.objects.get(handler="toys.count").attempts == 2
 
@@ -64,7 +70,7 @@ def test_a_failing_handlers_effects_are_rolled_back_and_tried_again():
 def test_one_handler_failing_does_not_hold_up_another():
     script.outside = fail
     drop("j", "a")
-    outbox.drain()
+    work()
     assert marks() == ["counted:a"]
     assert states("toys.tell") == ["pending"]
 
@@ -75,7 +81,7 @@ def test_order_holds_per_key_and_a_stuck_key_holds_up_itself_alone(settings):
     drop("stuck", "a")
     drop("stuck", "b")
     drop("free", "c")
-    outbox.drain()
+    work()
     assert states() == ["parked", "pending", "done"]
     assert marks() == ["counted:c"]
 
@@ -84,11 +90,11 @@ def test_a_parked_delivery_is_seen_and_can_be_retried(settings):
     settings.DELIVERY_MAX_ATTEMPTS = 1
     script.on_coin = fail
     drop("j", "a")
-    outbox.drain()
+    work()
     assert selectors.backlog().parked == {"toys.count": 1}
     script.on_coin = lambda event: None
     services.retry_delivery(delivery_id=Delivery.objects.get(state="parked").pk, by="operator")
-    outbox.drain()
+    work()
     assert marks() == ["counted:a"]
 
 
@@ -97,36 +103,36 @@ def test_a_parked_delivery_is_skipped_only_with_a_reason(settings):
     script.on_coin = fail
     drop("j", "a")
     drop("j", "b")
-    outbox.drain()
+    work()
     parked = Delivery.objects.get(state="parked")
     with pytest.raises(ReasonMissing):
         services.skip_delivery(delivery_id=parked.pk, by="operator", reason=" ")
     script.on_coin = lambda event: None
     services.skip_delivery(delivery_id=parked.pk, by="operator", reason="a test coin")
-    outbox.drain()
+    work()
     assert marks() == ["counted:b"]
     with pytest.raises(IllegalTransition):
         services.retry_delivery(delivery_id=parked.pk, by="operator")
 
 
 def test_a_worker_that_lost_its_lease_commits_nothing(settings):
-    settings.DELIVERY_LEASE_S = 0
+    settings.LEASE_S = 0
     drop("j", "a")
-    [zombie] = [one for one in outbox.claim(limit=10) if one.handler == "toys.count"]
-    [heir] = [one for one in outbox.claim(limit=10, of_the_dead=True) if one.handler == "toys.count"]
+    [zombie] = [one for one in outbox.claim(Lane.OWN, limit=10) if one.handler == "toys.count"]
+    [heir] = [one for one in outbox.claim(Lane.OWN, limit=10, of_the_dead=True) if one.handler == "toys.count"]
     outbox.deliver(heir)
     outbox.deliver(zombie)
     assert marks() == ["counted:a"]
 
 
 def test_a_handler_that_kills_its_process_ends_parked(settings):
-    settings.DELIVERY_LEASE_S = 0
+    settings.LEASE_S = 0
     settings.DELIVERY_MAX_ATTEMPTS = 2
     drop("j", "a")
-    outbox.claim(limit=10)  # a worker died here
-    outbox.claim(limit=10, of_the_dead=True)  # and here
-    settings.DELIVERY_LEASE_S = 30
-    outbox.drain()
+    outbox.claim(Lane.OWN, limit=10)  # a worker died here
+    outbox.claim(Lane.OWN, limit=10, of_the_dead=True)  # and here
+    settings.LEASE_S = 30
+    work()
     assert states() == ["parked"]
     assert marks() == []
 
@@ -134,39 +140,39 @@ def test_a_handler_that_kills_its_process_ends_parked(settings):
 def test_a_message_of_a_handler_that_is_gone_is_kept():
     drop("j", "a")
     Delivery.objects.filter(handler="toys.count").update(handler="toys.removed")
-    outbox.drain()
+    work()
     assert states("toys.removed") == ["pending"]
     assert "toys.removed" in Delivery.objects.get(handler="toys.removed").last_error
 
 
 def test_what_a_slow_batch_has_no_time_for_is_given_back_at_no_cost(settings):
-    settings.DELIVERY_LEASE_S = 0.2
+    settings.LEASE_S = 0.2
     script.outside = lambda event: time.sleep(0.2)
     for number in range(4):
         drop(f"jar {number}", str(number))
-    while outbox.drain(batches=1):
+    while outbox.deliver_batch(Lane.OUTSIDE):
         pass
     assert len(script.said) == 4
-    assert set(Delivery.objects.values_list("state", "attempts")) == {("done", 1)}
+    assert set(Delivery.objects.filter(outside=True).values_list("state", "attempts")) == {("done", 1)}
 
 
 def test_what_was_claimed_with_a_killer_is_delivered_without_it(settings):
     settings.DELIVERY_MAX_ATTEMPTS = 2
     for jar in ("a", "killer", "b"):
         drop(jar, jar)
-    settings.DELIVERY_LEASE_S = 0
-    outbox.claim(limit=10)  # the worker died of one of them
+    settings.LEASE_S = 0
+    outbox.claim(Lane.OWN, limit=10)  # the worker died of one of them
     for _ in range(3):  # and the next ones too, each with what it had claimed
-        claims = outbox.claim(limit=1, of_the_dead=True)
+        claims = outbox.claim(Lane.OWN, limit=1, of_the_dead=True)
         assert len(claims) <= 1
-        settings.DELIVERY_LEASE_S = 30
+        settings.LEASE_S = 30
         for one in claims:
             if one.payload["jar"] != "killer":
                 outbox.deliver(one)
-        settings.DELIVERY_LEASE_S = 0
-    settings.DELIVERY_LEASE_S = 30
+        settings.LEASE_S = 0
+    settings.LEASE_S = 30
     Delivery.objects.filter(state="running").update(available_at=Now())
-    outbox.drain()
-    outbox.drain()
+    work()
+    work()
     assert set(states()) <= {"done", "parked"}
     assert "counted:a" in marks()

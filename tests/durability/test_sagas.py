@@ -2,9 +2,9 @@ import pytest
 from django.db import transaction
 from django.db.models.functions import Now
 
-from durability import engine, selectors, services
+from durability import selectors, services
 from durability.models import SagaRun, SagaStep
-from durability.types import Accepted, Refused, Unknown
+from durability.types import Accepted, Lane, Refused, Unknown
 from foundation.errors import IllegalTransition
 from tests.durability.toys import Definite, marks, script
 
@@ -14,9 +14,14 @@ def start(key: str = "k") -> None:
         services.start_saga("toys.toy", key=key)
 
 
+def work() -> None:
+    for lane in (Lane.OWN, Lane.OUTSIDE, Lane.OWN):
+        services.work(lane)
+
+
 def run_due() -> None:
     SagaRun.objects.filter(state__in=["running", "compensating"]).update(available_at=Now())
-    services.resume_sagas()
+    work()
 
 
 def state(key: str = "k") -> str:
@@ -120,7 +125,7 @@ def test_a_zombie_that_lost_its_lease_commits_nothing():
     SagaRun.objects.update(available_at=Now())  # its lease ended
     run_due()
     assert zombie is not None
-    engine.advance(zombie)
+    services.advance_saga(zombie)
     assert marks().count("first:k") == 1
 
 
@@ -128,7 +133,7 @@ def test_a_zombie_in_the_middle_of_a_call_commits_nothing():
     def overtaken(context):
         script.call = lambda context: Accepted()
         SagaRun.objects.update(available_at=Now())
-        services.resume_sagas()
+        work()
         return Accepted()
 
     script.call = overtaken
@@ -141,7 +146,7 @@ def test_a_zombie_in_the_middle_of_a_call_commits_nothing():
 def test_a_held_saga_is_not_taken_by_a_worker():
     with transaction.atomic():
         lease = services.hold_saga("toys.toy", key="k")
-    services.resume_sagas()
+    work()
     assert marks() == []
     assert selectors.saga_is_held("toys.toy", key="k")
     assert lease is not None

@@ -8,7 +8,7 @@ from django.db.models.functions import Now
 
 from durability.models import Heartbeat
 from durability.registry import handles, register
-from durability.types import Call, Context, Event, Outcome, Saga, Step, Succeeded
+from durability.types import Call, Context, Event, Outcome, Saga, Since, Step, Succeeded
 from foundation.errors import DomainError
 
 
@@ -54,13 +54,13 @@ class Script:
 script = Script()
 
 
-@handles(CoinDropped, name="toys.count")
+@handles(CoinDropped, name="toys.count", since=Since.OLDEST_KEPT)
 def count(event: CoinDropped) -> None:
     write(f"counted:{event.coin}")
     script.on_coin(event)
 
 
-@handles(CoinDropped, name="toys.tell", outside=True)
+@handles(CoinDropped, name="toys.tell", since=Since.DEPLOYMENT, outside=True)
 def tell(event: CoinDropped) -> None:
     script.said.append(event.coin)
     script.outside(event)
