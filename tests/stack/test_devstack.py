@@ -31,7 +31,7 @@ def test_it_describes_itself(stack):
     info = stack.info
     assert {role: len(pids) for role, pids in info["pids"].items() if role != "supervisor"} == {
         "web": 1,
-        "workers": 2,
+        "workers": 3,
         "beat": 1,
         "postgres": 1,
         "valkey": 1,
@@ -53,7 +53,7 @@ def test_a_killed_child_comes_back(stack, role):
 
     def is_back():
         pids = stack.info["pids"][role]
-        return killed not in pids and len(pids) == (2 if role == "workers" else 1) and all(map(system.is_alive, pids))
+        return killed not in pids and len(pids) == (3 if role == "workers" else 1) and all(map(system.is_alive, pids))
 
     stack.wait_for(is_back)
     if role == "web":
