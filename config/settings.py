@@ -271,26 +271,29 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 HEARTBEAT_INTERVAL_S = 10
-# Beat can skip or repeat a run: every job asks the database what is due, so that neither matters. No entry expires:
-# that would compare two hosts' clocks, and a scan that waited is a scan all the same.
+# Task → its queue, and how often beat asks for it. Beat can skip or repeat a run: every job asks the database what is due,
+# so that neither matters. No entry expires: that would compare two hosts' clocks, and a scan that waited is a scan all the same.
+_JOBS = {
+    "durability.work_own": ("own", SCAN_INTERVAL_S),
+    "durability.work_outside": ("outside", SCAN_INTERVAL_S),
+    "durability.mirror": ("own", SCAN_INTERVAL_S),
+    "durability.seen_own": ("own", HEARTBEAT_INTERVAL_S),
+    "durability.seen_outside": ("outside", HEARTBEAT_INTERVAL_S),
+    "durability.seen_long": ("long", HEARTBEAT_INTERVAL_S),
+    "durability.subscribe": ("long", SUBSCRIBE_INTERVAL_S),
+    "durability.clean_up": ("long", CLEAN_UP_INTERVAL_S),
+    "orders.expire_due": ("own", ORDER_EXPIRY_TICK_S),
+    "orders.rearm_timer": ("own", ORDER_EXPIRY_REARM_INTERVAL_S),
+    "payments.recheck": ("outside", PAYMENT_RECHECK_INTERVAL_S),
+    "payments.catch_up_events": ("long", INBOX_CATCH_UP_INTERVAL_S),
+    "payments.clean_up": ("long", CLEAN_UP_INTERVAL_S),
+    "reconciliation.nightly": ("long", RECONCILE_CHECK_INTERVAL_S),
+}
+CELERY_TASK_ROUTES = {name: {"queue": queue} for name, (queue, _) in _JOBS.items()} | {
+    "reconciliation.reconcile_day": {"queue": "long"}  # a person asks for it
+}
 CELERY_BEAT_SCHEDULE = {
-    name: {"task": name, "schedule": timedelta(seconds=every_s)}
-    for name, every_s in {
-        "durability.work_own": SCAN_INTERVAL_S,
-        "durability.work_outside": SCAN_INTERVAL_S,
-        "durability.mirror": SCAN_INTERVAL_S,
-        "durability.seen_own": HEARTBEAT_INTERVAL_S,
-        "durability.seen_outside": HEARTBEAT_INTERVAL_S,
-        "durability.seen_long": HEARTBEAT_INTERVAL_S,
-        "durability.subscribe": SUBSCRIBE_INTERVAL_S,
-        "durability.clean_up": CLEAN_UP_INTERVAL_S,
-        "orders.expire_due": ORDER_EXPIRY_TICK_S,
-        "orders.rearm_timer": ORDER_EXPIRY_REARM_INTERVAL_S,
-        "payments.recheck": PAYMENT_RECHECK_INTERVAL_S,
-        "payments.catch_up_events": INBOX_CATCH_UP_INTERVAL_S,
-        "payments.clean_up": CLEAN_UP_INTERVAL_S,
-        "reconciliation.nightly": RECONCILE_CHECK_INTERVAL_S,
-    }.items()
+    name: {"task": name, "schedule": timedelta(seconds=every_s)} for name, (_, every_s) in _JOBS.items()
 }
 
 # --- API --------------------------------------------------------------------------------------------

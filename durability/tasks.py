@@ -10,21 +10,21 @@ from durability.types import Lane
 _KILL_AFTER_S = settings.WORK_FOR_S + 2 * settings.CALL_TIME_LIMIT_S
 
 
-@shared_task(name="durability.work_own", queue="own", time_limit=_KILL_AFTER_S)
+@shared_task(name="durability.work_own", time_limit=_KILL_AFTER_S)
 def work_own() -> None:
     """Handlers and steps of our own database."""
     doorbell.answer(Lane.OWN)
     services.work(Lane.OWN)
 
 
-@shared_task(name="durability.work_outside", queue="outside", time_limit=_KILL_AFTER_S)
+@shared_task(name="durability.work_outside", time_limit=_KILL_AFTER_S)
 def work_outside() -> None:
     """Handlers and calls that leave the process."""
     doorbell.answer(Lane.OUTSIDE)
     services.work(Lane.OUTSIDE)
 
 
-@shared_task(name="durability.mirror", queue="own")
+@shared_task(name="durability.mirror")
 def mirror() -> None:
     """Write what was published to the stream for consumers outside."""
     doorbell.answer("mirror")
@@ -35,31 +35,31 @@ def mirror() -> None:
 # One a queue: each proves that beat sends, the broker carries, and this queue's workers work.
 
 
-@shared_task(name="durability.seen_own", queue="own")
+@shared_task(name="durability.seen_own")
 def seen_own() -> None:
     """Prove that beat and the workers of `own` are alive."""
     services.seen("beat", "worker.own")
 
 
-@shared_task(name="durability.seen_outside", queue="outside")
+@shared_task(name="durability.seen_outside")
 def seen_outside() -> None:
     """Prove that beat and the workers of `outside` are alive."""
     services.seen("beat", "worker.outside")
 
 
-@shared_task(name="durability.seen_long", queue="long")
+@shared_task(name="durability.seen_long")
 def seen_long() -> None:
     """Prove that beat and the workers of `long` are alive."""
     services.seen("beat", "worker.long")
 
 
-@shared_task(name="durability.subscribe", queue="long")
+@shared_task(name="durability.subscribe")
 def subscribe() -> None:
     """Make the deliveries that publishers of an earlier release did not know of."""
     services.subscribe_handlers()
 
 
-@shared_task(name="durability.clean_up", queue="long")
+@shared_task(name="durability.clean_up")
 def clean_up() -> None:
     """Delete what nobody needs any more."""
     services.clean_up()

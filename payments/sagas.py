@@ -4,24 +4,16 @@ from durability.registry import register
 from durability.types import Call, Saga, Step
 from payments import steps
 
-def close_intent(context: Context) -> Outcome:
-    return services.close_intent(context.key)
-
-
-def record_closing(context: Context, outcome: Outcome) -> None:
-    services.record_cancelling(context.key, outcome, by="saga payments.close_intent")
-
-
 # The run's key is the refund's number.
 REFUND = register(
     Saga(
         "payments.refund",
         version=1,
         steps=(
-            Step("reserve the amount", do=None, undo=steps.release_refundable),  # done where the refund is requested
-            Call(
-                "refund at Stripe", do=steps.refund_at_provider, record=steps.record_refund, undo=None
-            ),  # cannot be taken back
+            # Done where the refund is requested.
+            Step("reserve the amount", do=None, undo=steps.release_refundable),
+            # Cannot be taken back: from here on our books follow.
+            Call("refund at Stripe", do=steps.refund_at_provider, record=steps.record_refund, undo=None),
             Step("post the refund", do=steps.post_refund, undo=steps.flag_for_operator),
         ),
     )
@@ -33,6 +25,8 @@ CLOSE_INTENT = register(
     Saga(
         "payments.close_intent",
         version=1,
-        steps=(Call("cancel the intent at the provider", do=close_intent, record=record_closing, undo=None),),
+        steps=(
+            Call("cancel the intent at the provider", do=steps.close_intent, record=steps.record_closing, undo=None),
+        ),
     )
 )

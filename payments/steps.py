@@ -24,3 +24,11 @@ def post_refund(context: Context) -> None:
 
 def flag_for_operator(context: Context) -> None:
     services.flag_refund(context.key, by=BY)
+
+
+def close_intent(context: Context) -> Outcome:
+    return services.close_intent(context.key)
+
+
+def record_closing(context: Context, outcome: Outcome) -> None:
+    services.record_cancelling(context.key, outcome, by="saga payments.close_intent")

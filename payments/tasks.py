@@ -5,19 +5,19 @@ from celery import shared_task
 from payments.services import news
 
 
-@shared_task(name="payments.recheck", queue="outside")
+@shared_task(name="payments.recheck")
 def recheck() -> None:
     """Read open payments and refunds again."""
     news.recheck_due()
 
 
-@shared_task(name="payments.catch_up_events", queue="long")
+@shared_task(name="payments.catch_up_events")
 def catch_up_events() -> None:
     """List events that no webhook brought."""
     news.replay_events(since=news.catch_up_since())
 
 
-@shared_task(name="payments.clean_up", queue="long")
+@shared_task(name="payments.clean_up")
 def clean_up() -> None:
     """Delete events of the inbox that cannot come again."""
     news.clean_up_inbox()

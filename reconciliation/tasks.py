@@ -7,13 +7,13 @@ from celery import shared_task
 from reconciliation import services
 
 
-@shared_task(name="reconciliation.nightly", queue="long")
+@shared_task(name="reconciliation.nightly")
 def nightly() -> None:
     """Reconcile every finished day that has no completed run yet."""
     services.reconcile_missing_days()
 
 
-@shared_task(name="reconciliation.reconcile_day", queue="long")
+@shared_task(name="reconciliation.reconcile_day")
 def reconcile_day(day: str, by: str) -> None:
     """Reconcile one day that a person asked for."""
     services.reconcile_day(day=date.fromisoformat(day), by=by)
