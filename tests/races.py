@@ -22,7 +22,7 @@ from time import monotonic
 from typing import Any, Literal
 
 import pytest
-from django.db import connection, connections
+from django.db import connection
 
 PATIENCE_S = 20  # far above anything that happens here: reached by a bug alone
 LOOK_EVERY_S = 0.005  # how soon a wait for a lock is noticed
@@ -52,14 +52,8 @@ class Actor:
         self.where = "ready"
         self.passed: set[str] = set()
         self.result: Result = None
-        self.connection: Any = None
+        self.pid = 0  # of its PostgreSQL backend
         self.thread: Thread | None = None
-
-    @property
-    def pid(self) -> int:
-        """Of its PostgreSQL backend."""
-        raw = self.connection.connection if self.connection else None
-        return int(raw.info.backend_pid) if raw else 0
 
 
 class Race:
@@ -127,7 +121,7 @@ class Race:
     def _run(self, actor: Actor) -> None:
         try:
             connection.ensure_connection()
-            actor.connection = connections["default"]  # this thread's own
+            actor.pid = connection.connection.info.backend_pid
             actor.result = actor.work()
         except BaseException as error:  # noqa: BLE001  told to the test
             actor.result = error
