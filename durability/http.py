@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-from django.db import transaction
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -11,19 +10,27 @@ from durability import keys
 from durability.metrics import IDEMPOTENCY
 from durability.types import Answer
 from foundation.api import PROBLEM_TYPE
+from foundation.database import in_transaction
 from foundation.permissions import caller
 
 Decorate = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def answer_once(request: Request, effect: Callable[[], Answer]) -> Response:
-    """Key, effect and stored answer commit in one transaction; a refusal rolls back and consumes no key."""
-    with transaction.atomic(durable=True):
-        claimed = keys.claim(_fingerprint(request))
+    """Key, effect and stored answer commit in one transaction; a refusal rolls back and consumes no key.
+
+    A deadlock makes `effect` run again.
+    """
+    wanted = _fingerprint(request)
+
+    def claim_and_answer() -> tuple[Answer, bool]:
+        claimed = keys.claim(wanted)
         if claimed.answer:
-            return _response(claimed.answer, replayed=True)
-        answer = keys.store(claimed, effect())
-    return _response(answer, replayed=False)
+            return claimed.answer, True
+        return keys.store(claimed, effect()), False
+
+    answer, replayed = in_transaction(claim_and_answer)
+    return _response(answer, replayed=replayed)
 
 
 def answer_in_two(
@@ -36,14 +43,20 @@ def answer_in_two(
     """For a POST that calls out. `begin` commits with the key and returns the object that it made; `finish` goes on
     with that object, outside of any transaction, and answers. A retry that finds no stored answer finishes too.
 
-    `decorate` adds what is never stored (a client_secret) to the answer, fresh or replayed.
+    `decorate` adds what is never stored (a client_secret) to the answer, fresh or replayed. A deadlock makes `begin` run
+    again.
     """
-    with transaction.atomic(durable=True):
-        claimed = keys.claim(_fingerprint(request))
-        subject = claimed.subject
-        if claimed.is_new:
-            subject = begin()
-            keys.bind(claimed, subject=subject)
+    wanted = _fingerprint(request)
+
+    def claim_and_begin() -> tuple[keys.Claimed, str]:
+        claimed = keys.claim(wanted)
+        if not claimed.is_new:
+            return claimed, claimed.subject
+        subject = begin()
+        keys.bind(claimed, subject=subject)
+        return claimed, subject
+
+    claimed, subject = in_transaction(claim_and_begin)
     if claimed.answer:
         return _response(claimed.answer, replayed=True, decorate=decorate)
     answer = finish(subject)

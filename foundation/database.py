@@ -1,11 +1,32 @@
 """Small things that every app asks of PostgreSQL."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
+
+T = TypeVar("T")
+
+_TRIES = 3  # of two that block each other one goes on; who loses three times meets a crowd, and had better wait outside
+_ROLLED_BACK_FOR_OTHERS = ("40P01", "40001")  # deadlock detected, serialization failure
+
+
+def in_transaction(work: Callable[[], T]) -> T:
+    """Do `work` in an outermost transaction and commit it. Where PostgreSQL rolls it back for the sake of another one
+    (deadlock, serialization failure), it is done anew: `work` may run several times, and must leave nothing behind
+    but rows.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            with transaction.atomic(durable=True):
+                return work()
+        except OperationalError as error:
+            if not tries_left or sqlstate(error) not in _ROLLED_BACK_FOR_OTHERS:
+                raise
+    raise AssertionError("unreachable")
 
 
 def database_now() -> datetime:

@@ -98,7 +98,7 @@ class CheckoutView(APIView):
                 wish=wish_of(body.get("payment", {})),
                 hold=at_once,
             )
-            leases.extend([placed.lease] if placed.lease else [])
+            leases[:] = [placed.lease] if placed.lease else []
             return placed.order
 
         def finish(number: str) -> Answer:
@@ -183,7 +183,7 @@ class CancelView(APIView):
                 by="api",
                 hold=True,
             )
-            leases.extend([lease] if lease else [])
+            leases[:] = [lease] if lease else []
             return number
 
         def finish(subject: str) -> Answer:
@@ -280,7 +280,7 @@ class AttemptsView(APIView):
 
         def begin() -> str:
             payment, lease = services.begin_attempt(number=number, merchant_id=caller(request).merchant_id, wish=wish)
-            leases.extend([lease] if lease else [])
+            leases[:] = [lease] if lease else []
             return payment
 
         def finish(payment: str) -> Answer:

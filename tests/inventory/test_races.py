@@ -15,6 +15,7 @@ from inventory.locks import Counts
 from inventory.models import Stock, StockHold, StockMovement
 from inventory.types import Line
 from tests.factories import api_client, make_key, make_merchant, make_product
+from tests.races import Race, orders
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -132,6 +133,85 @@ def test_ten_calls_with_one_key_move_stock_once_without_the_stored_answer(mercha
 
     assert at_once(deduct) == [7] * BUYERS
     assert Stock.objects.get().on_hand == 7
+
+
+# --- Restock against reserve: in every order, and without the lock -----------------------------------
+
+
+def restock_against_reserve(race: Race, merchant, book) -> None:
+    race.stop("inventory.services.lock_stock", at="after")
+    race.stop_before_commit()
+    race.actor(
+        "restock",
+        lambda: services.restock(merchant_id=merchant.id, product=book.product, quantity=5, key="van", by="test"),
+    )
+    race.actor("reserve", lambda: buy(merchant, book)(1))
+
+
+@pytest.mark.parametrize("turns", orders("restock", "restock", "restock", "reserve", "reserve", "reserve"))
+def test_a_restock_and_a_reservation_both_count(race, merchant, last_copy, turns):
+    restock_against_reserve(race, merchant, last_copy)
+    results = race.play(turns)
+    assert results["reserve"] is None
+    assert (results["restock"].on_hand, results["restock"].available) in [(6, 5), (6, 6)]
+    stock, log = Stock.objects.get(), StockMovement.objects.order_by("at", "pk")
+    assert (stock.on_hand, stock.reserved) == (6, 1)
+    assert sum(movement.on_hand_change for movement in log) == 6
+    assert {(row.on_hand_after, row.reserved_after) for row in log if row.reference or row.key == "van"} in [
+        {(6, 0), (6, 1)},
+        {(1, 1), (6, 1)},
+    ]
+
+
+def test_a_restock_lets_the_reservation_through_that_waited_for_it(race, merchant):
+    sold_out = make_product(merchant)
+    services.restock(merchant_id=merchant.id, product=sold_out.product, quantity=1, key="first", by="test")
+    buy(merchant, sold_out)(0)
+    restock_against_reserve(race, merchant, sold_out)
+    assert race.turn("restock") == "after inventory.services.lock_stock"
+    assert race.turn("reserve") == "waiting"
+    assert race.finish()["reserve"] is None
+    assert Stock.objects.get().reserved == 2
+
+
+def test_control_without_the_lock_a_reservation_is_refused_what_was_restocked_before_it(race, merchant, monkeypatch):
+    """It counts what it saw, not what is there."""
+
+    def look(*, merchant_id, product_ids):
+        rows = Stock.objects.filter(pk__in=list(product_ids))
+        return {row.pk: Counts(row.on_hand, row.reserved) for row in rows}
+
+    sold_out = make_product(merchant)
+    monkeypatch.setattr(services, "lock_stock", look)
+    restock_against_reserve(race, merchant, sold_out)
+    assert isinstance(race.play("restock reserve restock restock reserve")["reserve"], InsufficientStock)
+    assert Stock.objects.get().on_hand == 5
+
+
+def test_control_without_the_lock_and_with_the_count_written_a_restock_is_lost(race, merchant, last_copy, monkeypatch):
+    """What `on_hand = on_hand + …` and the lock before it are for: here each writes what it saw, plus its own."""
+
+    def look(*, merchant_id, product_ids):
+        seen.update({row.pk: row for row in Stock.objects.filter(pk__in=list(product_ids))})
+        return {pk: Counts(row.on_hand, row.reserved) for pk, row in seen.items()}
+
+    def write_the_count(operation, *, quantities, **_: Any) -> None:
+        for product_id, quantity in quantities.items():
+            Stock.objects.filter(pk=product_id).update(on_hand=seen[product_id].on_hand + quantity)
+
+    seen: dict[Any, Stock] = {}
+    monkeypatch.setattr(services, "lock_stock", look)
+    monkeypatch.setattr(services, "_move_lines", write_the_count)
+    race.stop("inventory.services.lock_stock", at="after")
+    for van in ("first", "second"):
+        race.actor(
+            van,
+            lambda van=van: services.restock(
+                merchant_id=merchant.id, product=last_copy.product, quantity=5, key=van, by="test"
+            ),
+        )
+    race.play("first second first second")
+    assert Stock.objects.get().on_hand == 6  # and ten pieces came
 
 
 @pytest.mark.parametrize("attempt", range(3))

@@ -1,5 +1,7 @@
 """What ended here must not be payable at the provider, however late its opening or its cancellation got through."""
 
+from typing import Any
+
 import pytest
 
 from durability import services as durability
@@ -30,7 +32,7 @@ def test_a_cancellation_without_a_clear_answer_is_asked_again_and_gets_one(shop,
     assert intent_status(body["payment"]["number"]) == "canceled"
 
 
-def oversleep(race: Race, shop: Shop, **wish: object) -> tuple[str, str]:
+def oversleep(race: Race, shop: Shop, **wish: Any) -> tuple[str, str]:
     """A worker sleeps between "sent" and the sending, until the order is cancelled; then it sends. (order, payment)"""
     body = shop.checkout(headers={"Prefer": "respond-async"}, **wish).json()
     order, payment = body["order"]["number"], body["payment"]["number"]

@@ -3,6 +3,7 @@
 import pytest
 from django.db import transaction
 
+from durability.types import Succeeded
 from foundation.errors import IllegalTransition
 from payments import gateway, ledger, services
 from payments.errors import RefundExceedsCaptured
@@ -91,14 +92,16 @@ def captured(shop) -> Payment:
     """The provider has the money, and nobody here has been told."""
     number = shop.checkout(headers={"Prefer": "respond-async"}, payment=CONFIRMED).json()["payment"]["number"]
     outcome = services.open_at_provider(number)
+    assert isinstance(outcome, Succeeded)
     Payment.objects.update(provider_reference=outcome.value.id)
     return Payment.objects.get()
 
 
 def two_tellers(race: Race, payment: Payment) -> None:
     race.stop("payments.services.news.lock_payment", at="after")
-    for name in ("webhook", "recheck"):
-        race.actor(name, lambda by=name: services.sync_payment(payment.provider_reference or "", by=by))
+    reference = payment.provider_reference or ""
+    race.actor("webhook", lambda: services.sync_payment(reference, by="webhook"))
+    race.actor("recheck", lambda: services.sync_payment(reference, by="recheck"))
 
 
 def captures() -> int:
