@@ -1,7 +1,7 @@
 """How webhooks reach the merchant: as they should, or held, dropped, doubled, shuffled.
 
-drop, duplicate and shuffle take hold of an event when it happens. hold stops all sending; leaving it delivers what was held,
-in the manner of the new mode (drop: in order; only later events are lost).
+drop, duplicate and shuffle take hold of an event when it happens. hold stops all sending; leaving it delivers at once what
+was held, also what waited for its next retry, in the manner of the new mode (drop: in order; only later events are lost).
 """
 
 import random
@@ -19,7 +19,10 @@ def change(account: Account, mode: str, copies: int) -> None:
     held = account.webhook_mode == "hold"
     account.set("webhook_mode", mode)
     account.set("webhook_copies", copies)
-    if not held or mode not in {"duplicate", "shuffle"}:
+    if not held or mode == "hold":
+        return
+    if mode not in {"duplicate", "shuffle"}:
+        account.store.execute("UPDATE deliveries SET due_at = min(due_at, ?)", (time.time(),))
         return
     waiting = account.store.execute("SELECT event_id FROM deliveries ORDER BY due_at, seq").fetchall()
     account.store.execute("DELETE FROM deliveries")

@@ -4,7 +4,7 @@ For a system at rest: no request under way, no worker busy. What only needs more
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,9 +68,18 @@ def judge(ours: Ours, theirs: Theirs, *, slack_s: float) -> Audit:
 
 
 def audit_accepted(
-    database_url: str, accepted: Iterable[Accepted], *, refused: Iterable[str] = ()
+    database_url: str,
+    accepted: Iterable[Accepted],
+    *,
+    refused: Iterable[str] = (),
+    statuses: Mapping[str, str] | None = None,
+    refunds: Iterable[str] = (),
 ) -> tuple[Finding, ...]:
-    """Every accepted checkout is there, under its key and once; a key that was finally refused made nothing."""
+    """Every accepted checkout is there, under its key and once; a key that was finally refused made nothing.
+
+    `statuses`: order → what a client was told, of what cannot be taken back (cancelled, shipped, completed).
+    `refunds`: numbers that a client was told.
+    """
     with connect(database_url) as connection:
         ours = read_ours(connection)
     orders_of: dict[str, list[str]] = defaultdict(list)
@@ -87,6 +96,13 @@ def audit_accepted(
     for key in refused:
         if orders_of.get(key):
             findings.append(Finding("refused_checkout_made_an_order", key, f"{orders_of[key]}"))
+    for order, told in (statuses or {}).items():
+        now = ours.orders[order].status if order in ours.orders else "missing"
+        if now != told and (told, now) != ("shipped", "completed"):
+            findings.append(Finding("promise_broken", order, f"a client was told {told}; it is {now}"))
+    for refund in refunds:
+        if refund not in ours.refunds:
+            findings.append(Finding("accepted_refund_missing", refund, "a client was told its number"))
     return tuple(findings)
 
 

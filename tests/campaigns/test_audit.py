@@ -179,6 +179,8 @@ def test_accepted_checkouts_are_there_once_and_under_their_keys(shop):
         "accepted_order_missing": audit_accepted(url, [Accepted(key, order.replace(order[-1], "z"))]),
         "key_made_other_orders": audit_accepted(url, [Accepted("lost", order)]),
         "refused_checkout_made_an_order": audit_accepted(url, [], refused=[key]),
+        "promise_broken": audit_accepted(url, [], statuses={order: "shipped"}),
+        "accepted_refund_missing": audit_accepted(url, [], refunds=["ref_none"]),
     }
     for code, findings in codes.items():
         assert [finding.code for finding in findings] == [code]
