@@ -1,7 +1,7 @@
 """What the apps above ask of durability: publish, run sagas, decide over what is stuck."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +19,11 @@ from foundation.errors import IllegalTransition
 def publish(event: Event) -> int:
     """Write an event to the outbox in the caller's transaction. Returns the message's id."""
     return outbox.publish(event)
+
+
+def publish_many(events: Sequence[Event]) -> list[int]:
+    """The same for many events in one statement. Returns the messages' ids, in the order of the events."""
+    return outbox.publish_many(events)
 
 
 def start_saga(recipe: str, *, key: str, subject: str = "", payload: Mapping[str, Any] | None = None) -> UUID:

@@ -4,11 +4,11 @@ An app's `states.py` holds its table, one line an edge. PostgreSQL refuses the r
 that neither raw SQL nor a shell can take a path that the table does not name.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pgtrigger
-from django.db import models
+from django.db import connection, models
 from django.db.models.functions import Now
 
 from foundation.errors import IllegalTransition
@@ -65,6 +65,52 @@ def transition(
     history._default_manager.create(subject=instance, from_state=before, to_state=to, by=by, why=why)
     for name, value in columns.items():
         setattr(instance, name, value)
+
+
+_TRANSITION_MANY = """
+WITH moved AS (
+    UPDATE {table} SET {columns} WHERE {pk} = ANY(%(pks)s) AND {field} = %(before)s RETURNING {pk} AS pk
+)
+INSERT INTO {history} (subject_id, from_state, to_state, by, why)
+SELECT pk, %(before)s, %(to)s, %(by)s, %(why)s FROM moved
+"""
+
+
+def transition_many(
+    model: type[models.Model],
+    pks: Sequence[Any],
+    *,
+    before: str,
+    to: str,
+    edges: Edges,
+    history: type[models.Model],
+    by: str,
+    why: str = "",
+    field: str = "status",
+    values: Mapping[str, Any] | None = None,
+) -> None:
+    """The same for many rows, which the caller has locked in the state `before`: one statement, all of them or none.
+
+    `values` are constants for other columns. Raises IllegalTransition as `transition` does.
+    """
+    if (before, to) not in edges:
+        raise IllegalTransition(f"What is {before} cannot become {to}.")
+    if not pks:
+        return
+    columns = {field: to, **(values or {})}
+    quote = connection.ops.quote_name
+    statement = _TRANSITION_MANY.format(
+        table=quote(model._meta.db_table),
+        columns=", ".join(f"{quote(name)} = %(new_{name})s" for name in columns),
+        pk=quote(str(model._meta.pk.column)),
+        field=quote(field),
+        history=quote(history._meta.db_table),
+    )
+    parameters = {"pks": list(pks), "before": before, "to": to, "by": by, "why": why}
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters | {f"new_{name}": value for name, value in columns.items()})
+        if cursor.rowcount != len(pks):
+            raise IllegalTransition(f"Some of {len(pks)} rows were changed by someone else; not all are {before}.")
 
 
 def sources(edges: Iterable[tuple[str, str]], to: str) -> list[str]:

@@ -1,5 +1,9 @@
 """Row locks of orders: after the saga's row, before stock and payment."""
 
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
 from foundation.errors import NotFound
 from orders.models import Order
 
@@ -10,3 +14,28 @@ def lock_order(number: str) -> Order:
     if order is None:
         raise NotFound
     return order
+
+
+class Place(NamedTuple):
+    """Where an order stands in the index `order_to_expire`."""
+
+    expires_at: datetime
+    order_id: UUID
+
+
+BEGINNING = Place(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
+
+# The index's own order and condition; a test asks PostgreSQL whether it is what the plan uses.
+LOCK_DUE = """
+SELECT * FROM orders_order
+WHERE status = 'pending' AND cancel_requested_at IS NULL
+  AND expires_at <= statement_timestamp() AND (expires_at, id) > (%(expires_at)s, %(order_id)s)
+ORDER BY expires_at, id
+LIMIT %(limit)s
+FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+
+def lock_due(*, after: Place, limit: int) -> list[Order]:
+    """Lock orders whose time to pay is over, the longest overdue first, but for those that somebody else has locked."""
+    return list(Order.objects.raw(LOCK_DUE, {**after._asdict(), "limit": limit}))

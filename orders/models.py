@@ -42,8 +42,12 @@ class Order(models.Model):
             ),
         ]
         indexes = [
-            # The truth behind the expiry timer.
-            models.Index(fields=["expires_at", "id"], name="order_expiry", condition=Q(status="pending")),
+            # The truth behind the expiry timer: what is being cancelled already is not in it.
+            models.Index(
+                fields=["expires_at", "id"],
+                name="order_to_expire",
+                condition=Q(status="pending", cancel_requested_at__isnull=True),
+            ),
             models.Index(fields=["merchant_id", "customer", "id"], name="order_by_customer"),
             models.Index(fields=["merchant_id", "status", "id"], name="order_by_status"),
         ]

@@ -11,6 +11,12 @@ from foundation.redis import client
 log = logging.getLogger(__name__)
 
 _SET = "everycent:orders:due"
+_FORGET = """
+for at = 1, #ARGV, 2 do
+    local score = redis.call("ZSCORE", KEYS[1], ARGV[at])
+    if score and tonumber(score) == tonumber(ARGV[at + 1]) then redis.call("ZREM", KEYS[1], ARGV[at]) end
+end
+"""
 
 
 def arm(due: Mapping[str, datetime]) -> None:
@@ -26,13 +32,21 @@ def disarm(numbers: Iterable[str]) -> None:
         _quietly(lambda: client().zrem(_SET, *gone))
 
 
-def due(now: datetime, *, limit: int) -> list[str]:
-    """Numbers whose time has come, earliest first. They stay in the set until they are disarmed."""
+def forget(looked_at: Mapping[str, float]) -> None:
+    """Take out what was looked at, by number and score. What was armed anew meanwhile has another score, and stays."""
+    if looked_at:
+        pairs = [part for number, score in looked_at.items() for part in (number, repr(score))]
+        _quietly(lambda: client().eval(_FORGET, 1, _SET, *pairs))
+
+
+def due(now: datetime, *, limit: int) -> dict[str, float]:
+    """Numbers whose time has come, earliest first, with their scores. They stay in the set until they are forgotten."""
     try:
-        return [str(number) for number in client().zrangebyscore(_SET, "-inf", now.timestamp(), start=0, num=limit)]
+        found = client().zrangebyscore(_SET, "-inf", now.timestamp(), start=0, num=limit, withscores=True)
     except RedisError as error:
         log.warning("the expiry timer does not answer: %s", error)
-        return []
+        return {}
+    return {str(pair[0]): float(pair[1]) for pair in found}
 
 
 def _quietly(work: Callable[[], object]) -> None:

@@ -1,31 +1,51 @@
 """Expiry: the timer says when to look, PostgreSQL says what is due."""
 
+import logging
+import time
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import islice
 
 from django.conf import settings
-from django.db import transaction
-from django.db.models.functions import Now
+from django.db import OperationalError, transaction
 
 from durability import services as durability
 from foundation.database import database_now
+from foundation.transition import transition_many
 from inventory import services as inventory
 from orders import timer
 from orders.events import OrderCancelled
+from orders.locks import BEGINNING, Place, lock_due, lock_order
 from orders.models import Order, OrderHistory
 from orders.services.cancelling import start_cancel
-from orders.states import OrderStatus
+from orders.states import ORDER_EDGES, OrderStatus
 from payments import services as payments
 
+log = logging.getLogger(__name__)
+
 BY = "expiry"
+WHY = "not paid in time"
 
 
 def expire_due() -> int:
-    """Expire what the timer says is due, batch by batch. Returns how many orders were cancelled or are on the way."""
-    expired = 0
-    while numbers := timer.due(database_now(), limit=settings.ORDER_EXPIRY_BATCH):
-        expired += _expire(numbers)
-        timer.disarm(numbers)
-    return expired
+    """Expire what is due, batch by batch, for ORDER_EXPIRY_RUN_S at most. Returns how many orders were taken up.
+
+    Several runs at once share the work: none waits for what another has locked.
+    """
+    looked_at = timer.due(database_now(), limit=settings.ORDER_EXPIRY_TIMER_BATCH)
+    if not looked_at:
+        return 0
+    taken, end = 0, time.monotonic() + settings.ORDER_EXPIRY_RUN_S
+    place = BEGINNING
+    while time.monotonic() < end:
+        batch = expire_batch(after=place)
+        if not batch:
+            # What the timer still names was paid, cancelled or put off, or another run has it. `rearm` knows better.
+            timer.forget(looked_at)
+            break
+        taken += len(batch)
+        place = Place(batch[-1].expires_at, batch[-1].pk)  # forward only: what failed waits for another run
+    return taken
 
 
 def rearm() -> int:
@@ -34,43 +54,74 @@ def rearm() -> int:
     rows = Order.objects.filter(
         status=OrderStatus.PENDING, cancel_requested_at__isnull=True, expires_at__lte=horizon
     ).order_by("expires_at")
-    due = {order.number: order.expires_at for order in rows.iterator(chunk_size=1_000)}
-    timer.arm(due)
-    return len(due)
+    found = rows.iterator(chunk_size=1_000)
+    armed = 0
+    while some := list(islice(found, 1_000)):
+        timer.arm({order.number: order.expires_at for order in some})
+        armed += len(some)
+    return armed
 
 
-@transaction.atomic(durable=True)
-def _expire(numbers: list[str]) -> int:
-    """Cancel a batch: what never reached the provider set-wise and at once, the rest by a saga each."""
-    orders = list(
-        Order.objects.select_for_update(skip_locked=True)
-        .filter(
-            pk__in=[Order.id_of(number) for number in numbers],
-            status=OrderStatus.PENDING,
-            cancel_requested_at__isnull=True,
-            expires_at__lte=Now(),
-        )
-        .order_by("pk")
+def expire_batch(*, after: Place = BEGINNING) -> list[Order]:
+    """Cancel a batch: what never reached the provider set-wise and at once, the rest by a saga each.
+
+    Returns the orders that were due. One that fails takes none of the others along: then each gets its saga, which
+    tries it again with growing pauses where operators see it.
+    """
+    orders: list[Order] = []
+    try:
+        with transaction.atomic(durable=True):
+            orders = lock_due(after=after, limit=settings.ORDER_EXPIRY_BATCH)
+            left = _cancel_never_sent(orders)
+    except Exception:
+        if not orders:
+            raise
+        log.exception("expiry: a batch of %s orders failed; each is tried by itself", len(orders))
+        left = orders
+    for order in left:
+        _start_cancel(order.number)
+    timer.forget({order.number: order.expires_at.timestamp() for order in orders})
+    return orders
+
+
+def _cancel_never_sent(orders: Sequence[Order]) -> list[Order]:
+    """Returns those of which a payment was sent, or has succeeded."""
+    if not orders:
+        return []
+    references = {order.number: (order.merchant_id, order.number) for order in orders}
+    free = payments.cancel_never_sent(references=list(references.values()), by=BY)
+    gone = [order for number, order in zip(references, orders, strict=True) if number in free]
+    transition_many(
+        Order,
+        [order.pk for order in gone],
+        before=OrderStatus.PENDING,
+        to=OrderStatus.CANCELLED,
+        edges=ORDER_EDGES,
+        history=OrderHistory,
+        by=BY,
+        why=WHY,
     )
-    free = set(payments.cancel_never_sent(references=[order.number for order in orders], by=BY))
-    _cancel_all([order for order in orders if order.number in free])
-    for order in orders:
-        if order.number not in free:
+    durability.publish_many([_news(order) for order in gone])
+    # Last: a product's row that all buyers want is locked for the shortest time.
+    inventory.release_reserved_many(references=[references[number] for number in references if number in free], by=BY)
+    return [order for number, order in zip(references, orders, strict=True) if number not in free]
+
+
+def _news(order: Order) -> OrderCancelled:
+    return OrderCancelled(
+        order.number, str(order.merchant_id), order.customer, order.total_minor, order.currency, why=WHY
+    )
+
+
+def _start_cancel(number: str) -> None:
+    """Start the saga that cancels one order at the provider first, unless it is not due any more."""
+    try:
+        with transaction.atomic(durable=True):
+            order = lock_order(number)
+            if order.status != OrderStatus.PENDING or order.cancel_requested_at or order.expires_at > database_now():
+                return
             start_cancel(order, by=BY, hold=False)
-    return len(orders)
-
-
-def _cancel_all(orders: list[Order]) -> None:
-    Order.objects.filter(pk__in=[order.pk for order in orders]).update(status=OrderStatus.CANCELLED)
-    why = "not paid in time"
-    OrderHistory.objects.bulk_create(
-        OrderHistory(subject=order, from_state=OrderStatus.PENDING, to_state=OrderStatus.CANCELLED, by=BY, why=why)
-        for order in orders
-    )
-    inventory.release_reserved_many(references=[(order.merchant_id, order.number) for order in orders], by=BY)
-    for order in orders:
-        durability.publish(
-            OrderCancelled(
-                order.number, str(order.merchant_id), order.customer, order.total_minor, order.currency, why=why
-            )
-        )
+    except OperationalError:
+        raise  # the database is away or busy: that is not this order's fault
+    except Exception:
+        log.exception("expiry: order %s cannot be cancelled; it is looked at again when it is re-armed", number)

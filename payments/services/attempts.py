@@ -1,19 +1,20 @@
 """A payment attempt: recorded before it is sent, opened under its own number, cancelled at the provider before here."""
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
 
 from durability import services as durability
 from durability.types import Accepted, Outcome, Refused, Succeeded, Unknown
 from foundation.database import database_now, in_seconds
 from foundation.ids import uuid7
-from foundation.transition import transition
+from foundation.transition import transition, transition_many
 from payments import gateway, metrics, selectors
 from payments.errors import PaymentInProgress, ProviderBusy, ProviderRefused, ProviderUnsure
 from payments.events import PaymentCancelled
@@ -237,29 +238,52 @@ def _cancel(payment: Payment, *, by: str, why: str) -> None:
     durability.publish(PaymentCancelled(**about(payment)))
 
 
-def cancel_never_sent(*, references: list[str], by: str) -> list[str]:
+def cancel_never_sent(*, references: Sequence[tuple[UUID, str]], by: str) -> set[str]:
     """Cancel, set-wise in the caller's transaction, the attempts that never reached the provider.
 
-    Returns the references that nobody has paid or can pay any more; the others were sent and need
-    `cancel_at_provider`, or are paid.
+    `references` come with their merchants. Returns those that nobody has paid or can pay any more; the others were sent
+    and need `cancel_at_provider`, or are paid.
     """
-    unsent = list(
-        Payment.objects.select_for_update()
-        .filter(Q(first_sent_at__isnull=True), reference__in=references, status=PaymentStatus.PENDING)
-        .order_by("pk")
+    names = [name for _, name in references]
+    asked: dict[str, Any] = {"merchants": [merchant for merchant, _ in references], "references": names}
+    unsent = list(Payment.objects.raw(_LOCK_NEVER_SENT, asked))
+    transition_many(
+        Payment,
+        [payment.pk for payment in unsent],
+        before=PaymentStatus.PENDING,
+        to=PaymentStatus.CANCELLED,
+        edges=PAYMENT_EDGES,
+        history=PaymentHistory,
+        by=by,
+        why="never reached the provider",
+        values={"next_check_at": None},
     )
-    Payment.objects.filter(pk__in=[payment.pk for payment in unsent]).update(
-        status=PaymentStatus.CANCELLED, next_check_at=None
-    )
-    PaymentHistory.objects.bulk_create(
-        PaymentHistory(
-            subject=payment, from_state=payment.status, to_state=PaymentStatus.CANCELLED, by=by, why="never sent"
-        )
-        for payment in unsent
-    )
-    payable = Q(status__in=PAYMENT_LIVE) | Q(settling=True)
-    kept = set(Payment.objects.filter(payable, reference__in=references).values_list("reference", flat=True))
-    return [reference for reference in references if reference not in kept]
+    durability.publish_many([PaymentCancelled(**about(payment)) for payment in unsent])
+    with connection.cursor() as cursor:
+        cursor.execute(_PAYABLE, asked | {"live": list(PAYMENT_LIVE)})
+        payable = {reference for (reference,) in cursor.fetchall()}
+    return set(names) - payable
+
+
+# The one who sends (`_mark_sent`) asks in its UPDATE whether the attempt is still live: either it waits for this lock
+# and then sends nothing, or this waits for it and then finds the attempt sent.
+_LOCK_NEVER_SENT = """
+SELECT payment.id, payment.merchant_id, payment.reference, payment.amount_minor, payment.currency,
+       payment.provider_reference
+FROM payments_payment payment
+JOIN unnest(%(merchants)s::uuid[], %(references)s::text[]) AS asked (merchant_id, reference)
+     USING (merchant_id, reference)
+WHERE payment.status = 'pending' AND payment.first_sent_at IS NULL
+ORDER BY payment.id
+FOR NO KEY UPDATE OF payment
+"""
+_PAYABLE = """
+SELECT DISTINCT payment.reference
+FROM payments_payment payment
+JOIN unnest(%(merchants)s::uuid[], %(references)s::text[]) AS asked (merchant_id, reference)
+     USING (merchant_id, reference)
+WHERE payment.status = ANY(%(live)s) OR payment.settling
+"""
 
 
 def metadata(payment: Payment) -> dict[str, str]:

@@ -55,6 +55,22 @@ def test_every_handler_gets_its_own_delivery_and_they_are_done_once():
     assert set(Delivery.objects.values_list("state", flat=True)) == {"done"}
 
 
+def test_many_events_are_published_at_once_in_their_order():
+    coins = [f"{number:03}" for number in range(50)]
+    with transaction.atomic():
+        ids = services.publish_many([CoinDropped(jar="j", coin=coin) for coin in coins])
+        assert services.publish_many([]) == []
+    assert ids == sorted(ids)
+    assert [Message.objects.get(pk=one).payload["coin"] for one in ids] == coins
+    assert set(Delivery.objects.values_list("message", "handler", "outside")) == {
+        *((one, "toys.count", False) for one in ids),
+        *((one, "toys.tell", True) for one in ids),
+    }
+    for _ in coins:
+        work()
+    assert script.said == coins
+
+
 def test_a_failing_handlers_effects_are_rolled_back_and_tried_again():
     script.on_coin = fail
     drop("j", "a")
