@@ -1,45 +1,26 @@
-"""`/metrics`: what was counted in every process, and gauges of what is stored, read when asked."""
+"""`/metrics`: what was counted in every process, and gauges of what is stored, read when asked (docs/metrics.md)."""
 
 import ipaddress
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
 
 from django.conf import settings
+from django.db import Error, connection, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from durability import registry
 from durability import selectors as durability
+from foundation.database import connections_used
 from reconciliation import selectors as reconciliation
 
-
-class StoredState(Collector):
-    """Gauges of rows in PostgreSQL: the same whichever process is asked."""
-
-    def collect(self) -> Iterator[Metric]:
-        backlog = durability.backlog()
-        yield GaugeMetricFamily(
-            "everycent_outbox_oldest_seconds", "Age of the oldest open delivery.", value=backlog.oldest_s
-        )
-        parked = GaugeMetricFamily(
-            "everycent_deliveries_parked", "Deliveries that wait for an operator.", labels=["handler"]
-        )
-        for handler, count in backlog.parked.items():
-            parked.add_metric([handler], count)
-        yield parked
-        sagas = GaugeMetricFamily("everycent_sagas", "Sagas that are not finished.", labels=["recipe", "state"])
-        for (recipe, state), count in durability.saga_counts().items():
-            sagas.add_metric([recipe, state], count)
-        yield sagas
-        discrepancies = GaugeMetricFamily("everycent_discrepancies_open", "Open discrepancies.", labels=["kind"])
-        for kind, count in reconciliation.open_counts().items():
-            discrepancies.add_metric([kind], count)
-        yield discrepancies
-        beat_age_s = durability.beat_age_s()
-        if beat_age_s is not None:
-            yield GaugeMetricFamily("everycent_beat_age_seconds", "Since beat was last seen.", value=beat_age_s)
+log = logging.getLogger(__name__)
 
 
 def metrics(request: HttpRequest) -> HttpResponse:
@@ -47,13 +28,16 @@ def metrics(request: HttpRequest) -> HttpResponse:
     if not _allowed(request.META.get("REMOTE_ADDR", "")):
         return HttpResponseForbidden("metrics are not public\n", content_type="text/plain")
     stored = CollectorRegistry()
-    stored.register(StoredState())
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        counted = CollectorRegistry()
-        MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
-    else:
-        counted = REGISTRY
-    return HttpResponse(generate_latest(counted) + generate_latest(stored), content_type=CONTENT_TYPE_LATEST)
+    stored.register(Readings())
+    return HttpResponse(generate_latest(_counted()) + generate_latest(stored), content_type=CONTENT_TYPE_LATEST)
+
+
+def _counted() -> CollectorRegistry:
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        return REGISTRY
+    counted = CollectorRegistry()
+    MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
+    return counted
 
 
 def _allowed(address: str) -> bool:
@@ -62,3 +46,91 @@ def _allowed(address: str) -> bool:
     except ValueError:
         return False
     return any(caller in ipaddress.ip_network(network) for network in settings.METRICS_ALLOWED_NETWORKS)
+
+
+class Readings(Collector):
+    """All gauges of rows in PostgreSQL, or the news that it does not answer: counters are worth having then, too."""
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            read = _read()
+        except Error as error:
+            log.warning("gauges could not be read: %s", error)
+            read = []
+        yield GaugeMetricFamily("everycent_database_up", "1 if the gauges below could be read.", value=bool(read))
+        yield from read
+
+
+@transaction.atomic
+def _read() -> list[Metric]:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL statement_timeout = {settings.METRICS_STATEMENT_TIMEOUT_MS:d}")
+    return [*_durable(), *_reconciled(), *_database()]
+
+
+def _durable() -> Iterator[Metric]:
+    oldest_s = durability.oldest_open_s()
+    yield GaugeMetricFamily("everycent_outbox_oldest_seconds", "Age of the oldest open delivery.", value=oldest_s)
+    parked = {handler.name: 0 for handler in registry.handlers()} | durability.parked_counts()
+    yield _by(
+        ["handler"],
+        "everycent_deliveries_parked",
+        "Deliveries that wait for an operator.",
+        {(handler,): count for handler, count in parked.items()},
+    )
+    yield _by(
+        ["recipe", "state"],
+        "everycent_sagas",
+        "Sagas that run, go back, or failed to go back.",
+        durability.saga_counts(),
+    )
+    ages_s = durability.heartbeat_ages_s()
+    beat = GaugeMetricFamily("everycent_beat_age_seconds", "Since beat was last seen.")
+    if "beat" in ages_s:  # absent until it was seen: the alert asks for that, too
+        beat.add_metric([], ages_s.pop("beat"))
+    yield beat
+    yield _by(
+        ["queue"],
+        "everycent_worker_age_seconds",
+        "Since a worker of the queue was last seen.",
+        {(name.removeprefix("worker."),): age_s for name, age_s in ages_s.items()},
+    )
+
+
+def _reconciled() -> Iterator[Metric]:
+    yield _by(
+        ["kind"],
+        "everycent_discrepancies_open",
+        "Open discrepancies.",
+        {(kind,): count for kind, count in reconciliation.open_counts().items()},
+    )
+    yield GaugeMetricFamily(
+        "everycent_days_not_reconciled",
+        "Finished days of the last ones that no completed run covers.",
+        value=len(reconciliation.days_without_a_run()),
+    )
+    until = GaugeMetricFamily(
+        "everycent_reconciled_until_timestamp_seconds", "The end (midnight UTC) of the newest reconciled day."
+    )
+    if day := reconciliation.last_reconciled_on():
+        until.add_metric([], datetime.combine(day + timedelta(days=1), time(), UTC).timestamp())
+    yield until
+    yield _by(
+        ["currency"],
+        "everycent_statement_residual_minor",
+        "Minor units that neither a match nor a discrepancy accounts for.",
+        {(currency,): minor for currency, minor in reconciliation.residuals().items()},
+    )
+
+
+def _database() -> Iterator[Metric]:
+    used, limit = connections_used()
+    yield GaugeMetricFamily("everycent_database_connections_used", "Connections to PostgreSQL.", value=used)
+    yield GaugeMetricFamily("everycent_database_connections_limit", "Most connections that it gives us.", value=limit)
+
+
+def _by(labels: list[str], name: str, help_text: str, values: Mapping[Any, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help_text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(list(key), value)
+    return family

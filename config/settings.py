@@ -238,6 +238,7 @@ RECONCILE_TRAILING_DAYS = 3  # balance transactions that came late are read agai
 RECONCILE_TIMING_WINDOW_S = 3600  # a counterpart this near the window's edge is timing, not a break
 RECONCILE_UNBOOKED_AFTER_S = 24 * 3600  # a capture that the provider has not booked after this is a break
 RECONCILE_UNBOOKED_LOOKUPS = 100  # single reads that a run spends on telling the two apart
+RECONCILE_RESIDUAL_DAYS = 45  # an unexplained residual is told until its day is run again; so long are days re-scanned
 RECONCILE_CATCH_UP_DAYS = 7  # days that a job finds missing after an outage
 RECONCILE_IMPORT_BATCH = 500  # rows of the provider's books per upsert: five of its pages
 RECONCILE_RUN_LEASE_S = 300  # renewed with each batch; a run whose process died is taken over after this
@@ -250,6 +251,7 @@ READYZ_TIMEOUT_S = 2  # one probe
 READYZ_BEAT_SILENT_S = 120  # beat writes a heartbeat every few seconds
 READYZ_OUTBOX_OLDEST_S = 60
 METRICS_ALLOWED_NETWORKS = env.list("METRICS_ALLOWED_NETWORKS", default=["127.0.0.0/8", "::1/128"])
+METRICS_STATEMENT_TIMEOUT_MS = 5_000  # one gauge; Prometheus itself gives up on a scrape after 10 s
 PROMETHEUS_EXPORT_MIGRATIONS = False
 PUBLIC_URL = env.str("PUBLIC_URL", "")
 

@@ -1,21 +1,41 @@
 """The `Idempotency-Key` of a POST: one effect and one answer per key, whatever the client and the network do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
+from django.db import OperationalError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from durability import keys
+from durability.errors import IdempotencyKeyInUse, IdempotencyKeyReused
 from durability.metrics import IDEMPOTENCY
 from durability.types import Answer
 from foundation.api import PROBLEM_TYPE
-from foundation.database import in_transaction
+from foundation.database import LOCK_NOT_AVAILABLE, in_transaction, sqlstate
+from foundation.logs import named, note
 from foundation.permissions import caller
 
 Decorate = Callable[[dict[str, Any]], dict[str, Any]]
 
 
+@contextmanager
+def _conflicts_counted() -> Iterator[None]:
+    """Counts what is refused because the key is another request's: one that runs (409), or another one (422)."""
+    try:
+        yield
+    except IdempotencyKeyReused:
+        IDEMPOTENCY.labels("mismatch").inc()
+        raise
+    except (IdempotencyKeyInUse, OperationalError) as error:
+        # At lock_timeout the twin that waited on the unique index (or on a row that both need) gets the same 409.
+        if isinstance(error, IdempotencyKeyInUse) or sqlstate(error) == LOCK_NOT_AVAILABLE:
+            IDEMPOTENCY.labels("conflict").inc()
+        raise
+
+
+@_conflicts_counted()
 def answer_once(request: Request, effect: Callable[[], Answer]) -> Response:
     """Key, effect and stored answer commit in one transaction; a refusal rolls back and consumes no key.
 
@@ -33,6 +53,7 @@ def answer_once(request: Request, effect: Callable[[], Answer]) -> Response:
     return _response(answer, replayed=replayed)
 
 
+@_conflicts_counted()
 def answer_in_two(
     request: Request,
     *,
@@ -59,6 +80,7 @@ def answer_in_two(
     claimed, subject = in_transaction(claim_and_begin)
     if claimed.answer:
         return _response(claimed.answer, replayed=True, decorate=decorate)
+    note(**named(subject))
     answer = finish(subject)
     if answer.final:
         answer = keys.store(claimed, answer)

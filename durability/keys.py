@@ -10,7 +10,6 @@ from uuid import UUID
 from django.db import connection
 
 from durability.errors import IdempotencyKeyInUse, IdempotencyKeyMissing, IdempotencyKeyReused
-from durability.metrics import IDEMPOTENCY
 from durability.models import IdempotencyKey
 from durability.types import Answer
 
@@ -72,11 +71,9 @@ def claim(wanted: Fingerprint) -> Claimed:
         return Claimed(inserted[0], is_new=True, subject="", answer=None)
     stored = IdempotencyKey.objects.filter(caller=wanted.caller, key=wanted.key).first()
     if stored is None:  # cleaned up between the two statements
-        IDEMPOTENCY.labels("conflict").inc()
         raise IdempotencyKeyInUse
     same = (stored.method, stored.path, bytes(stored.body_hash)) == (wanted.method, wanted.path, wanted.body_hash)
     if not same:
-        IDEMPOTENCY.labels("mismatch").inc()
         raise IdempotencyKeyReused(param="Idempotency-Key")
     answer = None if stored.status is None else Answer(stored.status, dict(stored.body or {}))
     return Claimed(stored.pk, is_new=False, subject=stored.subject, answer=answer)

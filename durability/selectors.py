@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, Min, QuerySet
-from django.db.models.functions import Now
+from django.db.models import Count, DateTimeField, Exists, ExpressionWrapper, F, FloatField, Func, OuterRef, Q, QuerySet
+from django.db.models.functions import Extract, Now
 
+from durability import registry
 from durability.models import Delivery, Heartbeat, Message, SagaRun
-from foundation.database import database_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +21,41 @@ class Backlog:
 
 
 def backlog() -> Backlog:
-    oldest = Delivery.objects.filter(state__in=["pending", "running"]).aggregate(at=Min("message__created_at"))["at"]
-    parked = Delivery.objects.filter(state="parked").values_list("handler").annotate(count=Count("pk"))
-    return Backlog(oldest_s=_age_s(oldest), parked=dict(parked))
+    parked = {handler: count for handler, count in parked_counts().items() if count}
+    return Backlog(oldest_s=oldest_open_s(), parked=parked)
+
+
+def oldest_open_s() -> float:
+    """Age of the oldest delivery that somebody could be at; 0 where there is none.
+
+    What waits behind a parked delivery of its key waits for a person: the parked one tells of it.
+    """
+    parked_before = Delivery.objects.filter(
+        state="parked", handler=OuterRef("handler"), key=OuterRef("key"), pk__lt=OuterRef("pk")
+    )
+    # The lowest id instead of the earliest moment: the first entry of a partial index, however long the backlog is.
+    oldest = Delivery.objects.filter(~Exists(parked_before), state__in=["pending", "running"]).order_by("pk")
+    age_s = oldest.annotate(age=_age_of("message__created_at")).values_list("age", flat=True).first()
+    return max(0.0, age_s or 0.0)
+
+
+def parked_counts() -> dict[str, int]:
+    """handler → how many of its deliveries are parked; every known handler is there, so that a gauge falls to 0."""
+    rows = Delivery.objects.filter(state="parked").values_list("handler").annotate(count=Count("pk")).order_by()
+    return dict.fromkeys((handler.name for handler in registry.handlers()), 0) | dict(rows)
 
 
 def beat_age_s() -> float | None:
     """Seconds since beat was last seen; None if never."""
-    seen = Heartbeat.objects.filter(name="beat").values_list("seen_at", flat=True).first()
-    return None if seen is None else _age_s(seen)
+    return heartbeat_ages_s().get("beat")
+
+
+def heartbeat_ages_s() -> dict[str, float]:
+    """`beat`, `worker.<queue>` → seconds since it was last seen."""
+    rows = Heartbeat.objects.filter(Q(name="beat") | Q(name__startswith="worker.")).values_list(
+        "name", _age_of("seen_at")
+    )
+    return {name: max(0.0, age_s) for name, age_s in rows}
 
 
 def worker_ages_s() -> dict[str, float]:
@@ -41,13 +66,17 @@ def worker_ages_s() -> dict[str, float]:
 
 
 def saga_counts() -> dict[tuple[str, str], int]:
-    """(recipe, state) → how many unfinished or failed runs."""
+    """(recipe, state) → how many unfinished or failed runs; 0 for every state of every known recipe."""
     rows = (
-        SagaRun.objects.filter(state__in=["running", "compensating", "compensation_failed"])
+        # In two halves, because each has a partial index: finished runs, of which there are millions, are never read.
+        SagaRun.objects.filter(Q(state__in=["running", "compensating"]) | Q(state="compensation_failed"))
         .values_list("recipe", "state")
         .annotate(count=Count("pk"))
+        .order_by()
     )
-    return {(recipe, state): count for recipe, state, count in rows}
+    states = ("running", "compensating", "compensation_failed")
+    none = {(saga.name, state): 0 for saga in registry.recipes() for state in states}
+    return none | {(recipe, state): count for recipe, state, count in rows}
 
 
 def stuck_sagas() -> QuerySet[SagaRun]:
@@ -84,5 +113,7 @@ def unhandled_keys(keys: Sequence[str]) -> set[str]:
     return set(waiting.values_list("key", flat=True).distinct())
 
 
-def _age_s(moment: datetime | None) -> float:
-    return 0.0 if moment is None else max(0.0, (database_now() - moment).total_seconds())
+def _age_of(field: str) -> Any:
+    """Seconds since a moment, by PostgreSQL's clock."""
+    since = Func(function="clock_timestamp", output_field=DateTimeField()) - F(field)
+    return ExpressionWrapper(Extract(since, "epoch"), output_field=FloatField())

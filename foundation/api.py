@@ -19,7 +19,7 @@ from rest_framework import exceptions, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from foundation.database import sqlstate
+from foundation.database import LOCK_NOT_AVAILABLE, sqlstate
 from foundation.errors import DomainError, InvalidInput, MissingInput
 from foundation.middleware import current_request_id
 from foundation.money import MAX_AMOUNT_MINOR
@@ -27,7 +27,6 @@ from foundation.money import MAX_AMOUNT_MINOR
 log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
-_LOCK_NOT_AVAILABLE = "55P03"
 
 
 class StrictSerializer(serializers.Serializer[Any]):
@@ -138,7 +137,7 @@ def problem_response(error: Exception, context: Mapping[str, Any]) -> Response |
     elif isinstance(error, Http404):
         document = problem(status=404, code="not_found", detail="There is no such object.", instance=path)
     elif isinstance(error, OperationalError):
-        busy = sqlstate(error) == _LOCK_NOT_AVAILABLE
+        busy = sqlstate(error) == LOCK_NOT_AVAILABLE
         log.warning("database refused %s: %s", path, error)
         document = problem(
             status=409 if busy else 503,

@@ -10,6 +10,7 @@ from django.db.models.functions import Now
 
 T = TypeVar("T")
 
+LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code where lock_timeout ended a wait
 _TRIES = 3  # of two that block each other one goes on; who loses three times meets a crowd, and had better wait outside
 _ROLLED_BACK_FOR_OTHERS = ("40P01", "40001")  # deadlock detected, serialization failure
 
@@ -40,6 +41,20 @@ def database_now() -> datetime:
 def in_seconds(seconds: float) -> Any:
     """An expression for "so many seconds from now" by PostgreSQL's clock."""
     return Now() + timedelta(seconds=seconds)
+
+
+def connections_used() -> tuple[int, int]:
+    """(connections to the server, of all databases; the most that it gives to others than superusers)."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT (SELECT sum(numbackends) FROM pg_stat_database)::int,
+                   current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                   - current_setting('reserved_connections')::int
+            """
+        )
+        used, limit = cursor.fetchone()
+    return used, limit
 
 
 def sqlstate(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from functools import partial
 from threading import local
 from typing import Any, NoReturn, TypeVar, cast
 
+import requests
 import stripe
 from django.conf import settings
 
@@ -182,16 +183,40 @@ def _key(number: str) -> Any:
 
 def _call(name: str, send: Callable[[Any], Any]) -> Json:
     started = time.monotonic()
-    outcome = "ok"
+    outcome = "broken"  # by ourselves
     try:
         answer: Json = send(_client().v1).to_dict()
+        outcome = "ok"
+    except stripe.CardError as error:
+        outcome = "declined"  # an answer like any other: no error of the provider
+        _translate(error)
     except stripe.StripeError as error:
-        outcome = type(error).__name__
+        outcome = _type_of(error)
         metrics.STRIPE_ERRORS.labels(outcome).inc()
         _translate(error)
     finally:
         metrics.STRIPE_REQUEST_DURATION.labels(name, outcome).observe(time.monotonic() - started)
     return answer
+
+
+def _type_of(error: stripe.StripeError) -> str:
+    """One of metrics.STRIPE_ERROR_TYPES."""
+    status = error.http_status or 0
+    if isinstance(error, stripe.APIConnectionError):
+        # A body that stops coming is a connection error to requests; its text tells.
+        late = isinstance(error.__cause__, requests.Timeout) or "timed out" in str(error.__cause__)
+        return "timeout" if late else "connection"
+    if isinstance(error, stripe.RateLimitError):
+        return "rate_limit"
+    if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
+        return "authentication"
+    if isinstance(error, stripe.IdempotencyError):
+        return "idempotency"
+    if status == 409:
+        return "conflict"
+    if isinstance(error, stripe.InvalidRequestError):
+        return "invalid_request"
+    return "server_error" if status >= 500 else "other"
 
 
 def _translate(error: stripe.StripeError) -> NoReturn:

@@ -41,6 +41,28 @@ def days_without_a_run() -> list[date]:
     return [day for day in candidates if day >= first.date() and day not in done]
 
 
+def last_reconciled_on() -> date | None:
+    """The newest day with a completed run; an unfinished day's provisional run does not count. None: there was none."""
+    runs = ReconciliationRun.objects.filter(state=RunState.COMPLETED, provisional=False)
+    return runs.order_by("-date").values_list("date", flat=True).first()
+
+
+def residuals() -> dict[str, int]:
+    """Currency → Σ |minor units that nothing accounts for| over the newest completed run of each of the last days."""
+    since = database_now().date() - timedelta(days=settings.RECONCILE_RESIDUAL_DAYS)
+    newest = (
+        ReconciliationRun.objects.filter(state=RunState.COMPLETED, provisional=False, date__gte=since)
+        .order_by("date", "-id")
+        .distinct("date")
+        .values_list("residual", flat=True)
+    )
+    totals: dict[str, int] = {}
+    for residual in newest:
+        for currency, minor in residual.items():
+            totals[currency] = totals.get(currency, 0) + abs(minor)
+    return totals
+
+
 def last_runs(count: int = 10) -> Sequence[ReconciliationRun]:
     """The newest runs, whatever became of them."""
     return list(ReconciliationRun.objects.order_by("-id")[:count])

@@ -19,6 +19,7 @@ from payments import gateway, metrics, selectors
 from payments.errors import PaymentInProgress, ProviderBusy, ProviderRefused, ProviderUnsure
 from payments.events import PaymentCancelled
 from payments.locks import lock_payment
+from payments.metrics import count_after_commit
 from payments.models import Payment, PaymentHistory
 from payments.services.news import about, apply_intent, fail
 from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, PaymentStatus
@@ -150,7 +151,7 @@ def record_opening(number: str, outcome: Outcome) -> None:
                     by="opening",
                     why=reason,
                 )
-                metrics.PAYMENT_REQUESTS.labels("unknown").inc()
+                count_after_commit(metrics.PAYMENT_REQUESTS, "unknown")
         case Accepted():
             pass
 

@@ -8,10 +8,11 @@ from django.db.models.functions import Now
 
 from durability import services as durability
 from foundation.errors import InvalidInput, NotFound
-from payments import gateway, ledger, selectors
+from payments import gateway, ledger, metrics, selectors
 from payments.errors import ContradictsProvider, ProviderBusy, ProviderRefused, ProviderUnsure
 from payments.events import RefundSucceeded
 from payments.locks import lock_payment, lock_refund
+from payments.metrics import count_after_commit
 from payments.models import Payment, PaymentHistory, Refund, RefundHistory
 from payments.services.news import (
     about_refund,
@@ -148,6 +149,7 @@ def adopt_refund(*, refund: str, by: str, why: str) -> str:
         )
         hold_refund(row, payment, by=by)
         post_refund_paid(row, payment, by=by)
+        count_after_commit(metrics.REFUNDED, row.currency, row.amount_minor)
         durability.publish(RefundSucceeded(**about_refund(row, payment)))
     return row.number
 

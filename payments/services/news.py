@@ -28,6 +28,7 @@ from payments.events import (
     RefundSucceeded,
 )
 from payments.locks import lock_payment, lock_refund
+from payments.metrics import count_after_commit
 from payments.models import InboxEvent, Payment, PaymentHistory, Refund, RefundHistory
 from payments.states import (
     PAYMENT_EDGES,
@@ -107,6 +108,10 @@ def _close(payment: Payment, intent: Intent, *, by: str) -> None:
 
 def fail(payment: Payment, failure: Failure, *, by: str) -> None:
     """A live, locked attempt becomes `failed`, in the caller's transaction."""
+    if payment.provider_reference:
+        _count_decline(payment, failure)
+    else:  # nobody could even be asked for the money
+        count_after_commit(metrics.PAYMENT_REQUESTS, "error")
     _move(
         payment,
         PaymentStatus.FAILED,
@@ -119,8 +124,13 @@ def fail(payment: Payment, failure: Failure, *, by: str) -> None:
             "next_check_at": None,
         },
     )
-    metrics.PAYMENT_REQUESTS.labels("failed").inc()
     durability.publish(PaymentFailed(**about(payment), code=failure.code))
+
+
+def _count_decline(payment: Payment, failure: Failure) -> None:
+    """Once, however often the same news arrives: in the browser a decline is not the attempt's end, but it counts."""
+    if (failure.code, failure.decline_code) != (payment.failure_code, payment.failure_decline_code):
+        count_after_commit(metrics.PAYMENT_REQUESTS, "failed")
 
 
 def _keep_open(payment: Payment, intent: Intent, *, by: str) -> None:
@@ -135,6 +145,8 @@ def _keep_open(payment: Payment, intent: Intent, *, by: str) -> None:
         "failure_decline_code": failure.decline_code if failure else "",
         "failure_message": failure.message if failure else "",
     }
+    if failure:
+        _count_decline(payment, failure)
     to = _OPEN_STATES[intent.status]
     if payment.status == to:
         Payment.objects.filter(pk=payment.pk).update(**values)
@@ -175,8 +187,8 @@ def _capture(payment: Payment, intent: Intent, *, by: str) -> None:
             subject=payment.number,
             reference=payment.reference,
         )
-        metrics.PAYMENT_REQUESTS.labels("success").inc()
-        metrics.CAPTURED.labels(payment.currency).inc(captured_minor)
+        count_after_commit(metrics.PAYMENT_REQUESTS, "success")
+        count_after_commit(metrics.CAPTURED, payment.currency, captured_minor)
         durability.publish(PaymentCaptured(**about(payment), settling=settling))
     if charge and charge.balance_transaction:
         post_fee(charge.balance_transaction, payment=payment, by=by)
@@ -253,7 +265,7 @@ def apply_refund(refund: Refund, payment: Payment, news: ProviderRefund, *, by: 
 def _refund_succeeded(refund: Refund, payment: Payment, *, by: str) -> None:
     Payment.objects.filter(pk=payment.pk).update(refunded_minor=F("refunded_minor") + refund.amount_minor)
     post_refund_paid(refund, payment, by=by)
-    metrics.REFUNDED.labels(refund.currency).inc(refund.amount_minor)
+    count_after_commit(metrics.REFUNDED, refund.currency, refund.amount_minor)
     durability.publish(RefundSucceeded(**about_refund(refund, payment)))
 
 
