@@ -84,16 +84,16 @@ def _durable() -> Iterator[Metric]:
         "Sagas that run, go back, or failed to go back.",
         durability.saga_counts(),
     )
-    ages_s = durability.heartbeat_ages_s()
     beat = GaugeMetricFamily("everycent_beat_age_seconds", "Since beat was last seen.")
-    if "beat" in ages_s:  # absent until it was seen: the alert asks for that, too
-        beat.add_metric([], ages_s.pop("beat"))
+    age_s = durability.beat_age_s()
+    if age_s is not None:  # absent until it was seen: the alert asks for that, too
+        beat.add_metric([], age_s)
     yield beat
     yield _by(
         ["queue"],
         "everycent_worker_age_seconds",
         "Since a worker of the queue was last seen.",
-        {(name.removeprefix("worker."),): age_s for name, age_s in ages_s.items()},
+        {(queue,): age_s for queue, age_s in durability.worker_ages_s().items()},
     )
 
 

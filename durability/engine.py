@@ -23,7 +23,8 @@ from durability.models import SagaRun, SagaStep
 from durability.types import Accepted, Call, Context, Lane, Lease, Refused, Saga, Step, Succeeded, Unknown
 from foundation.database import in_seconds
 from foundation.errors import DomainError
-from foundation.middleware import current_request_id, set_request_id
+from foundation.logs import bound, named
+from foundation.middleware import current_request_id
 
 log = logging.getLogger(__name__)
 
@@ -154,12 +155,13 @@ def advance(run: SagaRun, lane: Lane | None = None) -> None:
 
     A worker of the lane `own` hands a run on where it would leave the database; without a lane everything is done here.
     """
-    set_request_id(run.request_id)
-    try:
-        while _advance_once(run, lane):
-            pass
-    except LeaseLost:
-        log.info("saga %s was taken over by another worker", run.pk)
+    about = named(run.key, run.subject, *run.payload.values())
+    with bound(saga=f"{run.recipe} {run.key}", request_id=run.request_id, **about):
+        try:
+            while _advance_once(run, lane):
+                pass
+        except LeaseLost:
+            log.info("saga %s was taken over by another worker", run.pk)
 
 
 def _advance_once(run: SagaRun, lane: Lane | None) -> bool:

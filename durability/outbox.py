@@ -20,7 +20,8 @@ from durability.limits import TookTooLong, time_limit
 from durability.models import Delivery
 from durability.types import Event, Handler, Lane
 from foundation.database import in_seconds
-from foundation.middleware import current_request_id, set_request_id
+from foundation.logs import bound, named
+from foundation.middleware import current_request_id
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,11 @@ def claim(lane: Lane, *, limit: int, of_the_dead: bool = False) -> list[Claim]:
 
 def deliver(one: Claim) -> None:
     """Run one claimed delivery to done, to a later attempt, or to the park."""
-    set_request_id(one.request_id)
+    with bound(delivery=f"{one.handler} {one.id}", request_id=one.request_id, **named(*one.payload.values())):
+        _deliver(one)
+
+
+def _deliver(one: Claim) -> None:
     handler = registry.handler(one.handler)
     if one.attempts > settings.DELIVERY_MAX_ATTEMPTS:
         _fail(one, "The process died during every attempt.", park=True)

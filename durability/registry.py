@@ -50,10 +50,6 @@ def handler(name: str) -> Handler | None:
     return _handlers.get(name)
 
 
-def handlers() -> list[Handler]:
-    return list(_handlers.values())
-
-
 def recipe(name: str, version: int) -> Saga | None:
     return _recipes.get((name, version))
 

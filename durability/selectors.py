@@ -47,22 +47,14 @@ def parked_counts() -> dict[str, int]:
 
 def beat_age_s() -> float | None:
     """Seconds since beat was last seen; None if never."""
-    return heartbeat_ages_s().get("beat")
-
-
-def heartbeat_ages_s() -> dict[str, float]:
-    """`beat`, `worker.<queue>` → seconds since it was last seen."""
-    rows = Heartbeat.objects.filter(Q(name="beat") | Q(name__startswith="worker.")).values_list(
-        "name", _age_of("seen_at")
-    )
-    return {name: max(0.0, age_s) for name, age_s in rows}
+    age_s = Heartbeat.objects.filter(name="beat").values_list(_age_of("seen_at"), flat=True).first()
+    return None if age_s is None else max(0.0, age_s)
 
 
 def worker_ages_s() -> dict[str, float]:
     """Queue → seconds since one of its workers was last seen; queues that were never served are not there."""
-    now = database_now()
-    seen = Heartbeat.objects.filter(name__startswith="worker.").values_list("name", "seen_at")
-    return {name.removeprefix("worker."): max(0.0, (now - at).total_seconds()) for name, at in seen}
+    seen = Heartbeat.objects.filter(name__startswith="worker.").values_list("name", _age_of("seen_at"))
+    return {name.removeprefix("worker."): max(0.0, age_s) for name, age_s in seen}
 
 
 def saga_counts() -> dict[tuple[str, str], int]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponseBase
 
 from foundation.ids import public_id, uuid7
-from foundation.logs import bound, bound_id, named, note
+from foundation.logs import bound, bound_id, named
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +19,6 @@ _READS = {"GET", "HEAD", "OPTIONS"}
 def current_request_id() -> str:
     """The id of the request (or of the task it caused) that this code runs for; `-` outside of one."""
     return bound_id("request_id") or "-"
-
-
-def set_request_id(value: str) -> None:
-    """Continue a request's id in work that it caused."""
-    note(request_id=value or "-")
 
 
 class RequestIdMiddleware:
