@@ -7,6 +7,7 @@ import pytest
 from django.db import transaction
 
 from durability import services
+from durability.types import Lane
 from foundation.ids import public_id, uuid7
 from foundation.logs import JsonFormatter, begin, bound
 from foundation.middleware import current_request_id
@@ -37,7 +38,7 @@ def test_a_delivery_carries_the_request_the_handler_and_the_objects(lines):
     script.on_coin = lambda event: log.warning("coin")
     with bound(request_id="req-1"), transaction.atomic():
         services.publish(CoinDropped(jar=ORDER, coin="penny"))
-    services.work("own")
+    services.work(Lane.OWN)
     (line,) = lines
     assert str(line["delivery"]).startswith("toys.count ")
     assert (line["request_id"], line["order"]) == ("req-1", ORDER)
@@ -48,9 +49,9 @@ def test_a_saga_carries_the_request_its_key_and_the_objects(lines):
     script.before_last = lambda context: log.warning("last")
     with bound(request_id="req-2"), transaction.atomic():
         services.start_saga("toys.toy", key="k", subject=ORDER, payload={"payment": PAYMENT})
-    services.work("own")
-    services.work("outside")
-    services.work("own")
+    services.work(Lane.OWN)
+    services.work(Lane.OUTSIDE)
+    services.work(Lane.OWN)
     (line,) = lines
     assert line["saga"] == "toys.toy k"
     assert (line["request_id"], line["order"], line["payment"]) == ("req-2", ORDER, PAYMENT)
