@@ -83,6 +83,8 @@ class Delivery(models.Model):
                 name="delivery_first_of_key",
                 condition=Q(state__in=["pending", "running", "parked"]),
             ),
+            # Few, and counted by every look at /metrics.
+            models.Index(fields=["handler"], name="delivery_parked", condition=Q(state="parked")),
             models.Index(fields=["id"], name="delivery_skipped", condition=Q(state="skipped")),
         ]
 

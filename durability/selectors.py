@@ -30,11 +30,16 @@ def oldest_open_s() -> float:
 
     What waits behind a parked delivery of its key waits for a person: the parked one tells of it.
     """
+    return max(_oldest_open_s(outside=False), _oldest_open_s(outside=True))
+
+
+def _oldest_open_s(*, outside: bool) -> float:
     parked_before = Delivery.objects.filter(
-        state="parked", handler=OuterRef("handler"), key=OuterRef("key"), pk__lt=OuterRef("pk")
+        state="parked", handler=OuterRef("handler"), key=OuterRef("key"), message__lt=OuterRef("message")
     )
-    # The lowest id instead of the earliest moment: the first entry of a partial index, however long the backlog is.
-    oldest = Delivery.objects.filter(~Exists(parked_before), state__in=["pending", "running"]).order_by("pk")
+    # The lowest id instead of the earliest moment: the first entry of a lane's index, however long the backlog is.
+    open_ones = Delivery.objects.filter(~Exists(parked_before), state__in=["pending", "running"], outside=outside)
+    oldest = open_ones.order_by("pk")
     age_s = oldest.annotate(age=_age_of("message__created_at")).values_list("age", flat=True).first()
     return max(0.0, age_s or 0.0)
 
