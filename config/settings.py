@@ -272,7 +272,7 @@ CELERY_TASK_TIME_LIMIT = 900  # seconds; a reconciliation of a very large day
 CELERY_TASK_SOFT_TIME_LIMIT = 840
 CELERY_TASK_SERIALIZER = "json"
 CELERY_TIMEZONE = "UTC"
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_SCHEDULER = "config.beat:SteadyScheduler"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 HEARTBEAT_INTERVAL_S = 10
 # Task → its queue, and how often beat asks for it. Beat can skip or repeat a run: every job asks the database what is due,

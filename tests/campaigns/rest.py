@@ -60,15 +60,18 @@ def restless(stack: RunningStack) -> dict[str, int]:
         return connection.execute(_RESTLESS).fetchone() or {}
 
 
-def beat_was_seen(stack: RunningStack, *, since: float, timeout_s: float) -> bool:
-    """Whether beat and a worker have proved that they live since that moment (seconds since the epoch)."""
-    question = "SELECT count(*) FROM durability_heartbeat WHERE seen_at > to_timestamp(%s)"
+def not_seen(stack: RunningStack, *, since: float, timeout_s: float) -> list[str]:
+    """Which of beat and the workers have not proved that they live since that moment (seconds since the epoch)."""
+    question = "SELECT name FROM durability_heartbeat WHERE seen_at <= to_timestamp(%s) ORDER BY name"
+    silent: list[str] = []
 
-    def seen() -> bool:
+    def all_seen() -> bool:
         with psycopg.connect(stack.info["database_url"], connect_timeout=5) as connection:
-            return connection.execute(question, [since]).fetchone() == (1,)
+            silent[:] = [name for (name,) in connection.execute(question, [since])]
+        return not silent
 
-    return _within(seen, timeout_s)
+    _within(all_seen, timeout_s)
+    return silent
 
 
 def _within(condition: Callable[[], bool], timeout_s: float) -> bool:
