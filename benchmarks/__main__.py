@@ -1,14 +1,21 @@
-"""`make bench`: every benchmark, one after the other."""
+"""`make bench`: every benchmark, one after the other; `make bench ONLY=expiry` one of them."""
+
+import os
+from importlib import import_module
 
 from benchmarks.harness import start_servers
 
+ALL = ("checkout", "outbox", "wakeup", "expiry", "saga")
+
 
 def main() -> None:
+    only = os.environ.get("ONLY", "")
+    chosen = only.split(",") if only else ALL
+    if unknown := set(chosen) - set(ALL):
+        raise SystemExit(f"error: no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     start_servers()
-    from benchmarks import checkout, outbox
-
-    checkout.run()
-    outbox.run()
+    for name in chosen:
+        import_module(f"benchmarks.{name}").run()
 
 
 main()

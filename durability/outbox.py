@@ -31,10 +31,9 @@ _LONGEST_ERROR = 4_000  # characters kept of a traceback
 _PUBLISH = """
 WITH message AS (
     INSERT INTO durability_message (name, key, payload, request_id, state)
-    SELECT event.name, event.key, event.payload::jsonb, %(request_id)s, 'pending'
-    FROM unnest(%(names)s::text[], %(keys)s::text[], %(payloads)s::text[])
-         WITH ORDINALITY AS event (name, key, payload, place)
-    ORDER BY event.place
+    SELECT event ->> 'name', event ->> 'key', event -> 'payload', %(request_id)s, 'pending'
+    FROM jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS listed (event, place)
+    ORDER BY place
     RETURNING id, name, key
 ),
 delivery AS (
@@ -106,9 +105,9 @@ def publish_many(events: Sequence[Event]) -> list[int]:
         cursor.execute(
             _PUBLISH,
             {
-                "names": [event.name for event in events],
-                "keys": [event.key for event in events],
-                "payloads": [json.dumps(event.payload()) for event in events],
+                "events": json.dumps(
+                    [{"name": event.name, "key": event.key, "payload": event.payload()} for event in events]
+                ),
                 "request_id": "" if request_id == "-" else request_id,
                 "handlers": [handler.name for handler in handlers],
                 "listens_to": [handler.event.name for handler in handlers],

@@ -5,6 +5,7 @@ It is the same id, not a second one: no column, no index, no look-up. Each has 3
 random start within a millisecond: hard to guess, though not a secret. Who may read an object is decided elsewhere.
 """
 
+from base64 import b32encode
 from uuid import UUID
 
 from uuid_utils.compat import uuid7 as _uuid7
@@ -14,6 +15,7 @@ from foundation.errors import NotFound
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
 _LENGTH = 26
+_TO_OURS = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _ALPHABET.encode())  # from the letters of RFC 4648
 
 
 def uuid7() -> UUID:
@@ -23,9 +25,9 @@ def uuid7() -> UUID:
 
 def public_id(prefix: str, value: UUID) -> str:
     """`"ord", UUID(…)` → `ord_` and 26 letters."""
-    number = value.int
-    letters = [_ALPHABET[(number >> (5 * place)) & 31] for place in reversed(range(_LENGTH))]
-    return f"{prefix}_{''.join(letters)}"
+    # 32 letters are 20 bytes: four empty ones in front, so that the last 26 letters hold the id.
+    letters = b32encode(bytes(4) + value.bytes)[-_LENGTH:].translate(_TO_OURS).decode()
+    return f"{prefix}_{letters}"
 
 
 def parse_public_id(prefix: str, text: str) -> UUID:

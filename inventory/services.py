@@ -275,6 +275,7 @@ _WITHIN_HOLD = """
 """
 
 # Several references may hold one product: its row changes once, by the sum, and each log row says how it stood after it.
+# The log reads the stock as it was before this statement, which the lock has kept since.
 _MOVE = """
 WITH line AS ({lines}),
 fresh AS (
@@ -284,13 +285,12 @@ fresh AS (
     )
 ),
 total AS (SELECT product_id, sum(quantity)::bigint AS quantity FROM fresh GROUP BY product_id),
-stock AS (
+moved AS (
     UPDATE inventory_stock
     SET on_hand = on_hand + total.quantity * %(on_hand)s,
         reserved = reserved + total.quantity * %(reserved)s,
         version = version + 1
     FROM total WHERE inventory_stock.product_id = total.product_id
-    RETURNING inventory_stock.product_id, on_hand, reserved
 ),
 hold AS ({hold})
 INSERT INTO inventory_stockmovement (
@@ -299,13 +299,11 @@ INSERT INTO inventory_stockmovement (
 )
 SELECT uuidv7(), fresh.merchant_id, fresh.product_id, fresh.key, %(operation)s, fresh.quantity,
        fresh.quantity * %(on_hand)s, fresh.quantity * %(reserved)s,
-       stock.on_hand - coalesce(sum(fresh.quantity) OVER later, 0) * %(on_hand)s,
-       stock.reserved - coalesce(sum(fresh.quantity) OVER later, 0) * %(reserved)s,
+       before.on_hand + sum(fresh.quantity) OVER so_far * %(on_hand)s,
+       before.reserved + sum(fresh.quantity) OVER so_far * %(reserved)s,
        fresh.reference, %(by)s, %(reason)s
-FROM fresh JOIN stock ON stock.product_id = fresh.product_id
-WINDOW later AS (
-    PARTITION BY fresh.product_id ORDER BY fresh.key DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-)
+FROM fresh JOIN inventory_stock before ON before.product_id = fresh.product_id
+WINDOW so_far AS (PARTITION BY fresh.product_id ORDER BY fresh.key)
 ORDER BY fresh.product_id, fresh.key
 """
 

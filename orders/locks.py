@@ -27,7 +27,7 @@ BEGINNING = Place(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 # The index's own order and condition; a test asks PostgreSQL whether it is what the plan uses.
 LOCK_DUE = """
-SELECT * FROM orders_order
+SELECT id, merchant_id, status, customer, total_minor, currency, expires_at FROM orders_order
 WHERE status = 'pending' AND cancel_requested_at IS NULL
   AND expires_at <= statement_timestamp() AND (expires_at, id) > (%(expires_at)s, %(order_id)s)
 ORDER BY expires_at, id

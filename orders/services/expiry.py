@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from itertools import islice
 
@@ -68,32 +68,32 @@ def expire_batch(*, after: Place = BEGINNING) -> list[Order]:
     Returns the orders that were due. One that fails takes none of the others along: then each gets its saga, which
     tries it again with growing pauses where operators see it.
     """
-    orders: list[Order] = []
+    orders: dict[str, Order] = {}
     try:
         with transaction.atomic(durable=True):
-            orders = lock_due(after=after, limit=settings.ORDER_EXPIRY_BATCH)
-            left = _cancel_never_sent(orders)
+            orders = {order.number: order for order in lock_due(after=after, limit=settings.ORDER_EXPIRY_BATCH)}
+            free = _cancel_never_sent(orders)
     except Exception:
         if not orders:
             raise
         log.exception("expiry: a batch of %s orders failed; each is tried by itself", len(orders))
-        left = orders
-    for order in left:
-        _start_cancel(order.number)
-    timer.forget({order.number: order.expires_at.timestamp() for order in orders})
-    return orders
+        free = set()
+    for number in orders:
+        if number not in free:
+            _start_cancel(number)
+    timer.forget({number: order.expires_at.timestamp() for number, order in orders.items()})
+    return list(orders.values())
 
 
-def _cancel_never_sent(orders: Sequence[Order]) -> list[Order]:
-    """Returns those of which a payment was sent, or has succeeded."""
+def _cancel_never_sent(orders: Mapping[str, Order]) -> set[str]:
+    """Returns the numbers of those that are cancelled now; of the others a payment was sent, or has succeeded."""
     if not orders:
-        return []
-    references = {order.number: (order.merchant_id, order.number) for order in orders}
-    free = payments.cancel_never_sent(references=list(references.values()), by=BY)
-    gone = [order for number, order in zip(references, orders, strict=True) if number in free]
+        return set()
+    references = [(order.merchant_id, number) for number, order in orders.items()]
+    free = payments.cancel_never_sent(references=references, by=BY)
     transition_many(
         Order,
-        [order.pk for order in gone],
+        [order.pk for number, order in orders.items() if number in free],
         before=OrderStatus.PENDING,
         to=OrderStatus.CANCELLED,
         edges=ORDER_EDGES,
@@ -101,16 +101,14 @@ def _cancel_never_sent(orders: Sequence[Order]) -> list[Order]:
         by=BY,
         why=WHY,
     )
-    durability.publish_many([_news(order) for order in gone])
+    durability.publish_many([_news(number, order) for number, order in orders.items() if number in free])
     # Last: a product's row that all buyers want is locked for the shortest time.
-    inventory.release_reserved_many(references=[references[number] for number in references if number in free], by=BY)
-    return [order for number, order in zip(references, orders, strict=True) if number not in free]
+    inventory.release_reserved_many(references=[one for one in references if one[1] in free], by=BY)
+    return free
 
 
-def _news(order: Order) -> OrderCancelled:
-    return OrderCancelled(
-        order.number, str(order.merchant_id), order.customer, order.total_minor, order.currency, why=WHY
-    )
+def _news(number: str, order: Order) -> OrderCancelled:
+    return OrderCancelled(number, str(order.merchant_id), order.customer, order.total_minor, order.currency, why=WHY)
 
 
 def _start_cancel(number: str) -> None:

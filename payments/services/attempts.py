@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from durability import services as durability
@@ -246,8 +245,9 @@ def cancel_never_sent(*, references: Sequence[tuple[UUID, str]], by: str) -> set
     and need `cancel_at_provider`, or are paid.
     """
     names = [name for _, name in references]
-    asked: dict[str, Any] = {"merchants": [merchant for merchant, _ in references], "references": names}
-    unsent = list(Payment.objects.raw(_LOCK_NEVER_SENT, asked))
+    asked = {"merchants": [merchant for merchant, _ in references], "references": names, "live": list(PAYMENT_LIVE)}
+    payable = list(Payment.objects.raw(_LOCK_PAYABLE, asked))
+    unsent = [one for one in payable if one.status == PaymentStatus.PENDING and one.first_sent_at is None]
     transition_many(
         Payment,
         [payment.pk for payment in unsent],
@@ -260,30 +260,20 @@ def cancel_never_sent(*, references: Sequence[tuple[UUID, str]], by: str) -> set
         values={"next_check_at": None},
     )
     durability.publish_many([PaymentCancelled(**about(payment)) for payment in unsent])
-    with connection.cursor() as cursor:
-        cursor.execute(_PAYABLE, asked | {"live": list(PAYMENT_LIVE)})
-        payable = {reference for (reference,) in cursor.fetchall()}
-    return set(names) - payable
+    return set(names) - {payment.reference for payment in payable} | {payment.reference for payment in unsent}
 
 
 # The one who sends (`_mark_sent`) asks in its UPDATE whether the attempt is still live: either it waits for this lock
 # and then sends nothing, or this waits for it and then finds the attempt sent.
-_LOCK_NEVER_SENT = """
+_LOCK_PAYABLE = """
 SELECT payment.id, payment.merchant_id, payment.reference, payment.amount_minor, payment.currency,
-       payment.provider_reference
-FROM payments_payment payment
-JOIN unnest(%(merchants)s::uuid[], %(references)s::text[]) AS asked (merchant_id, reference)
-     USING (merchant_id, reference)
-WHERE payment.status = 'pending' AND payment.first_sent_at IS NULL
-ORDER BY payment.id
-FOR NO KEY UPDATE OF payment
-"""
-_PAYABLE = """
-SELECT DISTINCT payment.reference
+       payment.provider_reference, payment.status, payment.first_sent_at
 FROM payments_payment payment
 JOIN unnest(%(merchants)s::uuid[], %(references)s::text[]) AS asked (merchant_id, reference)
      USING (merchant_id, reference)
 WHERE payment.status = ANY(%(live)s) OR payment.settling
+ORDER BY payment.id
+FOR NO KEY UPDATE OF payment
 """
 
 

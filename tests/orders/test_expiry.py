@@ -73,7 +73,7 @@ def test_one_order_that_fails_takes_none_of_its_batch_along(shop, overdue):
     assert [shop.order(number)["status"] for number in overdue] == ["cancelled"] * 3
     assert shop.order(bad)["status"] == "pending"
     run = SagaRun.objects.get(recipe="orders.cancel_unpaid", subject=bad)
-    assert "stock_reserved_within_on_hand" in run.error
+    assert "reserved_within_on_hand" in run.error
     assert run.state == "running"  # it is tried again with growing pauses, and operators see it
     services.rearm()
     assert services.expire_due() == 0  # and expiry leaves it alone
