@@ -34,11 +34,13 @@ from tests.stack_process import ROOT, RunningStack
 
 FOLDER = ROOT / "var" / "crash"
 KILLS_A_ROUND = 8
-SHOPPERS = 6
+SHOPPERS = 8
+TRADES_FIRST_S = 1.5  # before the first wave, so that there is something to lose
 BOOKS = tuple(f"book-{number}" for number in range(1, 7))
 SCARCE = BOOKS[-1]  # a few copies: some buyers are refused
 ORDERS_EXPIRE_AFTER_S = 8
 HEALS_WITHIN_S = 120  # longer, and it does not heal by itself
+SLOW_CLIENTS_S = 15  # worth a line
 SEEN_WITHIN_S = 30  # beat has every worker write a heartbeat each 10 s
 # What the product lets us hurry, so that a round takes seconds; everything else is as `make up` has it.
 HURRY = {"PAYMENT_RECHECK_FIRST_S": "5", "PROVIDER_LOOKUP_GRACE_S": "10"}
@@ -58,6 +60,7 @@ class Round:
     faults: Counter[str] = field(default_factory=Counter)
     did: Counter[str] = field(default_factory=Counter)
     healed_s: float = 0.0
+    waited_for: str = ""  # what came to rest last
     took_s: float = 0.0
 
 
@@ -150,7 +153,7 @@ class Campaign:
         rng = random.Random(f"{self.state.seed}:{done.number}")
         hit_before = Counter(self.proxy.hit)
         load = Load(self.shop, shoppers=SHOPPERS, seed=f"{self.state.seed}:{done.number}:{self.state.starts}")
-        time.sleep(0.7)
+        time.sleep(TRADES_FIRST_S)
         self._break(done, rng, kills)
         self.proxy.behave()
         faults.turn_clocks_back(self.stack)
@@ -158,11 +161,16 @@ class Campaign:
         ended, ended_at = time.monotonic(), time.time()
         done.faults.update(self.proxy.hit - hit_before)
         told = load.wait()
+        answered = time.monotonic()
         try:
-            wait_for_rest(self.stack, self.provider, timeout_s=HEALS_WITHIN_S)
+            done.waited_for = wait_for_rest(self.stack, self.provider, timeout_s=HEALS_WITHIN_S)
         except NeverAtRest as error:
             raise Damage(f"never at rest: {error}") from error
         done.healed_s = round(time.monotonic() - ended, 2)
+        done.waited_for = done.waited_for or f"clients, {answered - ended:.1f} s"
+        if answered - ended > SLOW_CLIENTS_S:
+            seconds, what = told.slowest
+            self.say(f"  slow: clients had their answers after {answered - ended:.0f} s; {what}, {seconds:.0f} s")
         silent = not_seen(self.stack, since=ended_at, timeout_s=SEEN_WITHIN_S)
         if silent:
             raise Damage(f"no heartbeat since the last fault: {', '.join(silent)}")
@@ -283,7 +291,8 @@ def progress(state: State, done: Round, *, wanted: int) -> str:
     killed = ", ".join(f"{count} {name}" if count > 1 else name for name, count in done.kills.items())
     return (
         f"round {done.number}: {state.kills}/{wanted} kills ({killed}); faults: {hit};"
-        f" {done.did['checkouts']} checkouts; healed in {done.healed_s:.1f} s; cents off: {state.audit['cents_off']}"
+        f" {done.did['checkouts']} checkouts; healed in {done.healed_s:.1f} s"
+        f" (last: {done.waited_for}); cents off: {state.audit['cents_off']}"
     )
 
 

@@ -27,14 +27,14 @@ class NeverAtRest(Exception):
     """It did not come to rest in time; the text says what is left."""
 
 
-def wait_for_rest(stack: RunningStack, provider: str, *, timeout_s: float) -> None:
-    """Until everything answers and nothing is left to do. Raises NeverAtRest.
+def wait_for_rest(stack: RunningStack, provider: str, *, timeout_s: float) -> str:
+    """Until everything answers and nothing is left to do; what was left last. Raises NeverAtRest.
 
     Webhooks that failed meanwhile are sent again at once, where the provider would take up to a minute: that pause is
     the provider's, and the time to heal is ours.
     """
     deadline = time.monotonic() + timeout_s
-    last = "nothing answers"
+    last = ""
     hurried_at = 0.0
     while time.monotonic() < deadline:
         try:
@@ -49,7 +49,7 @@ def wait_for_rest(stack: RunningStack, provider: str, *, timeout_s: float) -> No
             last = f"{type(error).__name__}: {error}"
         else:
             if not any(left.values()):
-                return
+                return last
             last = ", ".join(f"{count} {what}" for what, count in left.items() if count)
         time.sleep(_POLL_S)
     raise NeverAtRest(f"not within {timeout_s:.0f} s: {last}")

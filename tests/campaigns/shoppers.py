@@ -41,6 +41,7 @@ class Told:
     statuses: dict[str, str] = field(default_factory=dict)  # order → the last status that cannot be taken back
     did: Counter[str] = field(default_factory=Counter)
     unanswered: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")  # seconds until the final answer, of what
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class Client:
     def _until_final(self, method: str, path: str, scope: str, *, headers: Json, **request: Any) -> tuple[int, Json]:
         secret = self.shop.storefront_key if scope == "storefront" else self.shop.operations_key
         headers = {**headers, "Authorization": f"Bearer {secret}"}
-        end = time.monotonic() + _PATIENCE_S
+        began = time.monotonic()
+        end = began + _PATIENCE_S
         last = ""
         for attempt in range(10_000):
             try:
@@ -107,6 +109,8 @@ class Client:
                 last = f"{type(error).__name__}: {error}"
             else:
                 if answer.status_code < 500 and document.get("code") not in _ASK_AGAIN:
+                    what = f"{method} {path}, {attempt + 1} tries, before: {last or 'nothing'}"
+                    self.told.slowest = max(self.told.slowest, (time.monotonic() - began, what))
                     return answer.status_code, document
                 last = f"{answer.status_code} {document.get('code')}"
             if time.monotonic() > end:
@@ -343,7 +347,7 @@ JOURNEYS: dict[Callable[[Client], None], int] = {
 class Load:
     """So many shoppers at once, one visit after the other, until they are told to stop; then each ends its visit."""
 
-    def __init__(self, shop: Addresses, *, shoppers: int, seed: str, pause_s: float = 0.2) -> None:
+    def __init__(self, shop: Addresses, *, shoppers: int, seed: str, pause_s: float = 0.1) -> None:
         self.told = Told()
         self._stopping = threading.Event()
         self._shop = shop

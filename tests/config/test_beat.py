@@ -35,6 +35,7 @@ def listening(scheduler: type[DatabaseScheduler]) -> Any:
             self.sent.add(entry.name)
 
     made = Listening(app=app, lazy=True)
+    made._finalize.cancel()  # it would write to the database when the tests end
     made.sent = set()
     made.setup_schedule()
     return made
