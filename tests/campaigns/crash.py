@@ -338,7 +338,7 @@ def summary(state: State) -> str:
 
 def main() -> int:
     wanted = int(os.environ.get("N") or 1000)
-    state = _begin_or_go_on(FOLDER)
+    state = begin_or_go_on(FOLDER)
     if state.finding:
         print(
             f"This campaign ended in round {len(state.rounds) + 1} (seed {state.seed}) with a finding:\n{state.finding}"
@@ -370,7 +370,7 @@ def main() -> int:
     return 0
 
 
-def _begin_or_go_on(folder: Path) -> State:
+def begin_or_go_on(folder: Path) -> State:
     """SEED of another campaign, or NEW=1, begins anew and forgets the old one."""
     seed = int(os.environ["SEED"]) if os.environ.get("SEED") else None
     state = State.read(folder)

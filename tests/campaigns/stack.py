@@ -7,6 +7,7 @@ supervisor gives up, because here somebody kills it on purpose.
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from config.devstack import supervisor
@@ -41,21 +42,24 @@ class CampaignStack(Stack):
         children = super().application()
         if FAKETIME:
             for child in children:
-                child.env = {**child.env, **self._own_clock(child.name, FAKETIME)}
+                file = clock_file(self.options.var, child.name)
+                file.parent.mkdir(exist_ok=True)
+                file.write_text("+0")
+                child.env = own_clock(file, FAKETIME, child.env)
         return children
 
-    def _own_clock(self, child: str, library: Path) -> dict[str, str]:
-        file = clock_file(self.options.var, child)
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("+0")
-        path = [str(TURNED_CLOCKS), *filter(None, [self._env.get("PYTHONPATH")])]
-        return {
-            "PYTHONPATH": os.pathsep.join(path),
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(file),
-            "FAKETIME_CACHE_DURATION": "1",  # seconds until a running process sees that its clock was turned
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # nobody turns that one
-        }
+
+def own_clock(file: Path, library: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process whose clock is off by what stands in the file."""
+    path = [str(TURNED_CLOCKS), *filter(None, [environment.get("PYTHONPATH")])]
+    return {
+        **environment,
+        "PYTHONPATH": os.pathsep.join(path),
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_CACHE_DURATION": "1",  # seconds until a running process sees that its clock was turned
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # nobody turns that one
+    }
 
 
 if __name__ == "__main__":
