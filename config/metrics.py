@@ -84,6 +84,12 @@ def _durable() -> Iterator[Metric]:
         "Sagas that run, go back, or failed to go back.",
         durability.saga_counts(),
     )
+    yield _by(
+        ["recipe"],
+        "everycent_sagas_stuck",
+        "Sagas that were tried often without success, and still are.",
+        {(recipe,): count for recipe, count in durability.slow_saga_counts().items()},
+    )
     beat = GaugeMetricFamily("everycent_beat_age_seconds", "Since beat was last seen.")
     age_s = durability.beat_age_s()
     if age_s is not None:  # absent until it was seen: the alert asks for that, too

@@ -76,6 +76,17 @@ def saga_counts() -> dict[tuple[str, str], int]:
     return none | {(recipe, state): count for recipe, state, count in rows}
 
 
+def slow_saga_counts() -> dict[str, int]:
+    """recipe → how many runs have been tried for long without success, and still are; 0 for every known recipe."""
+    rows = (
+        SagaRun.objects.filter(state__in=["running", "compensating"], attempts__gte=settings.SAGA_STUCK_AFTER_ATTEMPTS)
+        .values_list("recipe")
+        .annotate(count=Count("pk"))
+        .order_by()
+    )
+    return dict.fromkeys((saga.name for saga in registry.recipes()), 0) | dict(rows)
+
+
 def stuck_sagas() -> QuerySet[SagaRun]:
     """Runs that a person should look at: a failed compensation, or many attempts without success."""
     failed = SagaRun.objects.filter(state=SagaRun.State.COMPENSATION_FAILED)

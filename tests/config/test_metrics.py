@@ -336,6 +336,14 @@ def test_sagas_are_told_by_recipe_and_state_and_fall_back_to_zero():
     assert seen.has("everycent_sagas", recipe="orders.checkout", state="running")
 
 
+def test_sagas_that_are_tried_again_and_again_are_told(settings):
+    tried = {"a": settings.SAGA_STUCK_AFTER_ATTEMPTS, "b": settings.SAGA_STUCK_AFTER_ATTEMPTS - 1}
+    for key, attempts in tried.items():
+        SagaRun.objects.create(recipe="payments.refund", version=1, key=key, subject="x", attempts=attempts)
+    assert read().value("everycent_sagas_stuck", recipe="payments.refund") == 1
+    assert read().has("everycent_sagas_stuck", recipe="orders.checkout")
+
+
 def test_beat_and_workers_are_told_by_their_age_and_absent_until_seen():
     assert not read().has("everycent_beat_age_seconds")
     ages = {"beat": 30, "worker.own": 60, "something.else": 90}
