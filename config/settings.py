@@ -5,10 +5,13 @@ Where the environment names no servers, a running `make up` is found by `var/sta
 
 import json
 from datetime import timedelta
+from os import getpid
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import environ
+from prometheus_client import values as prometheus_values
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
@@ -253,6 +256,11 @@ READYZ_OUTBOX_OLDEST_S = 60
 METRICS_ALLOWED_NETWORKS = env.list("METRICS_ALLOWED_NETWORKS", default=["127.0.0.0/8", "::1/128"])
 METRICS_STATEMENT_TIMEOUT_MS = 5_000  # one gauge; Prometheus itself gives up on a scrape after 10 s
 PROMETHEUS_EXPORT_MIGRATIONS = False
+if env.str("PROMETHEUS_MULTIPROC_DIR", ""):
+    # Each process counts in files named after it. Containers share the folder, and each has a process 7: so with the host's name.
+    prometheus_values.ValueClass = prometheus_values.MultiProcessValue(  # type: ignore[no-untyped-call]
+        lambda: f"{gethostname().replace('_', '-')}-{getpid()}"
+    )
 PUBLIC_URL = env.str("PUBLIC_URL", "")
 
 # --- Celery -----------------------------------------------------------------------------------------
