@@ -1,4 +1,4 @@
-"""Expiry: every few seconds the timer is asked, every minute the database re-arms it."""
+"""Expiry: every few seconds the timer is asked, and the database re-arms what Redis may have lost."""
 
 from celery import shared_task
 

@@ -60,7 +60,7 @@ class Round:
     faults: Counter[str] = field(default_factory=Counter)
     did: Counter[str] = field(default_factory=Counter)
     healed_s: float = 0.0
-    waited_for: str = ""  # what came to rest last
+    trail: list[str] = field(default_factory=list)  # how it came to rest
     took_s: float = 0.0
 
 
@@ -163,14 +163,13 @@ class Campaign:
         told = load.wait()
         answered = time.monotonic()
         try:
-            done.waited_for = wait_for_rest(self.stack, self.provider, timeout_s=HEALS_WITHIN_S)
+            done.trail = wait_for_rest(self.stack, self.provider, timeout_s=HEALS_WITHIN_S)
         except NeverAtRest as error:
             raise Damage(f"never at rest: {error}") from error
         done.healed_s = round(time.monotonic() - ended, 2)
-        done.waited_for = done.waited_for or f"clients, {answered - ended:.1f} s"
+        done.trail.insert(0, f"clients had their answers after {answered - ended:.1f} s")
         if answered - ended > SLOW_CLIENTS_S:
-            seconds, what = told.slowest
-            self.say(f"  slow: clients had their answers after {answered - ended:.0f} s; {what}, {seconds:.0f} s")
+            done.trail.insert(1, f"slowest: {told.slowest[1]}, {told.slowest[0]:.0f} s")
         silent = not_seen(self.stack, since=ended_at, timeout_s=SEEN_WITHIN_S)
         if silent:
             raise Damage(f"no heartbeat since the last fault: {', '.join(silent)}")
@@ -292,7 +291,7 @@ def progress(state: State, done: Round, *, wanted: int) -> str:
     return (
         f"round {done.number}: {state.kills}/{wanted} kills ({killed}); faults: {hit};"
         f" {done.did['checkouts']} checkouts; healed in {done.healed_s:.1f} s"
-        f" (last: {done.waited_for}); cents off: {state.audit['cents_off']}"
+        f" ; cents off: {state.audit['cents_off']}"
     )
 
 

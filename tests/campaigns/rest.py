@@ -27,32 +27,36 @@ class NeverAtRest(Exception):
     """It did not come to rest in time; the text says what is left."""
 
 
-def wait_for_rest(stack: RunningStack, provider: str, *, timeout_s: float) -> str:
-    """Until everything answers and nothing is left to do; what was left last. Raises NeverAtRest.
+def wait_for_rest(stack: RunningStack, provider: str, *, timeout_s: float) -> list[str]:
+    """Until everything answers and nothing is left to do. What was left on the way there. Raises NeverAtRest.
 
     Webhooks that failed meanwhile are sent again at once, where the provider would take up to a minute: that pause is
     the provider's, and the time to heal is ours.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    trail: list[str] = []
     last = ""
     hurried_at = 0.0
-    while time.monotonic() < deadline:
+    while (waited_s := time.monotonic() - began) < timeout_s:
         try:
             left = restless(stack)
             requests.get(f"{stack.info['url']}/livez", timeout=5).raise_for_status()
             left["webhooks"] = requests.get(f"{provider}/_sandbox/webhooks", timeout=5).json()["waiting"]
-            if left["webhooks"] and time.monotonic() - hurried_at > 1:
-                hurried_at = time.monotonic()
+            if left["webhooks"] and waited_s - hurried_at > 1:
+                hurried_at = waited_s
                 for mode in ("hold", "normal"):
                     requests.post(f"{provider}/_sandbox/webhooks", json={"mode": mode}, timeout=5).raise_for_status()
         except (psycopg.Error, requests.RequestException, OSError, ValueError) as error:
-            last = f"{type(error).__name__}: {error}"
+            now = type(error).__name__
         else:
             if not any(left.values()):
-                return last
-            last = ", ".join(f"{count} {what}" for what, count in left.items() if count)
+                return trail
+            now = ", ".join(f"{count} {what}" for what, count in left.items() if count)
+        if now != last:
+            last = now
+            trail.append(f"{waited_s:.1f} s: {now}")
         time.sleep(_POLL_S)
-    raise NeverAtRest(f"not within {timeout_s:.0f} s: {last}")
+    raise NeverAtRest(f"not within {timeout_s:.0f} s: {'; '.join(trail[-10:])}")
 
 
 def restless(stack: RunningStack) -> dict[str, int]:
