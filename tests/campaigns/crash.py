@@ -35,7 +35,7 @@ from tests.stack_process import ROOT, RunningStack
 FOLDER = ROOT / "var" / "crash"
 KILLS_A_ROUND = 8
 SHOPPERS = 8
-TRADES_FIRST_S = 1.5  # before the first wave, so that there is something to lose
+TRADES_FIRST_S = 6  # at most, until each customer had an answer: before the first wave there is something to lose
 BOOKS = tuple(f"book-{number}" for number in range(1, 7))
 SCARCE = BOOKS[-1]  # a few copies: some buyers are refused
 ORDERS_EXPIRE_AFTER_S = 8
@@ -153,7 +153,9 @@ class Campaign:
         rng = random.Random(f"{self.state.seed}:{done.number}")
         hit_before = Counter(self.proxy.hit)
         load = Load(self.shop, shoppers=SHOPPERS, seed=f"{self.state.seed}:{done.number}:{self.state.starts}")
-        time.sleep(TRADES_FIRST_S)
+        trading_until = began + TRADES_FIRST_S
+        while load.told.did["checkouts"] < SHOPPERS and time.monotonic() < trading_until:
+            time.sleep(0.1)
         self._break(done, rng, kills)
         self.proxy.behave()
         faults.turn_clocks_back(self.stack)

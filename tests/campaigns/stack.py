@@ -12,8 +12,9 @@ from pathlib import Path
 
 from config.devstack import supervisor
 from config.devstack.__main__ import run
+from config.devstack.folder import write_private
 from config.devstack.stack import Stack
-from config.devstack.supervisor import Child
+from config.devstack.supervisor import Child, Supervisor
 
 PROXY = "CAMPAIGN_PROXY"  # http://127.0.0.1:… of the campaign's proxy
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)  # Debian's package libfaketime
@@ -37,6 +38,12 @@ class CampaignStack(Stack):
         provider_file(self.options.var).write_text(self._env["STRIPE_API_BASE"])
         self._env["STRIPE_API_BASE"] = self._env[PROXY]
         return children
+
+    def prepare(self, supervisor: Supervisor) -> None:
+        """Without collecting and compressing static files: nobody looks at a page here."""
+        self.files.static.mkdir(exist_ok=True)
+        write_private(self.files.static_stamp, self._sources_of_static_files())
+        super().prepare(supervisor)
 
     def application(self) -> list[Child]:
         children = super().application()
