@@ -60,6 +60,7 @@ class Round:
     faults: Counter[str] = field(default_factory=Counter)
     did: Counter[str] = field(default_factory=Counter)
     healed_s: float = 0.0
+    commit: str = field(default_factory=report.commit)
     trail: list[str] = field(default_factory=list)  # how it came to rest
     took_s: float = 0.0
 
@@ -326,7 +327,7 @@ def summary(state: State) -> str:
     ]
     lines = [
         f"{report.heading(seed=state.seed)}; `make crash N={state.kills} SEED={state.seed}`.",
-        *([f"Begun on commit `{state.commit}`."] if state.commit != report.commit() else []),
+        *_commits(state),
         "",
         report.table(["", "total"], rows),
         "",
@@ -335,6 +336,16 @@ def summary(state: State) -> str:
         report.table(["fault", "times"], [[name, count] for name, count in sorted(hits.items())]),
     ]
     return "\n".join(lines)
+
+
+def _commits(state: State) -> list[str]:
+    """A campaign that was interrupted may go on with a newer product: which kills hit which."""
+    kills: Counter[str] = Counter()
+    for one in state.rounds:
+        kills[one.commit] += sum(one.kills.values())
+    if set(kills) <= {report.commit()}:
+        return []
+    return ["Kills by commit: " + ", ".join(f"{count} on `{commit}`" for commit, count in kills.items()) + "."]
 
 
 def main() -> int:
