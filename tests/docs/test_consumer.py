@@ -1,0 +1,147 @@
+"""docs/examples/consumer.py as whoever copies it runs it: a process that is killed, and counts each event once."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from django.db import transaction
+
+from config.devstack import system
+from durability import services, tasks
+from durability.models import Message
+from foundation import redis
+from payments.events import PaymentCaptured, RefundSucceeded
+
+CONSUMER = Path(__file__).resolve().parents[2] / "docs" / "examples" / "consumer.py"
+EVENTS = 400
+ABOUT = {"merchant_id": "m", "reference": "ord_1", "currency": "usd", "provider_reference": "pi_1"}
+
+
+class Consumer:
+    def __init__(self, database: Path) -> None:
+        self.database = database
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(CONSUMER), str(self.database)],
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+            preexec_fn=system.bound_to_us(signal.SIGKILL),  # noqa: PLW1509  (two system calls)
+        )
+
+    def end(self, number: signal.Signals) -> int:
+        assert self._process
+        self._process.send_signal(number)
+        return self._process.wait(20)
+
+    def rows(self, query: str):
+        with closing(sqlite3.connect(self.database, timeout=30)) as database:
+            try:
+                return database.execute(query).fetchall()
+            except sqlite3.OperationalError:  # no such table yet
+                return []
+
+    @property
+    def handled(self) -> int:
+        return sum(count for (count,) in self.rows("SELECT count(*) FROM handled"))
+
+    @property
+    def totals(self) -> set[tuple[str, str, int, int]]:
+        return set(self.rows("SELECT what, currency, minor, events FROM total"))
+
+    def wait_for(self, handled: int) -> None:
+        assert system.wait_until(lambda: self.handled >= handled, timeout_s=60), self.handled
+
+
+@pytest.fixture
+def consumer(tmp_path):
+    consumer = Consumer(tmp_path / "statistics.sqlite3")
+    yield consumer
+    if consumer._process and consumer._process.poll() is None:
+        consumer.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def published(transactional_db, valkey):
+    """Captures of 1, 2, 3 … cents, and a refund of one cent after every tenth."""
+    with transaction.atomic():
+        for number in range(1, EVENTS + 1):
+            payment = f"pay_{number % 7}"
+            services.publish(PaymentCaptured(payment=payment, amount_minor=number, settling=True, **ABOUT))
+            if number % 10 == 0:
+                services.publish(RefundSucceeded(refund="ref_1", payment=payment, amount_minor=1, **ABOUT))
+    tasks.mirror()
+    return EVENTS + EVENTS // 10
+
+
+TOTALS = {
+    ("captured", "usd", EVENTS * (EVENTS + 1) // 2, EVENTS),
+    ("refunded", "usd", EVENTS // 10, EVENTS // 10),
+}
+
+
+def test_each_event_counts_once_however_often_the_consumer_is_killed(consumer, published):
+    for kill in range(1, 5):
+        consumer.start()
+        consumer.wait_for(consumer.handled + published // 8)
+        consumer.end(signal.SIGKILL)
+        assert consumer.handled < published, f"kill {kill} came too late to be in the middle"
+    consumer.start()
+    consumer.wait_for(published)
+    assert consumer.totals == TOTALS
+    assert consumer.end(signal.SIGTERM) == 0
+
+
+def test_what_is_written_a_second_time_counts_once(consumer, published):
+    """A worker that died wrote a batch again; an operator refilled the stream."""
+    consumer.start()
+    consumer.wait_for(published)
+    Message.objects.update(state="pending", available_at="2020-01-01T00:00Z")
+    tasks.mirror()
+    client = redis.client()
+    assert client.xlen("everycent:events") == 2 * published
+    with transaction.atomic():
+        services.publish(PaymentCaptured(payment="pay_0", amount_minor=1_000_000, settling=True, **ABOUT))
+    tasks.mirror()
+    consumer.wait_for(published + 1)
+    captured, refunded = sorted(consumer.totals)
+    assert captured == ("captured", "usd", EVENTS * (EVENTS + 1) // 2 + 1_000_000, EVENTS + 1)
+    assert refunded in TOTALS
+    assert consumer.end(signal.SIGTERM) == 0
+    assert client.xpending("everycent:events", "statistics")["pending"] == 0
+
+
+def test_killed_between_the_effect_and_the_acknowledgement_it_is_not_counted_twice(consumer, published):
+    """The same, without luck: Redis forgets that anything was acknowledged."""
+    consumer.start()
+    consumer.wait_for(published)
+    consumer.end(signal.SIGKILL)
+    client = redis.client()
+    client.xgroup_destroy("everycent:events", "statistics")
+    client.xgroup_create("everycent:events", "statistics", id="0")
+    client.xreadgroup("statistics", "statistics-1", {"everycent:events": ">"}, count=published // 2)
+    consumer.start()
+
+    def everything_is_acknowledged() -> bool:
+        (group,) = client.xinfo_groups("everycent:events")
+        return (group["lag"], group["pending"]) == (0, 0)
+
+    assert system.wait_until(everything_is_acknowledged, timeout_s=60)
+    assert (consumer.handled, consumer.totals) == (published, TOTALS)
+
+
+def test_after_redis_lost_everything_it_goes_on_with_the_refill(consumer, published):
+    consumer.start()
+    consumer.wait_for(published // 2)
+    redis.client().flushdb()
+    time.sleep(0.1)
+    Message.objects.update(state="pending", available_at="2020-01-01T00:00Z")
+    tasks.mirror()
+    consumer.wait_for(published)
+    assert consumer.totals == TOTALS
