@@ -219,6 +219,7 @@ def _do_call(run: SagaRun, saga: Saga, call: Call) -> bool:
                 _turn_back(run, saga, f"{call.name}: {outcome.message}", f"{outcome.code}: {outcome.message}")
                 more = True
             case Unknown():
+                log.warning("saga %s %s: %s has no answer yet: %s", run.recipe, run.key, call.name, outcome.reason)
                 _wait(run, f"{call.name}: {outcome.reason}")
                 more = False
             case _:

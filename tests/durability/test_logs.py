@@ -7,7 +7,7 @@ import pytest
 from django.db import transaction
 
 from durability import services
-from durability.types import Lane
+from durability.types import Lane, Unknown
 from foundation.ids import public_id, uuid7
 from foundation.logs import JsonFormatter, begin, bound
 from foundation.middleware import current_request_id
@@ -56,3 +56,16 @@ def test_a_saga_carries_the_request_its_key_and_the_objects(lines):
     assert line["saga"] == "toys.toy k"
     assert (line["request_id"], line["order"], line["payment"]) == ("req-2", ORDER, PAYMENT)
     assert current_request_id() == "-"
+
+
+def test_a_call_without_an_answer_is_told_with_its_saga(lines):
+    logging.getLogger("durability.engine").addHandler(log.handlers[0])
+    script.call = lambda context: Unknown("the line is dead")
+    with transaction.atomic():
+        services.start_saga("toys.toy", key="k", subject=ORDER)
+    services.work(Lane.OWN)
+    services.work(Lane.OUTSIDE)
+    logging.getLogger("durability.engine").removeHandler(log.handlers[0])
+    (line,) = lines
+    assert "the line is dead" in str(line["message"])
+    assert (line["saga"], line["order"], line["level"]) == ("toys.toy k", ORDER, "warning")
