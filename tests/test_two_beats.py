@@ -1,0 +1,255 @@
+"""Two beats: whatever is scheduled is done twice at the same moment, and has its effect once.
+
+Every job of the schedule stands here with something to do; one that is added to the schedule must be added here.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from celery import current_app
+from django.conf import settings
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+
+from durability import stream
+from durability.models import Delivery, Heartbeat, IdempotencyKey, Message, Subscription
+from foundation.database import database_now
+from foundation.redis import client
+from inventory.models import StockMovement
+from orders import locks, timer
+from orders import services as orders_services
+from orders.models import Order, OrderHistory
+from payments import gateway
+from payments.models import InboxEvent, JournalEntry, Payment
+from reconciliation.models import Discrepancy, ReconciliationRun
+from tests.races import Race
+from tests.shop import Shop, open_shop, settle
+
+CONFIRMED = {"method": "card", "payment_method": "pm_card_visa", "confirm": True}
+ASYNC = {"Prefer": "respond-async"}
+LONG_AGO = timedelta(days=400)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What it finds to do, where both stop with the work in their hands, and what must be true afterwards."""
+
+    prepare: Callable[[Shop], object]
+    stop: str  # after this function; `commit`: before the first commit
+    once: Callable[[Shop], object]
+
+
+@pytest.fixture
+def shop(transactional_db, valkey, sandbox) -> Shop:
+    sandbox.control("POST", "webhooks", {"mode": "drop"})
+    shop = open_shop()
+    shop.stock("book", 10)
+    return shop
+
+
+# --- What there is to do, and what it comes to ------------------------------------------------------
+
+
+def captured(shop: Shop) -> None:
+    """A capture that nobody has been told of: its delivery is due, then the saga of the sale."""
+    shop.checkout(payment=CONFIRMED)
+
+
+def sold_once(shop: Shop) -> None:
+    settle()
+    kinds = Counter(JournalEntry.objects.values_list("kind", flat=True))
+    assert kinds == {"capture": 1, "fee": 1, "sale": 1}
+    assert (Order.objects.get().status, shop.level()) == ("paid", (9, 0))
+
+
+def unsent(shop: Shop) -> None:
+    shop.checkout(headers=ASYNC)
+
+
+def opened_once(shop: Shop) -> None:
+    intents = gateway._listing(
+        "payment_intents", {"created": {"gte": int(Payment.objects.get().created_at.timestamp())}}
+    )
+    number = Payment.objects.get().number
+    assert sum((row.get("metadata") or {}).get("payment") == number for row in intents) == 1
+
+
+def streamed_once(shop: Shop) -> None:
+    rows: Any = client().xrange(settings.OUTBOX_STREAM)
+    entries = Counter(int(fields["id"]) for _, fields in rows)
+    assert entries == dict.fromkeys(Message.objects.values_list("pk", flat=True), 1)
+
+
+def seen_once(shop: Shop) -> None:
+    assert set(Counter(Heartbeat.objects.values_list("name", flat=True)).values()) == {1}
+
+
+def unheard(shop: Shop) -> None:
+    """As if the publisher had not known the handler."""
+    captured(shop)
+    current_app.tasks["durability.subscribe"]()
+    Delivery.objects.all().delete()
+    Subscription.objects.update(checked_to=0)
+
+
+def heard_once(shop: Shop) -> None:
+    assert Delivery.objects.exists()
+    sold_once(shop)
+
+
+def old_rows(shop: Shop) -> None:
+    shop.bought()
+    IdempotencyKey.objects.update(created_at=Now() - LONG_AGO)
+    InboxEvent.objects.update(received_at=Now() - LONG_AGO)
+    shop.checkout()
+
+
+def only_young_keys(shop: Shop) -> None:
+    assert IdempotencyKey.objects.count() == 1
+
+
+def only_young_events(shop: Shop) -> None:
+    assert not InboxEvent.objects.exists()
+
+
+def overdue(shop: Shop) -> None:
+    """One that never reached the provider, and one that did."""
+    shop.checkout(headers=ASYNC)
+    shop.checkout()
+    Order.objects.update(expires_at=Now())
+    orders_services.rearm()
+
+
+def expired_once(shop: Shop) -> None:
+    settle()
+    assert set(Order.objects.values_list("status", flat=True)) == {"cancelled"}
+    assert OrderHistory.objects.filter(to_state="cancelled").count() == 2
+    assert Message.objects.filter(name__startswith="orders.order_cancelled").count() == 2
+    assert StockMovement.objects.filter(operation="release_reserved").count() == 2
+    assert shop.level() == (10, 0)
+
+
+def disarmed(shop: Shop) -> None:
+    overdue(shop)
+    client().delete(timer._SET)
+
+
+def armed_once(shop: Shop) -> None:
+    assert client().zcard(timer._SET) == 2
+
+
+def unchecked(shop: Shop) -> None:
+    shop.checkout()
+    Payment.objects.update(next_check_at=Now())
+
+
+def checked_once(shop: Shop) -> None:
+    assert Payment.objects.get().checks == 1
+
+
+def untold(shop: Shop) -> None:
+    captured(shop)
+
+
+def told_once(shop: Shop) -> None:
+    received = Message.objects.filter(name__startswith="payments.provider_event")
+    assert InboxEvent.objects.count() == received.count() > 0
+    sold_once(shop)
+
+
+def yesterday(shop: Shop) -> None:
+    """A sale of yesterday that the provider has never heard of: one discrepancy."""
+    shop.bought()
+    moment = database_now() - timedelta(days=1)
+    Payment.objects.update(captured_at=moment)
+
+
+def reconciled_once(shop: Shop) -> None:
+    assert set(ReconciliationRun.objects.values_list("state", flat=True)) == {"completed"}
+    found = Counter(Discrepancy.objects.values_list("fingerprint", flat=True))
+    assert set(found.values()) == {1}
+
+
+JOBS = {
+    "durability.work_own": Job(captured, "durability.outbox.claim", sold_once),
+    "durability.work_outside": Job(unsent, "durability.engine._take", opened_once),
+    "durability.mirror": Job(captured, "durability.stream.client", streamed_once),
+    "durability.seen_own": Job(captured, "commit", seen_once),
+    "durability.seen_outside": Job(captured, "commit", seen_once),
+    "durability.seen_long": Job(captured, "commit", seen_once),
+    "durability.subscribe": Job(unheard, "commit", heard_once),
+    "durability.clean_up": Job(old_rows, "commit", only_young_keys),
+    "orders.expire_due": Job(overdue, "orders.services.expiry.payments.cancel_never_sent", expired_once),
+    "orders.rearm_timer": Job(disarmed, "orders.services.expiry.database_now", armed_once),
+    "payments.recheck": Job(unchecked, "payments.services.news._due", checked_once),
+    "payments.catch_up_events": Job(untold, "commit", told_once),
+    "payments.clean_up": Job(old_rows, "commit", only_young_events),
+    "reconciliation.nightly": Job(yesterday, "reconciliation.services.runs._begin", reconciled_once),
+}
+
+
+def test_every_scheduled_job_is_here():
+    assert set(JOBS) == set(settings.CELERY_BEAT_SCHEDULE)
+
+
+def two_beats(race: Race, shop: Shop, name: str) -> Job:
+    current_app.loader.import_default_modules()
+    job = JOBS[name]
+    job.prepare(shop)
+    if job.stop == "commit":
+        race.stop_before_commit()
+    else:
+        race.stop(job.stop, at="after")
+    for beat in ("a", "b"):
+        race.actor(beat, current_app.tasks[name])
+    return job
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_that_runs_twice_at_once_has_its_effect_once(race, shop, name):
+    job = two_beats(race, shop, name)
+    assert race.play("a b a b") == {"a": None, "b": None}
+    job.once(shop)
+
+
+# --- Controls ---------------------------------------------------------------------------------------
+
+
+def damaged(race: Race, shop: Shop, name: str) -> None:
+    job = two_beats(race, shop, name)
+    race.play("a b a b")
+    with pytest.raises(AssertionError):
+        job.once(shop)
+
+
+def test_control_a_mirror_that_claims_nothing_streams_everything_twice(race, shop, monkeypatch):
+    claim = stream._CLAIM.replace("FOR UPDATE SKIP LOCKED", "")
+    claim = claim.replace("clock_timestamp() + make_interval(secs => %s)", "clock_timestamp() - %s * interval '1 s'")
+    assert claim.count("%s") == stream._CLAIM.count("%s") == 2
+    monkeypatch.setattr(stream, "_CLAIM", claim)
+    damaged(race, shop, "durability.mirror")
+
+
+def test_without_the_orders_lock_the_lock_on_their_payments_still_holds(race, shop, monkeypatch):
+    monkeypatch.setattr(locks, "LOCK_DUE", locks.LOCK_DUE.replace("FOR NO KEY UPDATE SKIP LOCKED", ""))
+    race.stop("orders.services.expiry.lock_due", at="after")
+    job = two_beats(race, shop, "orders.expire_due")
+    race.play("a b a b a b")
+    job.once(shop)
+
+
+def test_control_a_recheck_that_locks_nothing_asks_twice(race, shop, monkeypatch):
+    monkeypatch.setattr(QuerySet, "select_for_update", lambda rows, **_: rows)
+    race.stop("payments.services.news.in_seconds", at="after")  # has read what is due
+    damaged(race, shop, "payments.recheck")
+
+
+def test_control_without_one_run_a_day_two_work_on_it(race, shop, unguarded):
+    unguarded.unique("reconciliation_reconciliationrun", "run_one_at_a_time_per_date")
+    two_beats(race, shop, "reconciliation.nightly")
+    race.turn("a")
+    race.turn("b")
+    assert ReconciliationRun.objects.filter(state="running").count() == 2
