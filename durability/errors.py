@@ -36,6 +36,13 @@ class RecipeNotDeployed(DomainError):
     status = 409
 
 
+class StreamBusy(DomainError):
+    """Another worker writes to the stream at the moment: try again in a few seconds."""
+
+    code = "stream_busy"
+    status = 409
+
+
 class ReasonMissing(DomainError):
     """Say why: the reason is kept with the decision."""
 

@@ -21,8 +21,6 @@ class Message(models.Model):
     payload = models.JSONField()
     request_id = models.CharField(max_length=128, blank=True)
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
-    # While a worker writes the message to the stream: nobody else takes it before this moment.
-    available_at = models.DateTimeField(db_default=Now())
     published_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(db_default=Now())
 
@@ -213,6 +211,18 @@ class Subscription(models.Model):
 
     def __str__(self) -> str:
         return self.handler
+
+
+class StreamWriter(models.Model):
+    """Who may write to the stream: one worker at a time, under a lease."""
+
+    stream = models.CharField(primary_key=True, max_length=100)
+    # Of the latest claim, always rising, in milliseconds: the first half of the ids of the entries written under it.
+    stamp = models.BigIntegerField()
+    leased_until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.stream
 
 
 class Heartbeat(models.Model):

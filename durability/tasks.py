@@ -30,8 +30,7 @@ def work_outside() -> None:
 def mirror() -> None:
     """Write what was published to the stream for consumers outside."""
     doorbell.answer("mirror")
-    while stream.mirror_batch() == settings.OUTBOX_STREAM_BATCH:
-        pass
+    stream.mirror()
 
 
 # One a queue: each proves that beat sends, the broker carries, and this queue's workers work.
