@@ -116,6 +116,7 @@ def test_one_that_is_killed_before_it_marks_is_followed_by_one_that_repeats_the_
 def test_a_zombie_writes_nothing_behind_its_successors_back(valkey):
     drop(*"abc")
     with pytest.raises(LeaseLost), stream._writing() as zombie:
+        assert zombie
         end_lease()
         assert stream.mirror() == 3
         zombie.write([(1, "toys.coin_dropped.v1", "j", '{"coin": "a"}')])
@@ -125,6 +126,7 @@ def test_a_zombie_writes_nothing_behind_its_successors_back(valkey):
 def test_a_zombies_late_mark_takes_nothing_back(valkey):
     (one,) = drop("a")
     with pytest.raises(LeaseLost), stream._writing() as zombie:
+        assert zombie
         end_lease()
         assert stream.mirror() == 1
         Message.objects.update(state="pending")  # somebody wants it written once more
@@ -223,12 +225,12 @@ def test_nothing_new_overtakes_a_refill(lost, valkey):
 
 
 def test_a_refill_that_lost_its_turn_says_where_to_go_on(lost, valkey, monkeypatch):
-    monkeypatch.setattr(stream._Writer, "renew", lambda self: end_lease() or take_over(self))
-
-    def take_over(writer: stream._Writer) -> None:
+    def sleep_too_long(_: stream._Writer) -> None:
+        end_lease()
         drop("f")
         stream.mirror()
 
+    monkeypatch.setattr(stream._Writer, "renew", sleep_too_long)
     with pytest.raises(CommandError, match=f"--from-id {lost[2]}"):
         refill()
     assert written(valkey) == [*"abf"]
