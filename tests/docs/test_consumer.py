@@ -13,8 +13,7 @@ import pytest
 from django.db import transaction
 
 from config.devstack import system
-from durability import services, tasks
-from durability.models import Message
+from durability import services, stream, tasks
 from foundation import redis
 from payments.events import PaymentCaptured, RefundSucceeded
 
@@ -102,8 +101,7 @@ def test_what_is_written_a_second_time_counts_once(consumer, published):
     """A worker that died wrote a batch again; an operator refilled the stream."""
     consumer.start()
     consumer.wait_for(published)
-    Message.objects.update(state="pending", available_at="2020-01-01T00:00Z")
-    tasks.mirror()
+    stream.refill()
     client = redis.client()
     assert client.xlen("everycent:events") == 2 * published
     with transaction.atomic():
@@ -141,7 +139,6 @@ def test_after_redis_lost_everything_it_goes_on_with_the_refill(consumer, publis
     consumer.wait_for(published // 2)
     redis.client().flushdb()
     time.sleep(0.1)
-    Message.objects.update(state="pending", available_at="2020-01-01T00:00Z")
-    tasks.mirror()
+    stream.refill()
     consumer.wait_for(published)
     assert consumer.totals == TOTALS
