@@ -173,12 +173,12 @@ class Campaign:
         done.trail.insert(0, f"clients had their answers after {answered - ended:.1f} s")
         if answered - ended > SLOW_CLIENTS_S:
             done.trail.insert(1, f"slowest: {told.slowest[1]}, {told.slowest[0]:.0f} s")
-        silent = not_seen(self.stack, since=ended_at, timeout_s=SEEN_WITHIN_S)
-        if silent:
-            raise Damage(f"no heartbeat since the last fault: {', '.join(silent)}")
         done.did = told.did
         self._keep_told(told)
         self._audit(told)
+        silent = not_seen(self.stack, since=ended_at, timeout_s=SEEN_WITHIN_S)
+        if silent:
+            raise Damage(f"no heartbeat since the last fault: {', '.join(silent)}")
         done.took_s = round(time.monotonic() - began, 2)
         self.state.rounds.append(done)
         self.state.write(self.folder)
@@ -190,9 +190,7 @@ class Campaign:
         for wave in range(waves):
             share = kills // waves + (wave < kills % waves)
             if rng.random() < 0.7:
-                self.proxy.misbehave(
-                    rng.choice(proxy.KINDS), seconds=rng.uniform(0.8, 2.5), share=rng.uniform(0.3, 0.9)
-                )
+                self.proxy.misbehave(rng.choice(proxy.KINDS), seconds=rng.uniform(1.5, 4), share=rng.uniform(0.3, 0.9))
             clocks = faults.clocks(self.stack)
             if clocks and rng.random() < 0.5:
                 faults.turn_clock(self.stack, rng.choice(clocks), rng.choice(faults.CLOCKS_S))
@@ -294,7 +292,7 @@ def progress(state: State, done: Round, *, wanted: int) -> str:
     return (
         f"round {done.number}: {state.kills}/{wanted} kills ({killed}); faults: {hit};"
         f" {done.did['checkouts']} checkouts; healed in {done.healed_s:.1f} s"
-        f" ; cents off: {state.audit['cents_off']}"
+        f"; cents off: {state.audit['cents_off']}"
     )
 
 
@@ -349,7 +347,11 @@ def _commits(state: State) -> list[str]:
 
 
 def main() -> int:
-    wanted = int(os.environ.get("N") or 1000)
+    asked = os.environ.get("N") or "1000"
+    if not asked.isdecimal() or int(asked) == 0:
+        print(f"error: N is a number of kills, not {asked!r}", file=sys.stderr)
+        return 2
+    wanted = int(asked)
     state = begin_or_go_on(FOLDER)
     if state.finding:
         print(
@@ -385,8 +387,8 @@ def main() -> int:
 def begin_or_go_on(folder: Path) -> State:
     """SEED of another campaign, or NEW=1, begins anew and forgets the old one."""
     seed = int(os.environ["SEED"]) if os.environ.get("SEED") else None
-    state = State.read(folder)
-    if state and os.environ.get("NEW") != "1" and seed in (None, state.seed):
+    state = None if os.environ.get("NEW") == "1" else State.read(folder)
+    if state and seed in (None, state.seed):
         print(f"Going on after round {len(state.rounds)}, {state.kills} kills, seed {state.seed} (NEW=1 begins anew).")
         return state
     shutil.rmtree(folder, ignore_errors=True)

@@ -33,7 +33,7 @@ def _children(role: str) -> Callable[[RunningStack], list[int]]:
 
 # Who can be killed, and how often it is drawn. A backend's death makes PostgreSQL restart all its processes.
 TARGETS: dict[str, tuple[Callable[[RunningStack], list[int]], int]] = {
-    "web": (_roles("web"), 2),
+    "web": (_roles("web"), 1),  # seldom: until it is back there is hardly any load
     "web worker": (_children("web"), 3),
     "worker": (_roles("workers"), 5),
     "pool child": (_children("workers"), 6),
