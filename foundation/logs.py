@@ -91,10 +91,30 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
 _CARD = re.compile(r"(?<![\w.])[2-6](?:[ -]?\d){12,18}(?![\w.])")
 
 
+# No rule can match a text that holds none of these: most texts are told apart for a microsecond.
+_MARKS = (
+    *("secret", "whsec_", "_test_", "_live_", "ek_", "://", "bearer", "basic"),
+    *(
+        "password",
+        "passwd",
+        "passphrase",
+        "token",
+        "authorization",
+        "cookie",
+        "sessionid",
+        "apikey",
+        "api_key",
+        "api-key",
+    ),
+)
+
+
 def redact(text: str) -> str:
     """The text without keys, passwords, client secrets and card numbers, wherever in it they stand."""
-    for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
+    lowered = text.lower()
+    if any(mark in lowered for mark in _MARKS):
+        for pattern, replacement in _RULES:
+            text = pattern.sub(replacement, text)
     return _CARD.sub(_without_card, text)
 
 
@@ -110,9 +130,10 @@ def _redacted_value(value: Any, name: str = "") -> Any:
     """A value of a record's extra fields as JSON, without secrets. Nothing that is logged may break the log."""
     if _SECRET_KEY.search(name):
         return REDACTED
-    if value is None or isinstance(value, bool | int | float):
-        text = str(value)
-        return value if redact(text) == text else REDACTED
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return REDACTED if _CARD.search(str(value)) and redact(str(value)) == REDACTED else value
     if isinstance(value, Mapping):
         return {redact(str(key)): _redacted_value(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -131,7 +152,7 @@ def _text(value: object) -> str:
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 # Celery's and Django's extras that hold live objects, or the arguments of a task: the message says enough.
-_LEFT_OUT = frozenset({"request", "server_time", "data", "sock"})
+_NO_FIELDS = _OWN | {"request", "server_time", "data", "sock"}
 _LONGEST = 8_000  # characters of a message or a traceback: container runtimes cut a line at 16 KB
 _ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -153,7 +174,7 @@ class _Formatter(logging.Formatter):
         return redact("\n".join(part for part in parts if part))[-_LONGEST:]
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        given = {name: value for name, value in record.__dict__.items() if name not in _OWN | _LEFT_OUT}
+        given = {name: value for name, value in record.__dict__.items() if name not in _NO_FIELDS}
         return {name: _redacted_value(value, name) for name, value in {**_bound.get(), **given}.items()}
 
     def _moment(self, record: logging.LogRecord) -> str:
