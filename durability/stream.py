@@ -61,6 +61,18 @@ WHERE id > %(after)s AND id <= %(to)s AND state = 'published' ORDER BY id LIMIT 
 """
 
 
+# A batch as one script: Redis writes all of it or nothing, and it costs half of what as many pipelined commands do.
+_WRITE = """
+local longest, stamp, number = ARGV[1], ARGV[2], tonumber(ARGV[3])
+for at = 4, #ARGV, 4 do
+    local entry = stamp .. "-" .. string.format("%d", number)
+    redis.call("XADD", KEYS[1], entry, "id", ARGV[at], "type", ARGV[at + 1], "key", ARGV[at + 2], "payload", ARGV[at + 3])
+    number = number + 1
+end
+redis.call("XTRIM", KEYS[1], "MAXLEN", "~", longest)
+"""
+
+
 class _Writer:
     """The right to write to the stream until the lease ends."""
 
@@ -69,20 +81,23 @@ class _Writer:
         self._written = 0
 
     def write(self, rows: Sequence[Row]) -> None:
-        """One pipelined round trip, in no transaction. Raises LeaseLost where a successor has written already."""
-        pipeline = client().pipeline(transaction=False)
-        for number, (message_id, name, key, payload) in enumerate(rows, start=self._written):
-            entry = f"{self._stamp}-{number}"
-            fields = ("id", message_id, "type", name, "key", key, "payload", payload)
-            pipeline.execute_command("XADD", settings.OUTBOX_STREAM, entry, *fields)  # type: ignore[no-untyped-call]
-        pipeline.xtrim(settings.OUTBOX_STREAM, maxlen=settings.OUTBOX_STREAM_MAX_LENGTH, approximate=True)
-        self._written += len(rows)
+        """One round trip, in no transaction. Raises LeaseLost where a successor has written already."""
+        entries = [part for row in rows for part in row]
         try:
-            pipeline.execute()
+            client().eval(
+                _WRITE,
+                1,
+                settings.OUTBOX_STREAM,
+                settings.OUTBOX_STREAM_MAX_LENGTH,
+                self._stamp,
+                self._written,
+                *entries,
+            )
         except ResponseError as refusal:
             if "equal or smaller" not in str(refusal):
                 raise
             raise LeaseLost from refusal
+        self._written += len(rows)
 
     def mark(self, rows: Sequence[Row]) -> None:
         self._do(_MARK, ids=[row[0] for row in rows])
