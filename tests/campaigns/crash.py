@@ -33,7 +33,7 @@ from tests.campaigns.stack import FAKETIME, PROXY, provider_file
 from tests.stack_process import ROOT, RunningStack
 
 FOLDER = ROOT / "var" / "crash"
-KILLS_A_ROUND = 8
+KILLS_A_ROUND = 16
 SHOPPERS = 8
 TRADES_FIRST_S = 6  # at most, until each customer had an answer: before the first wave there is something to lose
 BOOKS = tuple(f"book-{number}" for number in range(1, 7))
@@ -185,8 +185,8 @@ class Campaign:
         return done
 
     def _break(self, done: Round, rng: random.Random, kills: int) -> None:
-        """Two or three waves. The plan is the seed's; what it meets is up to the moment."""
-        waves = min(kills, rng.choice((2, 3)))
+        """A few waves. The plan is the seed's; what it meets is up to the moment."""
+        waves = min(kills, rng.choice((2, 3, 4)))
         for wave in range(waves):
             share = kills // waves + (wave < kills % waves)
             if rng.random() < 0.7:
