@@ -42,8 +42,9 @@ ORDERS_EXPIRE_AFTER_S = 8
 HEALS_WITHIN_S = 120  # longer, and it does not heal by itself
 SLOW_CLIENTS_S = 15  # worth a line
 SEEN_WITHIN_S = 30  # beat has every worker write a heartbeat each 10 s
-# What the product lets us hurry, so that a round takes seconds; everything else is as `make up` has it.
-HURRY = {"PAYMENT_RECHECK_FIRST_S": "5", "PROVIDER_LOOKUP_GRACE_S": "10"}
+# What the product lets us hurry, so that a round takes seconds; everything else is as `make up` has it. The grace stays
+# longer than the proxy holds a request: what is not found after it was never made.
+HURRY = {"PAYMENT_RECHECK_FIRST_S": "5", "PROVIDER_LOOKUP_GRACE_S": "20"}
 COMMAND = (sys.executable, "-m", "tests.campaigns.stack", "up")
 
 
