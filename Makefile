@@ -43,9 +43,8 @@ crash: .venv/.installed ## Kill its processes N times under load, then look whet
 soak: .venv/.installed ## Load at 70 % of the measured limit with a kill a minute: what grows, what waits, what is lost (MINUTES=30 SEED= WRITE=1)
 	@MINUTES='$(MINUTES)' SEED='$(SEED)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.soak
 
-bench: .venv/.installed ## Benchmarks: floor and subject in turn in one run, medians and ratios
-	@test -d benchmarks || { echo "error: there is no benchmarks/ yet"; exit 1; }
-	@$(BIN)/python -m benchmarks
+bench: .venv/.installed ## Benchmarks: floor and subject in turn, medians, ratios, CPU (ONLY=expiry,saga WRITE=1)
+	@ONLY='$(ONLY)' WRITE='$(WRITE)' exec $(BIN)/python -m benchmarks
 
 screenshots: .venv/.installed ## Take the pictures of docs/images/ from a running `make up`
 	@test -f docs/screenshots.py || { echo "error: there is no docs/screenshots.py yet"; exit 1; }

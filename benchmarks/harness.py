@@ -18,6 +18,7 @@ SEED = 1  # of every random choice in a benchmark
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_SETTLED_AFTER_S = 0.3  # the CPU of a backend that has just ended is nobody's until the postmaster has noticed
 _postgres_pid = 0
 
 
@@ -60,15 +61,6 @@ def postgres_cpu_s() -> float:
     total = _cpu_ticks(_postgres_pid, and_ended_children=True)
     for entry in os.listdir("/proc"):
         if entry.isdigit() and _parent(int(entry)) == _postgres_pid:
-            total += _cpu_ticks(int(entry))
-    return total / _TICKS_PER_S
-
-
-def process_cpu_s(pid: int) -> float:
-    """CPU that a process and its children (a worker's pool) have used so far."""
-    total = _cpu_ticks(pid, and_ended_children=True)
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and _parent(int(entry)) == pid:
             total += _cpu_ticks(int(entry))
     return total / _TICKS_PER_S
 
@@ -123,15 +115,16 @@ class Seen:
         return statistics.median(base / mine for base, mine in zip(floor.wall_s, self.wall_s, strict=True))
 
 
-def measure(forms: Sequence[Form], *, rounds: int = ROUNDS) -> list[Seen]:
+def measure(forms: Sequence[Form], *, rounds: int = ROUNDS, warm_up: bool = True) -> list[Seen]:
     """Each form once per round, in turn; a round before them warms up, and does not count."""
     seen = [Seen(form.name) for form in forms]
-    for number in range(rounds + 1):
+    for number in range(0 if warm_up else 1, rounds + 1):
         for form, into in zip(forms, seen, strict=True):
             form.prepare()
             wall, ours, postgres = time.perf_counter(), _our_cpu_s(), postgres_cpu_s()
             operations = form.run()
             wall, ours = time.perf_counter() - wall, _our_cpu_s() - ours
+            time.sleep(_SETTLED_AFTER_S)
             postgres = postgres_cpu_s() - postgres
             if number:
                 into.wall_s.append(wall / operations)
