@@ -66,10 +66,15 @@ class Proxy:
         self._listening.set()
         self._loop.run_forever()
         server.close()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(self._end())
         self._loop.close()
+
+    async def _end(self) -> None:
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.sleep(0.05)  # what they closed is closed in the loop's next turns
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         try:
@@ -80,8 +85,8 @@ class Proxy:
             return
         try:
             await _Connection(self, client, to_client, provider, to_provider).run()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # somebody hung up; or the proxy ends
         finally:
             for writer in (to_client, to_provider):
                 writer.close()
@@ -113,12 +118,16 @@ class _Connection:
         self._lose_answer = False
 
     async def run(self) -> None:
-        requests, answers = asyncio.create_task(self._requests()), asyncio.create_task(self._answers())
-        await requests
-        if self._answer_owed:  # the client has gone; what it asked for happens all the same
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(answers, 30)
-        answers.cancel()
+        answers = asyncio.create_task(self._answers())
+        try:
+            await self._requests()
+            if self._answer_owed:  # the client has gone; what it asked for happens all the same
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(answers, 30)
+        finally:
+            answers.cancel()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await answers
 
     async def _requests(self) -> None:
         while data := await self._client.read(_CHUNK):
