@@ -29,8 +29,8 @@ from tests.stack_process import ROOT, RunningStack
 FOLDER = ROOT / "var" / "soak"
 PICTURE = ROOT / "docs" / "images" / "soak.svg"
 SHARE_OF_LIMIT = 0.7
-LEVELS = (8, 16, 32, 64)  # visitors of the closed loop; more are tried while each step brings something
-WORTH_MORE_VISITORS = 1.05
+FIRST_VISITORS, MOST_VISITORS = 8, 512  # of the closed loop; twice as many each time
+IN_VAIN = 2  # levels that carried no more than the best one before: one may be bad luck
 LEVEL_S = 25.0
 SAMPLE_EVERY_S = 5.0
 KILL_AFTER_S = 30.0  # of each minute
@@ -148,20 +148,18 @@ def open_shop(stack: RunningStack) -> Addresses:
 
 def measure_limit(soak: Soak, stack: RunningStack, shop: Addresses) -> None:
     """How many visits a second this machine carries, with the work that they leave to the workers."""
-    level_s = min(LEVEL_S, max(8.0, soak.minutes * 3))
-    visitors = LEVELS[0]
-    while True:
+    level_s = min(LEVEL_S, max(15.0, soak.minutes * 5))
+    visitors, in_vain = FIRST_VISITORS, 0
+    while visitors <= MOST_VISITORS and in_vain < IN_VAIN:
         per_s, told = closed_loop(shop, visitors=visitors, seconds=level_s, seed=f"{soak.seed}:limit:{visitors}")
         join(soak.told, told)
         ended = time.monotonic()
         wait_until_worked_off(stack)
         carried = per_s * level_s / (level_s + time.monotonic() - ended)
         say(f"closed loop, {visitors} visitors: {carried:.1f} visits/s")
-        better = carried > soak.limit * WORTH_MORE_VISITORS
+        in_vain = 0 if carried > soak.limit else in_vain + 1
         if carried > soak.limit:
             soak.limit, soak.visitors = carried, visitors
-        if not better or visitors >= 512:
-            break
         visitors *= 2
     soak.rate = soak.limit * SHARE_OF_LIMIT
     say(f"limit {soak.limit:.1f} visits/s; the load is {soak.rate:.1f} visits/s for {soak.minutes:g} minutes")
