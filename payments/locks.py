@@ -1,4 +1,4 @@
-"""Row locks of payments, taken last in the global order: saga → order → stock by primary key → payment."""
+"""Row locks of payments. The global order is: saga → order → payment → refund → stock by primary key → accounts."""
 
 from uuid import UUID
 
