@@ -226,11 +226,10 @@ def damaged(race: Race, shop: Shop, name: str) -> None:
         job.once(shop)
 
 
-def test_control_a_mirror_that_claims_nothing_streams_everything_twice(race, shop, monkeypatch):
-    claim = stream._CLAIM.replace("FOR UPDATE SKIP LOCKED", "")
-    claim = claim.replace("clock_timestamp() + make_interval(secs => %s)", "clock_timestamp() - %s * interval '1 s'")
-    assert claim.count("%s") == stream._CLAIM.count("%s") == 2
-    monkeypatch.setattr(stream, "_CLAIM", claim)
+def test_control_two_mirrors_without_a_lease_stream_everything_twice(race, shop, monkeypatch):
+    no_lease = stream._TAKE.replace("WHERE writer.leased_until <= clock_timestamp()", "")
+    assert no_lease != stream._TAKE
+    monkeypatch.setattr(stream, "_TAKE", no_lease)
     damaged(race, shop, "durability.mirror")
 
 
