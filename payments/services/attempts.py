@@ -93,7 +93,7 @@ def _open(payment: Payment) -> Intent | None:
         return None
     now = database_now()
     sent_at = payment.first_sent_at or now
-    if payment.status == PaymentStatus.UNKNOWN or now - sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
+    if payment.first_sent_at:  # sent before, and we never learnt the answer: perhaps nobody lived to write it down
         found = gateway.find_intent(payment.number, since=sent_at)
         if found or now - sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
             return found
@@ -108,10 +108,13 @@ def _open(payment: Payment) -> Intent | None:
         )
     except ProviderUnsure as doubt:
         long_ago = now - sent_at > timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S)
-        if doubt.final and long_ago:
+        if not (doubt.final and long_ago):
+            raise
+        found = gateway.find_intent(payment.number, since=sent_at)  # this very try may have made it
+        if found is None:
             # The provider replays its 500 for ever, and lists no such intent: it was never made.
             raise ProviderRefused("provider_error", "The provider failed to open the payment.") from doubt
-        raise
+        return found
 
 
 def _mark_sent(payment: Payment) -> bool:

@@ -147,10 +147,13 @@ def _send(refund: Refund) -> ProviderRefund:
     except ProviderUnsure as doubt:
         sent_at = refund.first_sent_at
         grace = timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S)
-        if doubt.final and sent_at and database_now() - sent_at > grace:
+        if not (doubt.final and sent_at and database_now() - sent_at > grace):
+            raise
+        found = gateway.find_refund(refund.number, payment_intent=intent)  # this very try may have made it
+        if found is None:
             # The provider replays its 500 for ever, and lists no such refund: it was never made.
             raise ProviderRefused("provider_error", "The provider failed to make the refund.") from doubt
-        raise
+        return found
 
 
 def record_refund(number: str, outcome: Outcome) -> None:

@@ -1,5 +1,9 @@
 """Timeouts and 500s are not failures: nothing is charged twice, nothing is forgotten."""
 
+from django.db.models.functions import Now
+
+from payments import services as payments
+from payments.models import Payment, Refund
 from tests.shop import settle
 
 CONFIRMED = {"method": "card", "payment_method": "pm_card_visa", "confirm": True}
@@ -51,3 +55,36 @@ def test_a_refund_whose_answer_was_lost_is_made_once(shop, sandbox):
     shop.post(f"/payments/{payment}/refunds", {"reason": "x"})
     settle()
     assert shop.storefront.get(f"/api/v1/payments/{payment}").json()["amount_refunded"] == 1500
+
+
+def test_a_500_after_the_effect_of_a_late_try_is_not_a_refusal(shop, sandbox, settings):
+    """The process died between the note of the first send and the sending: the first real try comes long after it."""
+    settings.PROVIDER_LOOKUP_GRACE_S = 0
+    answer = shop.checkout(payment=CONFIRMED, headers={"Prefer": "respond-async"})
+    Payment.objects.update(first_sent_at=Now())
+    fault(sandbox, "error_500_after")
+    before = charges(sandbox)
+    settle()
+    assert shop.order(answer.json()["order"]["number"])["status"] == "paid"
+    assert charges(sandbox) == before + 1
+
+
+def test_a_500_that_nobody_lived_to_write_down_is_looked_up_before_it_counts(shop, sandbox, settings):
+    """The payment is `pending` still, the provider has the charge and replays its 500 for ever."""
+    answer = shop.checkout(payment=CONFIRMED, headers={"Prefer": "respond-async"})
+    payment = Payment.objects.get()
+    fault(sandbox, "error_500_after")
+    payments.open_at_provider(payment.number)  # and its process dies
+    settings.PROVIDER_LOOKUP_GRACE_S = 0
+    settle(webhooks=False)
+    assert shop.order(answer.json()["order"]["number"])["status"] == "paid"
+
+
+def test_a_500_after_the_effect_of_a_late_refund_is_not_a_refusal(shop, sandbox, settings):
+    settings.PROVIDER_LOOKUP_GRACE_S = 0
+    payment = shop.bought()["payments"][0]["number"]
+    shop.post(f"/payments/{payment}/refunds", {"reason": "x"})
+    Refund.objects.update(first_sent_at=Now())
+    sandbox.control("POST", "faults", {"match": "POST /v1/refunds", "kind": "error_500_after", "times": 1})
+    settle(webhooks=False)
+    assert Refund.objects.get().status == "succeeded"
