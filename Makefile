@@ -7,7 +7,7 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: help up down reset test check fmt crash soak bench screenshots lock
+.PHONY: help up down reset test check fmt crash boundaries soak bench screenshots lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ fmt: .venv/.installed ## Format the code and mend what ruff can mend
 
 crash: .venv/.installed ## Kill its processes N times under load, then look whether a cent is missing (N=1000 SEED= NEW=1 WRITE=1)
 	@N='$(N)' SEED='$(SEED)' NEW='$(NEW)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.crash
+
+boundaries: .venv/.installed ## Kill a process at every boundary of every step, handler and phase (SEED= JOBS= ONLY='checkout' WRITE=1)
+	@SEED='$(SEED)' JOBS='$(JOBS)' ONLY='$(ONLY)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.boundaries
 
 soak: .venv/.installed ## Load at 70 % of the measured limit with a kill a minute: what grows, what waits, what is lost (MINUTES=30 SEED= WRITE=1)
 	@MINUTES='$(MINUTES)' SEED='$(SEED)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.soak

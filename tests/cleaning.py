@@ -13,7 +13,8 @@ from django.test import TransactionTestCase
 _KEPT = {"auth_permission", "auth_group", "auth_group_permissions", "django_content_type", "django_migrations"}
 
 
-def _tables() -> list[str]:
+def tables() -> list[str]:
+    """Every table that a test may write, sorted."""
     models = apps.get_models(include_auto_created=True)
     tables = {model._meta.db_table for model in models if model._meta.managed and not model._meta.proxy}
     return sorted(tables - _KEPT)
@@ -22,7 +23,7 @@ def _tables() -> list[str]:
 def truncate_what_was_written(self: Any) -> None:
     """Takes the place of TransactionTestCase._fixture_teardown."""
     probes = " UNION ALL ".join(
-        f"(SELECT '{table}' FROM {connection.ops.quote_name(table)} LIMIT 1)" for table in _tables()
+        f"(SELECT '{table}' FROM {connection.ops.quote_name(table)} LIMIT 1)" for table in tables()
     )
     with connection.cursor() as cursor:
         cursor.execute(probes)

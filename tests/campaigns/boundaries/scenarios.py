@@ -1,0 +1,442 @@
+"""What is interrupted: each phase of checkout, payment, cancelling, expiry, refund, news, reconciliation and upkeep.
+
+A scene prepares, and returns what is then played, killed at each of its boundaries, and played again. The workers' part
+follows by itself: what the played part asked for is done in the same process, and killed as well.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, timedelta
+from datetime import datetime as moment
+from datetime import time as time_of_day
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import requests
+import stripe
+from django.db.models.functions import Now
+
+from durability.models import Delivery
+from foundation.database import database_now
+from orders.models import Order
+from payments import gateway
+from payments import services as payments
+from payments.models import Payment, Refund
+from reconciliation import services as reconciliation
+from reconciliation.models import Discrepancy
+from reconciliation.services.repairs import REPAIRS
+from reconciliation.types import ACTIONS, Action, ActionInput, Kind
+from tests.campaigns.boundaries.world import Scene, World, run_task
+
+CARD = "pm_card_visa"
+_NEWS_WITHIN_S = 10
+SCENARIOS: dict[str, Scene] = {}
+
+Played = Callable[[], Any]
+
+
+def scenario(name: str) -> Callable[[Scene], Scene]:
+    def register(scene: Scene) -> Scene:
+        SCENARIOS[name] = scene
+        return scene
+
+    return register
+
+
+def confirmed_with(card: str) -> dict[str, Any]:
+    return {"method": "card", "payment_method": card, "confirm": True}
+
+
+def nothing() -> None:
+    """The workers alone act."""
+
+
+def pay_in_browser(world: World, payment: dict[str, Any], card: str = CARD) -> None:
+    """What Stripe.js does: a publishable key and the client_secret."""
+    requests.post(
+        f"{world.sandbox.url}/v1/payment_intents/{payment['provider_reference']}/confirm",
+        data={"client_secret": payment["client_secret"], "payment_method": card},
+        headers={"Authorization": "Bearer pk_test_sandbox"},
+        timeout=10,
+    ).raise_for_status()
+
+
+def bought(world: World, card: str = CARD) -> dict[str, Any]:
+    """A paid order whose sale is posted."""
+    order = world.shop.checkout(payment=confirmed_with(card)).json()["order"]
+    world.work()
+    return world.shop.order(order["number"])
+
+
+def all_news(world: World) -> None:
+    """Every event of the provider's has come, and was worked on."""
+    world.work()
+    run_task("payments.catch_up_events")
+    world.work()
+
+
+def cancel(world: World, number: str) -> Any:
+    return world.shop.post(f"/orders/{number}/cancel", key="cancel")
+
+
+def refund(world: World, order: dict[str, Any], amount: int | None = None, key: str = "refund") -> Any:
+    body: dict[str, Any] = {"reason": "a torn page"} | ({} if amount is None else {"amount": amount})
+    return world.shop.post(f"/payments/{order['payments'][0]['number']}/refunds", body, key=key)
+
+
+def time_is_up() -> None:
+    Order.objects.filter(status="pending").update(expires_at=Now())
+
+
+def expire(world: World) -> None:
+    run_task("orders.rearm_timer")
+    run_task("orders.expire_due")
+
+
+def webhook(world: World, kind: str) -> Played:
+    """The delivery of the provider's newest event of a kind, signed as the provider does."""
+    event = next(one for one in world.provider_objects("events") if one["type"] == kind)
+    body = json.dumps(event).encode()
+
+    def deliver() -> Any:
+        stamp = int(time.time())
+        signature = stripe.WebhookSignature._compute_signature(f"{stamp}.{body.decode()}", "whsec_sandbox")
+        return world.shop.storefront.post(
+            "/api/v1/webhooks/stripe",
+            body,
+            content_type="application/json",
+            headers={"Stripe-Signature": f"t={stamp},v1={signature}"},
+        )
+
+    return deliver
+
+
+# --- Checkout ---------------------------------------------------------------------------------------
+
+
+@scenario("checkout, we confirm")
+def checkout_confirmed(world: World) -> Played:
+    return lambda: world.shop.checkout(key="checkout", payment=confirmed_with(CARD))
+
+
+@scenario("checkout, the browser confirms")
+def checkout_to_be_confirmed(world: World) -> Played:
+    return lambda: world.shop.checkout(key="checkout")
+
+
+@scenario("checkout, a worker opens the payment")
+def checkout_async(world: World) -> Played:
+    return lambda: world.shop.checkout(key="checkout", headers={"Prefer": "respond-async"})
+
+
+@scenario("checkout, declined")
+def checkout_declined(world: World) -> Played:
+    return lambda: world.shop.checkout(key="checkout", payment=confirmed_with("pm_card_chargeDeclined"))
+
+
+@scenario("checkout, the provider refuses")
+def checkout_refused(world: World) -> Played:
+    return lambda: world.shop.checkout(key="checkout", payment=confirmed_with("pm_card_nobodys"))
+
+
+@scenario("checkout, the provider's answer is lost")
+def checkout_unanswered(world: World) -> Played:
+    world.fail("POST /v1/payment_intents", "error_500_after")
+    return lambda: world.shop.checkout(key="checkout", payment=confirmed_with(CARD))
+
+
+# --- Another attempt --------------------------------------------------------------------------------
+
+
+@scenario("another attempt, we confirm")
+def another_attempt(world: World) -> Played:
+    number = world.shop.checkout().json()["order"]["number"]
+    return partial(_attempt, world, number, confirmed_with(CARD))
+
+
+@scenario("another attempt after a decline, the browser confirms")
+def another_attempt_after_a_decline(world: World) -> Played:
+    answer = world.shop.checkout(payment=confirmed_with("pm_card_chargeDeclined")).json()
+    return partial(_attempt, world, answer["order"]["number"], {"method": "card"})
+
+
+def _attempt(world: World, number: str, wish: dict[str, Any]) -> Any:
+    return world.shop.storefront.post(
+        f"/api/v1/orders/{number}/payments", wish, format="json", headers={"Idempotency-Key": "attempt"}
+    )
+
+
+# --- News of a payment ------------------------------------------------------------------------------
+
+
+@scenario("webhook of a payment")
+def webhook_of_a_payment(world: World) -> Played:
+    pay_in_browser(world, world.shop.checkout().json()["payment"])
+    return webhook(world, "payment_intent.succeeded")
+
+
+@scenario("webhook of a decline in the browser")
+def webhook_of_a_decline(world: World) -> Played:
+    payment = world.shop.checkout().json()["payment"]
+    try:
+        pay_in_browser(world, payment, "pm_card_chargeDeclined")
+    except requests.HTTPError:
+        return webhook(world, "payment_intent.payment_failed")
+    raise AssertionError("the card was not declined")
+
+
+@scenario("events that no webhook brought")
+def caught_up_events(world: World) -> Played:
+    pay_in_browser(world, world.shop.checkout().json()["payment"])
+    return partial(run_task, "payments.catch_up_events")
+
+
+@scenario("re-check of a payment")
+def recheck_of_a_payment(world: World) -> Played:
+    pay_in_browser(world, world.shop.checkout().json()["payment"])
+    world.wait_no_longer()
+    return partial(run_task, "payments.recheck")
+
+
+@scenario("money for a cancelled order")
+def money_for_a_cancelled_order(world: World) -> Played:
+    """The provider's word alone makes a cancelled payment succeed; what was paid goes back by itself."""
+    answer = world.shop.checkout().json()
+    cancel(world, answer["order"]["number"])
+    world.work()
+    world.plant("status_mismatch")  # the cancelled intent has succeeded after all
+    world.wait_no_longer()
+    reference = answer["payment"]["provider_reference"]
+    return partial(payments.sync_payment, reference, by="re-check")
+
+
+@scenario("an intent that was opened after its cancellation")
+def opened_too_late(world: World) -> Played:
+    """A process slept between "sent" and the sending; meanwhile the order was cancelled."""
+    answer = world.shop.checkout(headers={"Prefer": "respond-async"}).json()
+    Payment.objects.update(first_sent_at=Now())
+    cancel(world, answer["order"]["number"])
+    payment = Payment.objects.get()
+    gateway.create_intent(
+        number=payment.number,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        metadata=payments.attempts.metadata(payment),
+        payment_method="",
+        confirm=False,
+    )
+    return partial(run_task, "payments.catch_up_events")
+
+
+# --- Cancelling -------------------------------------------------------------------------------------
+
+
+@scenario("cancelling an unpaid order")
+def cancel_unpaid(world: World) -> Played:
+    return partial(cancel, world, world.shop.checkout().json()["order"]["number"])
+
+
+@scenario("cancelling an order that was paid a moment ago")
+def cancel_just_paid(world: World) -> Played:
+    answer = world.shop.checkout().json()
+    pay_in_browser(world, answer["payment"])
+    return partial(cancel, world, answer["order"]["number"])
+
+
+@scenario("cancelling a paid order")
+def cancel_paid(world: World) -> Played:
+    return partial(cancel, world, bought(world)["number"])
+
+
+# --- Expiry -----------------------------------------------------------------------------------------
+
+
+@scenario("expiry of orders that never reached the provider")
+def expiry_unsent(world: World) -> Played:
+    for _ in range(3):
+        world.shop.checkout(headers={"Prefer": "respond-async"})
+    time_is_up()
+    return partial(expire, world)
+
+
+@scenario("expiry of orders that wait for the browser")
+def expiry_sent(world: World) -> Played:
+    for _ in range(2):
+        world.shop.checkout()
+    time_is_up()
+    return partial(expire, world)
+
+
+@scenario("expiry of an order whose payment is unknown")
+def expiry_unknown(world: World) -> Played:
+    world.fail("POST /v1/payment_intents", "error_500_after")
+    world.shop.checkout()
+    time_is_up()
+    return partial(expire, world)
+
+
+@scenario("expiry of an order that was paid a moment ago")
+def expiry_paid(world: World) -> Played:
+    pay_in_browser(world, world.shop.checkout().json()["payment"])
+    time_is_up()
+    return partial(expire, world)
+
+
+# --- Refunds ----------------------------------------------------------------------------------------
+
+
+@scenario("refund")
+def refund_in_part(world: World) -> Played:
+    return partial(refund, world, bought(world), 500)
+
+
+@scenario("refund that the provider refuses")
+def refund_refused(world: World) -> Played:
+    order = bought(world)
+    world.plant("missing_in_our_system_refund")  # half of it went back already
+    return partial(refund, world, order, 1500)
+
+
+@scenario("refund whose answer is lost")
+def refund_unanswered(world: World) -> Played:
+    order = bought(world)
+    world.fail("POST /v1/refunds", "error_500_after")
+    return partial(refund, world, order, 500)
+
+
+@scenario("news of a refund that took its time")
+def refund_later(world: World) -> Played:
+    _refund_and_wait(world, "pm_card_pendingRefund", "succeeded")
+    return partial(run_task, "payments.catch_up_events")
+
+
+@scenario("news of a refund that failed after all")
+def refund_failed_late(world: World) -> Played:
+    """Of an order that was being cancelled: the cancellation is withdrawn."""
+    _refund_and_wait(world, "pm_card_refundFail", "failed")
+    return partial(run_task, "payments.recheck")
+
+
+def _refund_and_wait(world: World, card: str, becomes: str) -> None:
+    refund(world, bought(world, card))
+    world.work()
+    deadline = time.monotonic() + _NEWS_WITHIN_S
+    while [one["status"] for one in world.provider_objects("refunds")] != [becomes]:
+        assert time.monotonic() < deadline, f"the refund has not {becomes}"
+        time.sleep(0.02)
+    Refund.objects.update(next_check_at=Now())
+
+
+# --- Shipping, stock --------------------------------------------------------------------------------
+
+
+@scenario("shipping and completing")
+def ship_and_complete(world: World) -> Played:
+    number = bought(world)["number"]
+
+    def play() -> Any:
+        world.shop.post(f"/orders/{number}/ship", {"carrier": "Post"}, key="ship")
+        return world.shop.post(f"/orders/{number}/complete", key="complete")
+
+    return play
+
+
+@scenario("restocking")
+def restock(world: World) -> Played:
+    return lambda: world.shop.post("/stock/book/restock", {"quantity": 3}, key="restock")
+
+
+# --- Reconciliation ---------------------------------------------------------------------------------
+
+
+def traded_yesterday(world: World) -> None:
+    """Three sales of yesterday, one of them refunded in part; an order that waits for its money."""
+    world.trade_on(moment.combine(database_now().date() - timedelta(days=1), time_of_day(12), UTC))
+    orders = [bought(world) for _ in range(3)]
+    refund(world, orders[0], 500)
+    world.shop.checkout()
+    all_news(world)
+
+
+@scenario("reconciliation of a day")
+def reconcile_day(world: World) -> Played:
+    traded_yesterday(world)
+    for kind in (Kind.MISSING_IN_STRIPE, Kind.MISSING_IN_OUR_SYSTEM, Kind.AMOUNT_MISMATCH_REFUND):
+        world.plant(kind)
+    return partial(run_task, "reconciliation.nightly")
+
+
+@scenario("reconciliation that a person asked for")
+def reconcile_on_request(world: World) -> Played:
+    traded_yesterday(world)
+    world.plant(Kind.DUPLICATE_CHARGE)
+    day = (database_now() - timedelta(days=1)).date().isoformat()
+
+    def play() -> None:
+        if not Discrepancy.objects.exists():  # else the person sees what was found, and asks for nothing
+            run_task("reconciliation.reconcile_day", day=day, by="clara")
+
+    return play
+
+
+def _action(action: str, kind: str) -> Scene:
+    def scene(world: World) -> Played:
+        traded_yesterday(world)
+        world.plant(kind)
+        run_task("reconciliation.nightly")
+        item: UUID = Discrepancy.objects.get(kind=kind).pk
+        amount = 1 if (action, kind) == (Action.REFUND_CUSTOMER, Kind.AMOUNT_MISMATCH) else None
+        return partial(
+            reconciliation.perform,
+            discrepancy_id=item,
+            action=action,
+            by="clara",
+            note="checked with the bank",
+            key="one press",
+            given=ActionInput(amount_minor=amount),
+        )
+
+    return scene
+
+
+# Every repair of every kind that offers it: a new one is here by being declared.
+for _kind, _offered in ACTIONS.items():
+    for _info in _offered:
+        if _info.name in REPAIRS and _info.name != Action.REQUERY:
+            SCENARIOS[f"{_info.label.lower()}: {_kind}"] = _action(_info.name, _kind)
+SCENARIOS[f"ask the provider again: {Kind.AMOUNT_MISMATCH}"] = _action(Action.REQUERY, Kind.AMOUNT_MISMATCH)
+
+
+# --- Upkeep -----------------------------------------------------------------------------------------
+
+
+def _several(*tasks: str) -> Played:
+    def play() -> None:
+        for name in tasks:
+            run_task(name)
+
+    return play
+
+
+@scenario("clean-up of what is old")
+def clean_up(world: World) -> Played:
+    refund(world, bought(world), 500)
+    all_news(world)
+    world.age()
+    return _several("durability.clean_up", "payments.clean_up")
+
+
+@scenario("a handler that was deployed later")
+def subscribe(world: World) -> Played:
+    """Its messages were published by processes that did not know it."""
+    world.work()
+    world.shop.checkout(payment=confirmed_with(CARD))
+    Delivery.objects.all().delete()
+    return _several("durability.subscribe")
+
+
+@scenario("signs of life")
+def signs_of_life(world: World) -> Played:
+    return _several("durability.seen_own", "durability.seen_outside", "durability.seen_long")

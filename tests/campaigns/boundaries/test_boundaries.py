@@ -1,0 +1,116 @@
+"""A short campaign: each scenario recorded, and killed at boundaries drawn by lot. `make boundaries` kills at all of them."""
+
+import logging
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from durability import registry
+from durability.registry import handles, register
+from durability.types import Saga, Since, Step
+from payments.events import PaymentCaptured
+from tests.campaigns.boundaries.campaign import Kill, cross_all, record_unit
+from tests.campaigns.boundaries.recorder import AFTER, BEFORE, COMMIT, DO, SAGA, SENT, Place
+from tests.campaigns.boundaries.runner import Recording
+from tests.campaigns.boundaries.scenarios import SCENARIOS
+from tests.campaigns.boundaries.units import Unit, boundaries_of, missing, refusals, refusing
+from tests.campaigns.boundaries.world import World
+
+SEED = 1
+KILLS = 1  # a scenario
+pytestmark = pytest.mark.xdist_group("boundaries")  # one process: what is recorded once is used by all
+
+
+@pytest.fixture(scope="module")
+def recordings() -> dict[Unit, Recording]:
+    return {}
+
+
+@pytest.fixture
+def world(transactional_db, valkey, sandbox_process, tmp_path) -> Iterator[World]:
+    world = World(sandbox_process, tmp_path / "mails")
+    logging.disable(logging.CRITICAL)
+    opened = world.open()
+    yield world
+    opened.disable()
+    logging.disable(logging.NOTSET)
+    world.close()
+    sandbox_process.control("POST", "reset")
+
+
+def recorded(world: World, unit: Unit, recordings: dict[Unit, Recording]) -> Recording:
+    if unit not in recordings:
+        recordings[unit] = record_unit(world, unit)
+    return recordings[unit]
+
+
+def killed(world: World, unit: Unit, recordings: dict[Unit, Recording]) -> dict[str, list[str]]:
+    """The findings of a few kills."""
+    drawn = random.Random(f"{SEED} {unit}").sample(boundaries_of(unit, recordings), KILLS)
+    return cross_all(world, Kill(unit, drawn, recordings[unit].ending, SEED)).findings
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_process_killed_at_a_boundary_loses_and_doubles_nothing(world, recordings, scenario):
+    unit = Unit(scenario)
+    ending = recorded(world, unit, recordings).ending
+    assert ending["unfinished"] == 0
+    if not world.is_tampered:
+        assert (ending["audit"], ending["cents off"]) == ([], {})
+    assert killed(world, unit, recordings) == {}
+
+
+def test_what_is_declared_is_crossed_and_what_is_refused_is_undone(world, recordings, monkeypatch):
+    """Each step with do and undo, each handler, each task: a new one without a scenario is named here."""
+    for scenario in SCENARIOS:
+        recorded(world, Unit(scenario), recordings)
+    for unit in refusals(recordings):
+        recorded(world, unit, recordings)
+        assert killed(world, unit, recordings) == {}, unit
+    crossed = [boundary for one in recordings.values() for boundary in one.boundaries]
+    assert missing(crossed) == []
+
+    # And a new one is named.
+    monkeypatch.setattr(registry, "_recipes", dict(registry._recipes))
+    monkeypatch.setattr(registry, "_handlers", dict(registry._handlers))
+    monkeypatch.setattr(registry, "_by_event", {name: list(known) for name, known in registry._by_event.items()})
+    register(Saga("orders.wrap_gift", version=1, steps=(Step("wrap", do=wrap, undo=wrap),)))
+    handles(PaymentCaptured, name="orders.send_flowers", since=Since.DEPLOYMENT)(wrap)
+    assert missing(crossed) == [
+        "no scenario crosses step “wrap” of orders.wrap_gift",
+        "no scenario crosses the undo of step “wrap” of orders.wrap_gift",
+        "no scenario crosses handler orders.send_flowers",
+    ]
+
+
+def wrap(_: object) -> None:
+    pass
+
+
+wrap.__module__ = "orders.gifts"  # as if the product declared it
+
+
+def test_a_call_is_crossed_at_each_of_its_boundaries(world, recordings):
+    found = recorded(world, Unit("checkout, we confirm"), recordings).boundaries
+    opening = Place(SAGA, "orders.checkout", "open the payment at the provider", DO)
+    own = [(one.what, one.when) for one in found if one.place == opening]
+    call = "POST /v1/payment_intents"
+    assert own == [
+        (COMMIT, BEFORE),
+        (COMMIT, AFTER),  # the intent
+        (COMMIT, BEFORE),
+        (COMMIT, AFTER),  # the moment of the first send
+        (call, BEFORE),
+        (call, SENT),
+        (call, AFTER),
+        (COMMIT, BEFORE),
+        (COMMIT, AFTER),  # the outcome
+    ]
+
+
+def test_a_refusal_is_the_recipes_own_again_afterwards():
+    kept = {saga.name: [step.do for step in saga.steps] for saga in registry.recipes()}
+    with refusing(Unit("checkout, we confirm", "orders.checkout", "open the payment at the provider")):
+        assert {saga.name: [step.do for step in saga.steps] for saga in registry.recipes()} != kept
+    assert {saga.name: [step.do for step in saga.steps] for saga in registry.recipes()} == kept

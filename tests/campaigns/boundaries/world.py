@@ -1,0 +1,278 @@
+"""The product as a stage: a shop, the provider's sandbox, the workers and beat, and how things stand at the end."""
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from celery import current_app
+from django.apps import apps
+from django.conf import settings
+from django.db import connection, models, transaction
+from django.db.models.functions import Now
+from django.test import override_settings
+from psycopg.rows import namedtuple_row
+
+from durability import doorbell, shares
+from foundation import redis
+from foundation.database import database_now
+from foundation.errors import DomainError
+from payments import gateway
+from payments.models import InboxEvent
+from tests import cleaning
+from tests.campaigns.audit import judge
+from tests.campaigns.boundaries.runner import State, leave_connections_to_the_parent
+from tests.campaigns.evidence import Ours, read_ours, read_theirs
+from tests.sandbox_process import SandboxProcess
+from tests.shop import Shop, open_shop
+
+# Columns that say "not before": the end of a lease, of a pause. A resumed run does not wait for them.
+WAITING_COLUMNS = {"available_at", "lease_until", "leased_until", "next_check_at"}
+_ROUNDS = 25  # of all of beat's tasks; what is not at rest after them never will be
+_SEVERAL_DAYS = 400  # older than anything is kept
+_MESSAGE_ID = re.compile(r"^Message-ID: (.+)$", re.M | re.I)
+
+# How things stand: a name, and a query whose rows hold nothing that differs from run to run.
+_BOOKS = {
+    "orders": "SELECT status, cancel_requested_at IS NOT NULL, count(*) FROM orders_order GROUP BY 1, 2",
+    "payments": """SELECT status, settling, amount_minor, captured_minor, refunded_minor, refunds_committed_minor,
+        corrected_minor, provider_reference IS NOT NULL, failure_code, failure_decline_code, count(*)
+        FROM payments_payment GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10""",
+    "refunds": """SELECT status, amount_minor, corrected_minor, made_elsewhere, provider_reference IS NOT NULL,
+        failure_code, failure_message, count(*) FROM payments_refund GROUP BY 1, 2, 3, 4, 5, 6, 7""",
+    "ledger": """SELECT a.kind, a.currency, sum(p.amount_minor) FROM payments_posting p
+        JOIN payments_account a ON a.id = p.account_id GROUP BY 1, 2""",
+    "journal": "SELECT kind, count(*) FROM payments_journalentry GROUP BY 1",
+    "customers": "SELECT balance_minor, count(*) FROM payments_account WHERE kind = 'customer' GROUP BY 1",
+    "stock": "SELECT on_hand, reserved, count(*) FROM inventory_stock GROUP BY 1, 2",
+    "stock log": "SELECT operation, quantity, count(*) FROM inventory_stockmovement GROUP BY 1, 2",
+    "inbox": "SELECT type, count(*) FROM payments_inboxevent GROUP BY 1",
+    "messages": "SELECT name, state, count(*) FROM durability_message GROUP BY 1, 2",
+    "deliveries": "SELECT handler, state, count(*) FROM durability_delivery GROUP BY 1, 2",
+    "sagas": "SELECT DISTINCT recipe, state FROM durability_sagarun",  # expiry may ask twice; what came of it counts
+    "keys": "SELECT method, status, count(*) FROM durability_idempotencykey GROUP BY 1, 2",
+    "runs": """SELECT date, matched, ours_count, theirs_count, residual::text, kinds::text, count(*)
+        FROM reconciliation_reconciliationrun WHERE state = 'completed' GROUP BY 1, 2, 3, 4, 5, 6""",
+    "unfinished runs": "SELECT count(*) FROM reconciliation_reconciliationrun WHERE state = 'running'",
+    "discrepancies": "SELECT kind, state, closed_as, cycle, count(*) FROM reconciliation_discrepancy GROUP BY 1, 2, 3, 4",
+    "actions": """SELECT action, count(*) FROM reconciliation_discrepancyaction
+        WHERE outcome = 'ok' GROUP BY 1""",
+    "their rows": "SELECT type, withdrawn_at IS NULL, count(*) FROM reconciliation_providertransaction GROUP BY 1, 2",
+}
+_UNFINISHED = """
+SELECT (SELECT count(*) FROM durability_delivery WHERE state IN ('pending', 'running'))
+     + (SELECT count(*) FROM durability_sagarun WHERE state IN ('running', 'compensating'))
+     + (SELECT count(*) FROM durability_message WHERE state = 'pending')
+"""
+Scene = Callable[["World"], Callable[[], Any]]
+
+
+def worker_tasks() -> list[str]:
+    """What a doorbell wakes."""
+    return list(doorbell.TASKS.values())
+
+
+def beat_tasks() -> list[str]:
+    """Everything that beat sends, in the order of its schedule."""
+    return [str(entry["task"]) for entry in settings.CELERY_BEAT_SCHEDULE.values()]
+
+
+def run_task(name: str, **arguments: Any) -> None:
+    current_app.tasks[name].run(**arguments)
+
+
+@dataclass
+class World:
+    """What all scenarios share: the provider, the mails' folder, and the shop of the present scene."""
+
+    sandbox: SandboxProcess
+    mails: Path
+    shop: Shop = field(init=False)
+    is_tampered: bool = False  # whether the present scene made the books differ: then the auditor has findings
+    _auditors: psycopg.Connection[Any] | None = None
+
+    def open(self) -> override_settings:
+        """Point the product at the sandbox and the folder; nothing is asked to be patient. Until `disable()`."""
+        current_app.loader.import_default_modules()  # tasks, as a worker does when it starts
+        opened = override_settings(
+            STRIPE_API_BASE=self.sandbox.url,
+            EMAIL_BACKEND="django.core.mail.backends.filebased.EmailBackend",
+            EMAIL_FILE_PATH=str(self.mails),
+            PROVIDER_LOOKUP_GRACE_S=0,  # resumed runs do not wait for the provider's list to catch up
+        )
+        opened.enable()
+        return opened
+
+    def close(self) -> None:
+        if self._auditors:
+            self._auditors.close()
+
+    def fresh(self) -> None:
+        """Nothing is left of earlier scenes, here or at the provider."""
+        _forget_all_rows()
+        redis.client().flushdb()
+        self.sandbox.control("POST", "reset")
+        self.sandbox.control("POST", "webhooks", {"mode": "drop"})  # no web process listens; scenes bring the news
+        shutil.rmtree(self.mails, ignore_errors=True)
+        self.mails.mkdir()
+        self.is_tampered = False
+        self.shop = open_shop()
+        self.shop.stock("book", 10)
+
+    # --- What the product does ------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """What workers do when they are woken, until nothing is due. Pauses between attempts are over at once."""
+        for _ in range(_ROUNDS):
+            for name in worker_tasks():
+                run_task(name)
+            if not self.unfinished():
+                return
+            self.wait_no_longer()
+
+    def rest(self) -> None:
+        """Everything that beat sends, again and again, until nothing is left to do."""
+        for _ in range(_ROUNDS):
+            self.wait_no_longer()
+            for name in beat_tasks():
+                run_task(name)
+            if not self.unfinished():
+                return
+
+    def unfinished(self) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(_UNFINISHED)
+            return int(cursor.fetchone()[0])
+
+    def wait_no_longer(self) -> None:
+        """Every lease, pause and delay that is written down is over now, whatever the table."""
+        shares.forget()
+        for model in apps.get_models():
+            columns = {one.name for one in model._meta.local_fields}
+            open_rows = (
+                model._base_manager.filter(finished_at=None) if "finished_at" in columns else model._base_manager
+            )
+            for column in WAITING_COLUMNS & columns:
+                open_rows.filter(**{f"{column}__gt": Now()}).update(**{column: Now()})
+
+    def age(self) -> None:
+        """Messages, sagas, keys and the inbox are of long ago; the auditor misses what is deleted then."""
+        self.is_tampered = True
+        models_aged: list[Any] = [*apps.get_app_config("durability").get_models(), InboxEvent]
+        for model in models_aged:
+            moments = [one.name for one in model._meta.local_fields if isinstance(one, models.DateTimeField)]
+            model._base_manager.update(**{name: models.F(name) - timedelta(days=_SEVERAL_DAYS) for name in moments})
+
+    # --- The provider ---------------------------------------------------------------------------------
+
+    def provider_objects(self, resource: str) -> list[dict[str, Any]]:
+        return list(gateway._listing(resource, {}))
+
+    def plant(self, kind: str) -> None:
+        """The provider's books differ from ours in silence."""
+        self.is_tampered = True
+        self.sandbox.control("POST", "plant", {"kind": kind})
+
+    def fail(self, call: str, kind: str) -> None:
+        """The next such call fails, in one of the sandbox's ways."""
+        self.sandbox.control("POST", "faults", {"match": call, "kind": kind, "times": 1})
+
+    def trade_on(self, moment: datetime) -> None:
+        """The provider's objects are made at that moment from now on."""
+        self.sandbox.control("POST", "clock", {"advance_s": int((moment - database_now()).total_seconds())})
+
+    # --- How things stand -----------------------------------------------------------------------------
+
+    def state(self) -> State:
+        stands: dict[str, Any] = {}
+        with connection.cursor() as cursor:
+            for name, query in _BOOKS.items():
+                cursor.execute(query)
+                stands[name] = sorted(cursor.fetchall(), key=str)
+            cursor.execute("SELECT id FROM durability_message")
+            messages = {str(row[0]) for row in cursor.fetchall()}
+        stream: Any = redis.client().xrange(settings.OUTBOX_STREAM)
+        mirrored = {entry["id"] for _, entry in stream}
+        stands["not in the stream"] = len(messages - mirrored)
+        stands["mails"] = len(self._mails_sent())
+        stands["provider's books"] = {
+            name: value for name, value in self.sandbox.books().items() if name != "idempotent_replays"
+        }
+        theirs = read_theirs(self.sandbox.url)
+        for name, found in (("intents", theirs.intents), ("refunds", theirs.refunds)):
+            counted = Counter((one["status"], one["amount"]) for one in found.values())
+            stands[f"provider's {name}"] = sorted(counted.items())
+        verdict = judge(self._read_ours(), theirs, slack_s=0)
+        stands["audit"] = sorted(finding.code for finding in verdict.findings)
+        stands["cents off"] = verdict.cents_off
+        return stands
+
+    def _read_ours(self) -> Ours:
+        if self._auditors is None:
+            names = connection.settings_dict
+            self._auditors = psycopg.connect(
+                host=names["HOST"],
+                port=names["PORT"],
+                user=names["USER"],
+                password=names["PASSWORD"],
+                dbname=names["NAME"],
+                row_factory=namedtuple_row,
+            )
+        with self._auditors.transaction():
+            return read_ours(self._auditors)
+
+    def _mails_sent(self) -> set[str]:
+        """Mails by their Message-ID: a mail server drops the repeat."""
+        return {one for path in self.mails.iterdir() for one in _MESSAGE_ID.findall(path.read_text())}
+
+
+@dataclass
+class Performance:
+    """A scenario on the stage (runner.Stage): its scene prepares, and returns what is interrupted."""
+
+    world: World
+    scene: Scene
+    by_workers: bool = True  # whether the workers' part belongs to what is interrupted
+    _play: Callable[[], Any] = field(init=False)
+    _answer: str = field(init=False, default="")
+
+    def set_up(self) -> None:
+        self.world.fresh()
+        self._play = self.scene(self.world)
+
+    def in_child(self) -> None:
+        """What the parent has open stays the parent's: nothing may be said over it from here."""
+        leave_connections_to_the_parent()
+        _kept.append(dict(gateway._thread.__dict__))
+        gateway._thread.__dict__.clear()
+
+    def play(self) -> None:
+        try:
+            answer = self._play()
+        except DomainError as refusal:
+            self._answer = refusal.code
+        else:
+            self._answer = str(getattr(answer, "status_code", ""))
+        self.world.work()
+
+    def rest(self) -> None:
+        self.world.rest()
+
+    def state(self) -> State:
+        return {"answer": self._answer, "unfinished": self.world.unfinished(), **self.world.state()}
+
+
+def _forget_all_rows() -> None:
+    """For a few rows a table, DELETE costs a tenth of TRUNCATE."""
+    names = [connection.ops.quote_name(table) for table in cleaning.tables()]
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")  # no triggers: they forbid to delete books
+        cursor.execute("; ".join(f"DELETE FROM {name}" for name in names))
+
+
+_kept: list[Any] = []  # never closed by a child: closing would speak to the server
