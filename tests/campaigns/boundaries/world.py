@@ -33,7 +33,7 @@ from tests.shop import Shop, open_shop
 
 # Columns that say "not before": the end of a lease, of a pause. A resumed run does not wait for them.
 WAITING_COLUMNS = {"available_at", "lease_until", "leased_until", "next_check_at"}
-_ROUNDS = 25  # of all of beat's tasks; what is not at rest after them never will be
+_ROUNDS = 25  # of the workers; what is not at rest after them never will be
 _SEVERAL_DAYS = 400  # older than anything is kept
 _MESSAGE_ID = re.compile(r"^Message-ID: (.+)$", re.M | re.I)
 
@@ -136,13 +136,13 @@ class World:
             self.wait_no_longer()
 
     def rest(self) -> None:
-        """Everything that beat sends, again and again, until nothing is left to do."""
-        for _ in range(_ROUNDS):
+        """Everything that beat sends, and what comes of it, until nothing is left to do."""
+        self.wait_no_longer()
+        for name in beat_tasks():
+            run_task(name)
+        if self.unfinished():
             self.wait_no_longer()
-            for name in beat_tasks():
-                run_task(name)
-            if not self.unfinished():
-                return
+            self.work()
 
     def unfinished(self) -> int:
         with connection.cursor() as cursor:
