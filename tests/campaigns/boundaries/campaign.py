@@ -143,7 +143,7 @@ def _cross_everything(pool: Pool, *, seed: int, only: str) -> tuple[list[Outcome
     outcomes: dict[Unit, Outcome] = {}
     recordings: dict[Unit, Recording] = {}
     for found in (units, None):
-        for unit, recorded in pool.imap(_record, found or refusals(recordings)):
+        for unit, recorded in pool.imap(_record, found or refusals(_noted(recordings))):
             outcomes[unit] = Outcome(unit)
             if isinstance(recorded, Recording):
                 recordings[unit] = recorded
@@ -165,10 +165,15 @@ def _cross_everything(pool: Pool, *, seed: int, only: str) -> tuple[list[Outcome
 
 
 def _portions(recordings: Mapping[Unit, Recording], seed: int) -> Iterator[Kill]:
+    noted = _noted(recordings)
     for unit, recorded in recordings.items():
-        boundaries = boundaries_of(unit, recordings)
+        boundaries = boundaries_of(unit, noted)
         for start in range(0, len(boundaries), _AT_ONCE):
             yield Kill(unit, boundaries[start : start + _AT_ONCE], recorded.ending, seed)
+
+
+def _noted(recordings: Mapping[Unit, Recording]) -> dict[Unit, list[Boundary]]:
+    return {unit: one.boundaries for unit, one in recordings.items()}
 
 
 def _show(progress: str) -> None:

@@ -68,14 +68,19 @@ class Recording:
     ending: State
 
 
-def record(stage: Stage) -> Recording:
+def note(stage: Stage) -> list[Boundary]:
     """Play the scene undisturbed in a process of its own, and note every boundary. Raises SceneError."""
     stage.set_up()
     seen: list[Boundary] = []
     said, status = _in_child(stage, seen.append, lambda: json.dumps([asdict(one) for one in seen]))
     if status != 0:
         raise SceneError(said or f"the scene ended with status {status}")
-    boundaries = [Boundary(**{**one, "place": Place(**one["place"])}) for one in json.loads(said)]
+    return [Boundary(**{**one, "place": Place(**one["place"])}) for one in json.loads(said)]
+
+
+def record(stage: Stage) -> Recording:
+    """Note the boundaries, and how things stand when the world has gone on undisturbed. Raises SceneError."""
+    boundaries = note(stage)
     return Recording(boundaries, _resumed(stage, client_first=False))
 
 

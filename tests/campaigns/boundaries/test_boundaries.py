@@ -10,20 +10,24 @@ from durability import registry
 from durability.registry import handles, register
 from durability.types import Saga, Since, Step
 from payments.events import PaymentCaptured
-from tests.campaigns.boundaries.campaign import Kill, cross_all, record_unit
-from tests.campaigns.boundaries.recorder import AFTER, BEFORE, COMMIT, DO, SAGA, SENT, Place
-from tests.campaigns.boundaries.runner import Recording
-from tests.campaigns.boundaries.scenarios import SCENARIOS
+from tests.campaigns.boundaries.campaign import Kill, cross_all, performance
+from tests.campaigns.boundaries.recorder import AFTER, BEFORE, COMMIT, DO, SAGA, SENT, Boundary, Place
+from tests.campaigns.boundaries.runner import note, record
+from tests.campaigns.boundaries.scenarios import REPAIRED, SCENARIOS
 from tests.campaigns.boundaries.units import Unit, boundaries_of, missing, refusals, refusing
 from tests.campaigns.boundaries.world import World
 
 SEED = 1
-KILLS = 1  # a scenario
-pytestmark = pytest.mark.xdist_group("boundaries")  # one process: what is recorded once is used by all
+REPAIRS = 4  # of the desk's repairs are killed; each is played
+DRAWN = random.Random(SEED).sample(REPAIRED, REPAIRS)
+KILLED = [name for name in SCENARIOS if name not in REPAIRED or name in DRAWN]
+pytestmark = pytest.mark.xdist_group("boundaries")  # one process: what is noted once is used by all
+
+Noted = dict[Unit, list[Boundary]]
 
 
 @pytest.fixture(scope="module")
-def recordings() -> dict[Unit, Recording]:
+def noted() -> Noted:
     return {}
 
 
@@ -39,36 +43,32 @@ def world(transactional_db, valkey, sandbox_process, tmp_path) -> Iterator[World
     sandbox_process.control("POST", "reset")
 
 
-def recorded(world: World, unit: Unit, recordings: dict[Unit, Recording]) -> Recording:
-    if unit not in recordings:
-        recordings[unit] = record_unit(world, unit)
-    return recordings[unit]
+def killed_once(world: World, unit: Unit, noted: Noted) -> None:
+    """At a boundary drawn by lot."""
+    with refusing(unit):
+        recording = record(performance(world, unit))
+    noted[unit] = recording.boundaries
+    assert recording.ending["unfinished"] == 0
+    if not world.is_tampered and not unit.step:
+        assert (recording.ending["audit"], recording.ending["cents off"]) == ([], {})
+    drawn = random.Random(f"{SEED} {unit}").sample(boundaries_of(unit, noted), 1)
+    assert cross_all(world, Kill(unit, drawn, recording.ending, SEED)).findings == {}
 
 
-def killed(world: World, unit: Unit, recordings: dict[Unit, Recording]) -> dict[str, list[str]]:
-    """The findings of a few kills."""
-    drawn = random.Random(f"{SEED} {unit}").sample(boundaries_of(unit, recordings), KILLS)
-    return cross_all(world, Kill(unit, drawn, recordings[unit].ending, SEED)).findings
+@pytest.mark.parametrize("scenario", KILLED)
+def test_a_process_killed_at_a_boundary_loses_and_doubles_nothing(world, noted, scenario):
+    killed_once(world, Unit(scenario), noted)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_process_killed_at_a_boundary_loses_and_doubles_nothing(world, recordings, scenario):
-    unit = Unit(scenario)
-    ending = recorded(world, unit, recordings).ending
-    assert ending["unfinished"] == 0
-    if not world.is_tampered:
-        assert (ending["audit"], ending["cents off"]) == ([], {})
-    assert killed(world, unit, recordings) == {}
-
-
-def test_what_is_declared_is_crossed_and_what_is_refused_is_undone(world, recordings, monkeypatch):
+def test_what_is_declared_is_crossed_and_what_is_refused_is_undone(world, noted, monkeypatch):
     """Each step with do and undo, each handler, each task: a new one without a scenario is named here."""
-    for scenario in SCENARIOS:
-        recorded(world, Unit(scenario), recordings)
-    for unit in refusals(recordings):
-        recorded(world, unit, recordings)
-        assert killed(world, unit, recordings) == {}, unit
-    crossed = [boundary for one in recordings.values() for boundary in one.boundaries]
+    for unit in map(Unit, SCENARIOS):
+        if unit not in noted:
+            noted[unit] = note(performance(world, unit))
+    for unit in refusals(noted):
+        with refusing(unit):
+            noted[unit] = note(performance(world, unit))
+    crossed = [boundary for found in noted.values() for boundary in found]
     assert missing(crossed) == []
 
     # And a new one is named.
@@ -91,8 +91,9 @@ def wrap(_: object) -> None:
 wrap.__module__ = "orders.gifts"  # as if the product declared it
 
 
-def test_a_call_is_crossed_at_each_of_its_boundaries(world, recordings):
-    found = recorded(world, Unit("checkout, we confirm"), recordings).boundaries
+def test_a_call_is_crossed_at_each_of_its_boundaries(world, noted):
+    unit = Unit("checkout, we confirm")
+    found = noted.get(unit) or note(performance(world, unit))
     opening = Place(SAGA, "orders.checkout", "open the payment at the provider", DO)
     own = [(one.what, one.when) for one in found if one.place == opening]
     call = "POST /v1/payment_intents"
@@ -114,3 +115,9 @@ def test_a_refusal_is_the_recipes_own_again_afterwards():
     with refusing(Unit("checkout, we confirm", "orders.checkout", "open the payment at the provider")):
         assert {saga.name: [step.do for step in saga.steps] for saga in registry.recipes()} != kept
     assert {saga.name: [step.do for step in saga.steps] for saga in registry.recipes()} == kept
+
+
+def test_a_refused_step_is_undone_whatever_dies(world, noted):
+    opening = Unit("checkout, we confirm", "orders.checkout", "open the payment at the provider")
+    noted[Unit(opening.scenario)] = note(performance(world, Unit(opening.scenario)))
+    killed_once(world, opening, noted)

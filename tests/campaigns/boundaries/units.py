@@ -1,6 +1,6 @@
 """What is crossed: each scenario, and each step of each recipe refused in the first scenario that comes to it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,6 @@ from durability import registry
 from durability.types import Call, Context, Handler, Outcome, Refused, Saga, Step
 from foundation.errors import DomainError
 from tests.campaigns.boundaries.recorder import DO, HANDLER, OURS, SAGA, TASK, UNDO, Boundary, Place
-from tests.campaigns.boundaries.runner import Recording
 
 _PRODUCT = OURS - {"tests"}  # durability's own tests declare recipes and handlers too
 
@@ -50,20 +49,17 @@ def _is_ours(function: Callable[..., Any] | None) -> bool:
     return function is not None and function.__module__.split(".")[0] in _PRODUCT
 
 
-def refusals(recordings: Mapping[Unit, Recording]) -> list[Unit]:
+def refusals(noted: Mapping[Unit, Sequence[Boundary]]) -> list[Unit]:
     """Each step that can refuse, in the scenario that comes to it first. What nothing comes to is told by `missing`."""
     units = []
     for saga in product_recipes():
         for step in saga.steps:
             place = Place(SAGA, saga.name, step.name, DO)
-            scenario = next((unit.scenario for unit, one in recordings.items() if _comes_to(one, place)), None)
+            comes = (unit.scenario for unit, found in noted.items() if any(one.place == place for one in found))
+            scenario = next(comes, None)
             if scenario and step.do is not None:
                 units.append(Unit(scenario, saga.name, step.name))
     return units
-
-
-def _comes_to(recording: Recording, place: Place) -> bool:
-    return any(boundary.place == place for boundary in recording.boundaries)
 
 
 @contextmanager
@@ -91,13 +87,10 @@ def _refusal(step: Step | Call) -> Callable[[Context], Outcome | None]:
     return refuse
 
 
-def boundaries_of(unit: Unit, recordings: Mapping[Unit, Recording]) -> list[Boundary]:
+def boundaries_of(unit: Unit, noted: Mapping[Unit, Sequence[Boundary]]) -> list[Boundary]:
     """Of a refusal only what the scenario itself does not come to."""
-    own = recordings[unit].boundaries
-    if not unit.step:
-        return own
-    known = set(recordings[Unit(unit.scenario)].boundaries)
-    return [boundary for boundary in own if boundary not in known]
+    known = set(noted[Unit(unit.scenario)]) if unit.step else set()
+    return [boundary for boundary in noted[unit] if boundary not in known]
 
 
 def missing(boundaries: Iterable[Boundary]) -> list[str]:
