@@ -1,8 +1,12 @@
 """Every task has a queue, and each queue has workers."""
 
+import psycopg
 from celery import current_app
+from celery.fixups.django import DjangoWorkerFixup
 from django.conf import settings
+from django.db import connection
 
+from config.celery import _look_after_connections
 from config.devstack.stack import WORKERS
 
 
@@ -17,3 +21,40 @@ def test_a_task_that_is_sent_by_name_goes_to_its_queue(valkey):
     for name in ("durability.work_outside", "reconciliation.nightly"):
         current_app.send_task(name)
     assert (valkey.llen("outside"), valkey.llen("long"), valkey.llen("own")) == (1, 1, 0)
+
+
+# --- The workers' connection ---------------------------------------------------------------------------------
+
+
+def around_a_task() -> None:
+    """What a worker's process does before and after each task."""
+    current_app.loader.import_default_modules()
+    task = current_app.tasks["durability.work_own"]
+    fixup = DjangoWorkerFixup(current_app._get_current_object())
+    task.push_request(is_eager=False)
+    try:
+        fixup.on_task_prerun(task)
+        _look_after_connections()
+        fixup.on_task_postrun(task)
+    finally:
+        task.pop_request()
+
+
+def backend() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return int(cursor.fetchone()[0])
+
+
+def test_a_worker_keeps_its_connection_from_task_to_task(transactional_db):
+    before = backend()
+    around_a_task()
+    assert backend() == before
+
+
+def test_a_worker_whose_connection_broke_opens_another(transactional_db):
+    before = backend()
+    with psycopg.connect(**connection.get_connection_params(), autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s)", [before])
+    around_a_task()
+    assert backend() != before
