@@ -2,11 +2,11 @@
 
 import psycopg
 from celery import current_app
-from celery.fixups.django import DjangoWorkerFixup
+from celery.fixups.django import DjangoWorkerFixup  # type: ignore[attr-defined]
 from django.conf import settings
 from django.db import connection
 
-from config.celery import _look_after_connections
+from config.celery import _look_after_connections, app
 from config.devstack.stack import WORKERS
 
 
@@ -30,7 +30,7 @@ def around_a_task() -> None:
     """What a worker's process does before and after each task."""
     current_app.loader.import_default_modules()
     task = current_app.tasks["durability.work_own"]
-    fixup = DjangoWorkerFixup(current_app._get_current_object())
+    fixup = DjangoWorkerFixup(app)
     task.push_request(is_eager=False)
     try:
         fixup.on_task_prerun(task)
