@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from payments.events import PaymentCaptured, RefundSucceeded
 
 CONSUMER = Path(__file__).resolve().parents[2] / "docs" / "examples" / "consumer.py"
 EVENTS = 200
+STREAM = "everycent:events"
 ABOUT = {"merchant_id": "m", "reference": "ord_1", "currency": "usd", "provider_reference": "pi_1"}
 
 
@@ -54,6 +55,17 @@ class Consumer:
     def totals(self) -> set[tuple[str, str, int, int]]:
         return set(self.rows("SELECT what, currency, minor, events FROM total"))
 
+    @contextmanager
+    def frozen(self):
+        """It can read, and write nothing: killed in here, it is in the middle."""
+        assert system.wait_until(
+            lambda: bool(self.rows("SELECT 1 FROM sqlite_master WHERE name = 'total'")), timeout_s=20
+        )
+        with closing(sqlite3.connect(self.database, timeout=30, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            yield
+            database.execute("ROLLBACK")
+
     def wait_for(self, handled: int) -> None:
         assert system.wait_until(lambda: self.handled >= handled, timeout_s=60), self.handled
 
@@ -68,15 +80,27 @@ def consumer(tmp_path):
 
 @pytest.fixture
 def published(transactional_db, valkey):
-    """Captures of 1, 2, 3 … cents, and a refund of one cent after every tenth."""
+    return publish(1, EVENTS)
+
+
+def publish(first: int, last: int) -> int:
+    """Captures of so many cents each, and a refund of one cent after every tenth. How many events."""
+    events = 0
     with transaction.atomic():
-        for number in range(1, EVENTS + 1):
+        for number in range(first, last + 1):
             payment = f"pay_{number % 7}"
             services.publish(PaymentCaptured(payment=payment, amount_minor=number, settling=True, **ABOUT))
+            events += 1
             if number % 10 == 0:
                 services.publish(RefundSucceeded(refund="ref_1", payment=payment, amount_minor=1, **ABOUT))
+                events += 1
     tasks.mirror()
-    return EVENTS + EVENTS // 10
+    return events
+
+
+def unacknowledged() -> int:
+    groups = {group["name"]: group["pending"] for group in redis.client().xinfo_groups(STREAM)}
+    return int(groups.get("statistics", 0))  # none before the consumer has made its group
 
 
 TOTALS = {
@@ -85,12 +109,15 @@ TOTALS = {
 }
 
 
-def test_each_event_counts_once_however_often_the_consumer_is_killed(consumer, published):
-    for kill in range(1, 4):
+def test_each_event_counts_once_however_often_the_consumer_is_killed(consumer, transactional_db, valkey):
+    part, published = EVENTS // 4, 0
+    for kill in range(4):
         consumer.start()
-        consumer.wait_for(consumer.handled + published // 8)
-        consumer.end(signal.SIGKILL)
-        assert consumer.handled < published, f"kill {kill} came too late to be in the middle"
+        consumer.wait_for(published)
+        with consumer.frozen():
+            published += publish(kill * part + 1, (kill + 1) * part)
+            assert system.wait_until(lambda: unacknowledged() > 0, timeout_s=20)
+            consumer.end(signal.SIGKILL)  # it has read events, and counted none of them
     consumer.start()
     consumer.wait_for(published)
     assert consumer.totals == TOTALS
