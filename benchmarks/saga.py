@@ -21,7 +21,7 @@ from orders.types import Customer, PaymentWish, Wanted
 from payments.ledger import customer_account
 from payments.locks import lock_payment
 from payments.models import JournalEntry, Payment
-from payments.services.news import apply_intent
+from payments.services.payment_news import apply_intent
 from payments.types import Intent
 
 SALES = int(os.environ.get("SALES", "200"))  # a round

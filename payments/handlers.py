@@ -3,9 +3,9 @@
 from durability.registry import handles
 from durability.types import Since
 from payments.events import ProviderEventReceived
-from payments.services import news
+from payments.services import rereads
 
 
 @handles(ProviderEventReceived, name="payments.apply_provider_event", since=Since.OLDEST_KEPT, outside=True)
 def apply_provider_event(event: ProviderEventReceived) -> None:
-    news.sync_provider_object(event_type=event.type, object_id=event.object_id, intent_id=event.intent_id)
+    rereads.sync_provider_object(event_type=event.type, object_id=event.object_id, intent_id=event.intent_id)

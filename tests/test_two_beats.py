@@ -185,7 +185,7 @@ JOBS = {
     "durability.clean_up": Job(old_rows, "commit", only_young_keys),
     "orders.expire_due": Job(overdue, "orders.services.expiry.payments.cancel_never_sent", expired_once),
     "orders.rearm_timer": Job(disarmed, "orders.services.expiry.database_now", armed_once),
-    "payments.recheck": Job(unchecked, "payments.services.news._due", checked_once),
+    "payments.recheck": Job(unchecked, "payments.services.rereads._due", checked_once),
     "payments.catch_up_events": Job(untold, "commit", told_once),
     "payments.clean_up": Job(old_rows, "commit", only_young_events),
     "reconciliation.nightly": Job(yesterday, "reconciliation.services.runs._begin", reconciled_once),
@@ -243,7 +243,7 @@ def test_without_the_orders_lock_the_lock_on_their_payments_still_holds(race, sh
 
 def test_control_a_recheck_that_locks_nothing_asks_twice(race, shop, monkeypatch):
     monkeypatch.setattr(QuerySet, "select_for_update", lambda rows, **_: rows)
-    race.stop("payments.services.news.in_seconds", at="after")  # has read what is due
+    race.stop("payments.services.rereads.in_seconds", at="after")  # has read what is due
     damaged(race, shop, "payments.recheck")
 
 

@@ -17,7 +17,7 @@ from payments.services.desk import (
     post_correction,
     take_provider_status,
 )
-from payments.services.news import receive_webhook, recheck_due, replay_events, sync_payment, sync_refund
+from payments.services.inbox import receive_webhook, replay_events
 from payments.services.refunds import (
     flag_refund,
     post_refund,
@@ -26,6 +26,7 @@ from payments.services.refunds import (
     release_refundable,
     request_refund,
 )
+from payments.services.rereads import recheck_due, sync_payment, sync_refund
 from payments.services.sales import post_sale, reverse_sale
 
 __all__ = [

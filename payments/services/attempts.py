@@ -20,7 +20,7 @@ from payments.events import PaymentCancelled
 from payments.locks import lock_payment
 from payments.metrics import count_after_commit
 from payments.models import Payment, PaymentHistory
-from payments.services.news import about, apply_intent, fail
+from payments.services.payment_news import about, apply_intent, fail
 from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, PaymentStatus
 from payments.types import Failure, Intent, PaymentView
 

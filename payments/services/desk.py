@@ -14,15 +14,9 @@ from payments.events import RefundSucceeded
 from payments.locks import lock_payment, lock_refund
 from payments.metrics import count_after_commit
 from payments.models import Payment, PaymentHistory, Refund, RefundHistory
-from payments.services.news import (
-    about_refund,
-    apply_intent,
-    hold_refund,
-    post_refund_paid,
-    sync_payment,
-    sync_refund,
-    unavailable,
-)
+from payments.services.payment_news import apply_intent
+from payments.services.refund_news import about_refund, hold_refund, post_refund_paid
+from payments.services.rereads import sync_payment, sync_refund, unavailable
 from payments.states import PaymentStatus, RefundStatus
 from payments.types import PaymentView
 

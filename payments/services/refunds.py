@@ -26,7 +26,7 @@ from payments.errors import (
 from payments.events import RefundRequested
 from payments.locks import lock_payment, lock_refund
 from payments.models import Payment, Refund, RefundHistory
-from payments.services.news import about_refund, apply_refund, hold_refund, post_refund_paid, refund_failed
+from payments.services.refund_news import about_refund, apply_refund, hold_refund, post_refund_paid, refund_failed
 from payments.states import REFUND_EDGES, PaymentStatus, RefundStatus
 from payments.types import ProviderRefund, RefundPolicy
 

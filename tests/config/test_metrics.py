@@ -109,7 +109,7 @@ def test_what_is_rolled_back_did_not_happen(shop):
     def fail_and_roll_back() -> None:
         with transaction.atomic():
             payment = Payment.objects.select_for_update().get(pk=Payment.id_of(number))
-            payments.news.fail(payment, Failure("card_declined", "generic_decline", "no"), by="test")
+            payments.payment_news.fail(payment, Failure("card_declined", "generic_decline", "no"), by="test")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

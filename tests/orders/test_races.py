@@ -108,7 +108,9 @@ def test_control_an_expiry_that_does_not_ask_the_provider_first_leaves_money_wit
     race, shop, sandbox, confirmable, monkeypatch
 ):
     monkeypatch.setattr(payments, "cancel_at_provider", lambda number: Succeeded(None))
-    monkeypatch.setattr("payments.services.news.durability.publish", lambda event: None)  # nor refunds itself after
+    monkeypatch.setattr(
+        "payments.services.payment_news.durability.publish", lambda event: None
+    )  # nor refunds itself after
     expiry_against_browser(race, sandbox, confirmable)
     race.play("expiry expiry customer customer")
     assert gateway.retrieve_intent(confirmable["provider_reference"]).status == "succeeded"
@@ -170,7 +172,7 @@ def cancel_against_webhook(race, shop: Shop, sandbox, *, paid_before: bool) -> d
 
     race.stop("payments.services.attempts.lock_payment", at="after", actor="cancel")
     race.stop("orders.services.close_unpaid", actor="cancel")
-    race.stop("payments.services.news.lock_payment", at="after", actor="webhook")
+    race.stop("payments.services.rereads.lock_payment", at="after", actor="webhook")
     race.actor("cancel", lambda: shop.post(f"/orders/{payment['order']}/cancel").json())
     race.actor("webhook", hear)
     return payment
@@ -202,7 +204,7 @@ def test_without_the_payments_lock_the_guarded_update_still_holds(race, shop, sa
         return Payment.objects.get(pk=payment_id)
 
     monkeypatch.setattr("payments.services.attempts.lock_payment", unlocked)
-    monkeypatch.setattr("payments.services.news.lock_payment", unlocked)
+    monkeypatch.setattr("payments.services.rereads.lock_payment", unlocked)
     payment = cancel_against_webhook(race, shop, sandbox, paid_before=True)
     assert race.play("cancel webhook webhook cancel cancel")["cancel"]["code"] == "order_already_paid"
     settle()

@@ -98,7 +98,7 @@ def captured(shop) -> Payment:
 
 
 def two_tellers(race: Race, payment: Payment) -> None:
-    race.stop("payments.services.news.lock_payment", at="after")
+    race.stop("payments.services.rereads.lock_payment", at="after")
     reference = payment.provider_reference or ""
     race.actor("webhook", lambda: services.sync_payment(reference, by="webhook"))
     race.actor("recheck", lambda: services.sync_payment(reference, by="recheck"))
@@ -116,7 +116,7 @@ def test_a_capture_that_two_tell_of_at_once_is_posted_once(race, captured, turns
 
 
 def test_without_the_lock_the_second_teller_fails_loudly(race, captured, monkeypatch):
-    monkeypatch.setattr("payments.services.news.lock_payment", unlocked)
+    monkeypatch.setattr("payments.services.rereads.lock_payment", unlocked)
     two_tellers(race, captured)
     assert isinstance(race.play("webhook recheck webhook recheck")["recheck"], IllegalTransition)
     assert captures() == 1
@@ -132,8 +132,8 @@ def test_control_without_lock_guarded_update_and_unique_cause_the_money_is_booke
         entry.save(force_insert=True)
         return True
 
-    monkeypatch.setattr("payments.services.news.lock_payment", unlocked)
-    monkeypatch.setattr("payments.services.news._move", unguarded_move)
+    monkeypatch.setattr("payments.services.rereads.lock_payment", unlocked)
+    monkeypatch.setattr("payments.services.payment_news._move", unguarded_move)
     monkeypatch.setattr(ledger, "_insert_once", insert_again)
     unguarded.unique("payments_journalentry", "journal_entry_once_per_cause")
     two_tellers(race, captured)
@@ -145,7 +145,7 @@ def test_control_without_lock_guarded_update_and_unique_cause_the_money_is_booke
 def test_news_that_were_read_before_a_cancellation_do_not_open_the_payment_again(race, shop, turns):
     body = shop.checkout().json()
     reference = body["payment"]["provider_reference"]
-    race.stop("payments.services.news.lock_payment", at="before", actor="webhook")  # has read: still confirmable
+    race.stop("payments.services.rereads.lock_payment", at="before", actor="webhook")  # has read: still confirmable
     race.actor("webhook", lambda: services.sync_payment(reference, by="webhook"))
     race.actor("cancel", lambda: shop.post(f"/orders/{body['order']['number']}/cancel").status_code)
     assert race.play(turns) == {"webhook": True, "cancel": 200}
@@ -158,8 +158,8 @@ def test_control_news_that_ignore_what_became_of_the_payment_are_refused_by_the_
     race, shop, monkeypatch
 ):
     body = shop.checkout().json()
-    monkeypatch.setattr("payments.services.news.PAYMENT_LIVE", ("pending", "cancelled"))
-    race.stop("payments.services.news.lock_payment", at="before", actor="webhook")
+    monkeypatch.setattr("payments.services.payment_news.PAYMENT_LIVE", ("pending", "cancelled"))
+    race.stop("payments.services.rereads.lock_payment", at="before", actor="webhook")
     race.actor("webhook", lambda: services.sync_payment(body["payment"]["provider_reference"], by="webhook"))
     race.actor("cancel", lambda: shop.post(f"/orders/{body['order']['number']}/cancel").status_code)
     assert isinstance(race.play("webhook cancel webhook")["webhook"], IllegalTransition)

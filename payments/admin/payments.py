@@ -1,0 +1,200 @@
+"""Payments as the finance desk sees them. Read-only; what may be done are acts."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import Q
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from foundation import cells
+from foundation.desk import Act, NoteForm, ReadOnlyAdmin, by_number, choice_filter
+from foundation.money import parse_major
+from foundation.sections import Entry, Facts, Page, Section, Timeline
+from payments import services
+from payments.admin.shared import journal_table, order_link, refunds_table, webhooks_table
+from payments.models import JournalEntry, Payment
+from payments.states import PaymentStatus
+
+_PAYMENT_STATES = [value for name, value in vars(PaymentStatus).items() if name.isupper()]
+
+
+class RefundForm(NoteForm):
+    amount = forms.CharField(
+        label="Amount",
+        required=False,
+        help_text="As 12.34. Empty: all that is not refunded yet.",
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "placeholder": "all"}),
+    )
+    field_order = ("amount", "note")
+
+
+def refund(payment: Payment, data: dict[str, Any], by: str) -> str:
+    amount = data["amount"].strip()
+    with transaction.atomic():
+        number = services.request_refund(
+            payment=payment.number,
+            amount_minor=parse_major(amount, payment.currency) if amount else None,
+            reason=data["note"],
+            requested_by=by,
+            policy=None,  # staff with a reason pass the merchant's terms for customers
+        )
+    return f"Refund {number} is on its way to the provider."
+
+
+def recheck_payment(payment: Payment, data: dict[str, Any], by: str) -> str:
+    services.take_provider_status(payment.number, by=by)
+    return "Read at the provider: what it says now stands in our books."
+
+
+@admin.register(Payment)
+class PaymentAdmin(ReadOnlyAdmin[Payment]):
+    list_display = ("number_cell", "order", "customer_cell", "status_cell", "amount", "refunded", "provider", "created")
+    list_filter = (choice_filter("status", _PAYMENT_STATES), choice_filter("currency", ["usd", "eur", "gbp", "jpy"]))
+    saved_views = (
+        ("All", ""),
+        ("Succeeded", "status=succeeded"),
+        ("Failed", "status=failed"),
+        ("Unknown", "status=unknown"),
+        ("Waiting for the customer", "status=pending"),
+    )
+    search_help_text = "Number of a payment or order, or pi_…, ch_…"
+    acts = (
+        Act(
+            name="recheck",
+            label="Read at the provider",
+            says="Asks the provider how this payment stands, and takes over what it says.",
+            permission="payments.recheck_payment",
+            run=recheck_payment,
+            icon="sync",
+        ),
+        Act(
+            name="refund",
+            label="Refund",
+            says="Sends money back to the customer, all or part of it, past the merchant's refund window.",
+            permission="payments.refund_payment",
+            run=refund,
+            form=RefundForm,
+            icon="undo",
+            danger=True,
+        ),
+    )
+
+    def find(self, text: str) -> Q:
+        if text.startswith(("pi_", "ch_", "py_")):
+            return Q(provider_reference=text) | Q(charge_reference=text)
+        if text.startswith("ord_"):
+            return Q(reference=text)
+        return by_number(Payment.id_of, text)
+
+    def offered(self, row: Payment) -> list[str]:
+        can_refund = row.status == PaymentStatus.SUCCEEDED and row.refunds_committed_minor < row.captured_minor
+        return [*(["recheck"] if row.provider_reference else []), *(["refund"] if can_refund else [])]
+
+    @admin.display(description="Payment")
+    def number_cell(self, payment: Payment) -> SafeString:
+        return cells.code(payment.number)
+
+    @admin.display(description="Order")
+    def order(self, payment: Payment) -> SafeString:
+        return cells.short(payment.reference)
+
+    @admin.display(description="Customer")
+    def customer_cell(self, payment: Payment) -> str:
+        return payment.customer
+
+    @admin.display(description="Status")
+    def status_cell(self, payment: Payment) -> SafeString:
+        return cells.beside(cells.state(payment.status), *self._marks(payment))
+
+    @admin.display(description="Amount")
+    def amount(self, payment: Payment) -> SafeString:
+        return cells.money(payment.amount_minor, payment.currency)
+
+    @admin.display(description="Refunded")
+    def refunded(self, payment: Payment) -> SafeString:
+        return cells.money(payment.refunded_minor or None, payment.currency)
+
+    @admin.display(description="At the provider")
+    def provider(self, payment: Payment) -> SafeString:
+        return cells.short(payment.provider_reference or "")
+
+    @admin.display(description="Created")
+    def created(self, payment: Payment) -> SafeString:
+        return cells.moment(payment.created_at)
+
+    def page(self, request: HttpRequest, row: Payment) -> Page:
+        history = [
+            Entry(
+                at=one.at,
+                title=cells.state(one.to_state),
+                detail=cells.who(one.by, one.why),
+                icon="flag",
+                tone=cells.tone_of(one.to_state),
+            )
+            for one in row.history.order_by("at", "pk")
+        ]
+        side: list[Section] = [
+            Facts("Payment", self._facts(request, row)),
+            Timeline("Status", history, empty="Its status has not changed yet."),
+        ]
+        return Page(
+            title=cells.code(row.number),
+            lead=[cells.state(row.status), *self._marks(row)],
+            sub=cells.beside("for order", order_link(request, row.reference)),
+            figure=("Amount", cells.money(row.amount_minor, row.currency)),
+            main=[
+                *self._failure(row),
+                refunds_table(request, row.refunds.order_by("pk")),
+                journal_table(request, JournalEntry.objects.filter(subject=row.number)),
+                webhooks_table(request, [row.provider_reference] if row.provider_reference else []),
+            ],
+            side=side,
+        )
+
+    def _marks(self, payment: Payment) -> list[SafeString]:
+        marks = []
+        if payment.status == PaymentStatus.SUCCEEDED and not payment.settling:
+            marks.append(cells.badge("does not settle", "warn", title="A second success: it is given back by itself."))
+        if payment.fraud_marked_at:
+            marks.append(cells.badge("fraud", "bad"))
+        return marks
+
+    def _failure(self, payment: Payment) -> list[Section]:
+        if not payment.failure_code:
+            return []
+        return [
+            Facts(
+                "Last failure",
+                [
+                    ("Code", cells.code(payment.failure_code)),
+                    ("Decline code", cells.code(payment.failure_decline_code)),
+                    ("The provider says", payment.failure_message or cells.NOTHING),
+                ],
+            )
+        ]
+
+    def _facts(self, request: HttpRequest, payment: Payment) -> list[tuple[str, str | SafeString]]:
+        currency = payment.currency
+        return [
+            ("Order", order_link(request, payment.reference)),
+            ("Customer", payment.customer),
+            ("Method", payment.method),
+            ("Asked for", cells.money(payment.amount_minor, currency)),
+            ("Captured", cells.money(payment.captured_minor, currency)),
+            ("Refunded", cells.money(payment.refunded_minor, currency)),
+            ("Refunds under way", cells.money(payment.refunds_committed_minor - payment.refunded_minor, currency)),
+            *(
+                [("Corrected by", cells.difference(payment.corrected_minor, currency))]
+                if payment.corrected_minor
+                else []
+            ),
+            ("Intent", cells.code(payment.provider_reference)),
+            ("Charge", cells.code(payment.charge_reference)),
+            ("Created", cells.moment(payment.created_at)),
+            ("First sent", cells.moment(payment.first_sent_at)),
+            ("Captured at", cells.moment(payment.captured_at)),
+            ("Next look at the provider", cells.moment(payment.next_check_at)),
+        ]

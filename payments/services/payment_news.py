@@ -1,0 +1,206 @@
+"""What the provider says of a payment: webhooks, scheduled reads and listed events all end in `apply_intent`.
+
+Any order, any number of times: the same final state.
+"""
+
+import logging
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+
+from durability import services as durability
+from foundation.transition import transition
+from payments import gateway, ledger, metrics
+from payments.events import PaymentCancelled, PaymentCaptured, PaymentContradicted, PaymentFailed
+from payments.metrics import count_after_commit
+from payments.models import Payment, PaymentHistory
+from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, PaymentStatus
+from payments.types import BalanceTransaction, Failure, Intent
+
+log = logging.getLogger(__name__)
+
+_OPEN_STATES = {
+    "requires_payment_method": PaymentStatus.PENDING,
+    "requires_confirmation": PaymentStatus.PENDING,
+    "requires_capture": PaymentStatus.PROCESSING,
+    "requires_action": PaymentStatus.REQUIRES_ACTION,
+    "processing": PaymentStatus.PROCESSING,
+}
+
+
+def apply_intent(payment: Payment, intent: Intent, *, by: str) -> bool:
+    """Bring a locked payment to what the provider says of its intent, in the caller's transaction.
+
+    False where the provider's amount, currency or mode contradicts ours: then nothing changes, and the news is out.
+    """
+    contradiction = _contradiction(payment, intent)
+    if contradiction:
+        log.error("payment %s: %s", payment.number, contradiction)
+        durability.publish(PaymentContradicted(**about(payment), detail=contradiction))
+        return False
+    if payment.provider_reference is None:
+        Payment.objects.filter(pk=payment.pk).update(provider_reference=intent.id)
+        payment.provider_reference = intent.id
+    if intent.status == "succeeded":
+        _capture(payment, intent, by=by)
+    elif intent.status == "canceled":
+        _close(payment, intent, by=by)
+    else:
+        _keep_open(payment, intent, by=by)
+    return True
+
+
+def _contradiction(payment: Payment, intent: Intent) -> str:
+    if (intent.amount_minor, intent.currency) != (payment.amount_minor, payment.currency):
+        return (
+            f"the provider has {intent.amount_minor} {intent.currency}, we asked for "
+            f"{payment.amount_minor} {payment.currency}"
+        )
+    if intent.livemode != gateway.livemode():
+        return "the provider's object and our key are not of the same mode (live, test)"
+    if payment.provider_reference not in (None, intent.id):
+        return f"the provider reports {intent.id}, we opened {payment.provider_reference}"
+    return ""
+
+
+def _close(payment: Payment, intent: Intent, *, by: str) -> None:
+    """What was declined when we confirmed it is cancelled before we say `failed`; a webhook may tell of it first."""
+    if payment.status not in PAYMENT_LIVE:
+        return
+    if payment.confirm and intent.failure:
+        fail(payment, intent.failure, by=by)
+        return
+    _move(payment, PaymentStatus.CANCELLED, by=by, values={"next_check_at": None})
+    durability.publish(PaymentCancelled(**about(payment)))
+
+
+def fail(payment: Payment, failure: Failure, *, by: str) -> None:
+    """A live, locked attempt becomes `failed`, in the caller's transaction."""
+    if payment.provider_reference:
+        _count_decline(payment, failure)
+    else:  # nobody could even be asked for the money
+        count_after_commit(metrics.PAYMENT_REQUESTS, "error")
+    _move(
+        payment,
+        PaymentStatus.FAILED,
+        by=by,
+        why=failure.message,
+        values={
+            "failure_code": failure.code,
+            "failure_decline_code": failure.decline_code,
+            "failure_message": failure.message,
+            "next_check_at": None,
+        },
+    )
+    durability.publish(PaymentFailed(**about(payment), code=failure.code))
+
+
+def _count_decline(payment: Payment, failure: Failure) -> None:
+    """Once, however often the same news arrives: in the browser a decline is not the attempt's end, but it counts."""
+    if (failure.code, failure.decline_code) != (payment.failure_code, payment.failure_decline_code):
+        count_after_commit(metrics.PAYMENT_REQUESTS, "failed")
+
+
+def _keep_open(payment: Payment, intent: Intent, *, by: str) -> None:
+    if payment.status not in PAYMENT_LIVE:
+        if payment.status != PaymentStatus.SUCCEEDED:
+            # Old news, or an opening that overslept its own cancellation: in either case nobody may pay this intent.
+            durability.start_saga("payments.close_intent", key=payment.number, subject=payment.reference)
+        return
+    failure = intent.failure
+    values: dict[str, Any] = {
+        "failure_code": failure.code if failure else "",
+        "failure_decline_code": failure.decline_code if failure else "",
+        "failure_message": failure.message if failure else "",
+    }
+    if failure:
+        _count_decline(payment, failure)
+    to = _OPEN_STATES[intent.status]
+    if payment.status == to:
+        Payment.objects.filter(pk=payment.pk).update(**values)
+        for name, value in values.items():
+            setattr(payment, name, value)
+    else:
+        _move(payment, to, by=by, values=values)
+
+
+def _capture(payment: Payment, intent: Intent, *, by: str) -> None:
+    charge = intent.charge
+    captured_minor = intent.amount_received_minor
+    if payment.status != PaymentStatus.SUCCEEDED:
+        _move(
+            payment,
+            PaymentStatus.SUCCEEDED,
+            by=by,
+            values={
+                "captured_minor": captured_minor,
+                "captured_at": charge.created_at if charge else intent.created_at,
+                "charge_reference": charge.id if charge else None,
+                "paid_at": Now(),
+                "next_check_at": None,
+                "failure_code": "",
+                "failure_decline_code": "",
+                "failure_message": "",
+            },
+        )
+        settling = _settle(payment)
+        ledger.post(
+            key=f"capture:{payment.number}",
+            kind="capture",
+            debit=ledger.clearing(payment.currency),
+            credit=ledger.customer_account(payment.merchant_id, payment.customer, payment.currency),
+            amount_minor=captured_minor,
+            by=by,
+            merchant_id=payment.merchant_id,
+            subject=payment.number,
+            reference=payment.reference,
+        )
+        count_after_commit(metrics.PAYMENT_REQUESTS, "success")
+        count_after_commit(metrics.CAPTURED, payment.currency, captured_minor)
+        durability.publish(PaymentCaptured(**about(payment), settling=settling))
+    if charge and charge.balance_transaction:
+        post_fee(charge.balance_transaction, payment=payment, by=by)
+
+
+def _settle(payment: Payment) -> bool:
+    """Make this success the one that pays the reference; False if another one does already."""
+    try:
+        with transaction.atomic():
+            Payment.objects.filter(pk=payment.pk).update(settling=True)
+    except IntegrityError:
+        return False
+    payment.settling = True
+    return True
+
+
+def post_fee(booked: BalanceTransaction, *, payment: Payment | None, by: str) -> None:
+    """Post the provider's fee once per balance transaction, whoever learns of it first."""
+    if booked.fee_minor:
+        ledger.post(
+            key=f"fee:{booked.id}",
+            kind="fee",
+            debit=ledger.fees(booked.currency),
+            credit=ledger.clearing(booked.currency),
+            amount_minor=booked.fee_minor,
+            by=by,
+            merchant_id=payment.merchant_id if payment else None,
+            subject=payment.number if payment else "",
+            reference=payment.reference if payment else "",
+        )
+
+
+def about(payment: Payment) -> dict[str, Any]:
+    """The common payload of a payment's events."""
+    return {
+        "payment": payment.number,
+        "merchant_id": str(payment.merchant_id),
+        "reference": payment.reference,
+        "amount_minor": payment.amount_minor,
+        "currency": payment.currency,
+        "provider_reference": payment.provider_reference or "",
+    }
+
+
+def _move(payment: Payment, to: str, *, by: str, values: dict[str, Any], why: str = "") -> None:
+    transition(payment, to, edges=PAYMENT_EDGES, history=PaymentHistory, by=by, why=why, values=values)
