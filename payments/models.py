@@ -39,6 +39,9 @@ class Payment(models.Model):
     # Σ open + succeeded refunds of ours, kept under this row's lock.
     refunds_committed_minor = models.BigIntegerField(default=0)
     refunded_minor = models.BigIntegerField(default=0)
+    # Set while a dispute is open: nothing is refunded meanwhile, or the customer would be paid twice.
+    disputed_at = models.DateTimeField(null=True)
+    disputed_lost_minor = models.BigIntegerField(default=0)  # what lost disputes took: it cannot be refunded any more
     failure_code = models.CharField(max_length=64, blank=True)
     failure_decline_code = models.CharField(max_length=64, blank=True)
     failure_message = models.TextField(blank=True)
@@ -63,6 +66,7 @@ class Payment(models.Model):
                 condition=Q(refunded_minor__gte=0) & Q(refunded_minor__lte=F("captured_minor")),
                 name="payment_refunded_within_captured",
             ),
+            models.CheckConstraint(condition=Q(disputed_lost_minor__gte=0), name="payment_lost_not_negative"),
             models.CheckConstraint(
                 condition=~Q(status=PaymentStatus.SUCCEEDED) | Q(captured_at__isnull=False, captured_minor__gt=0),
                 name="payment_succeeded_has_capture",
