@@ -163,6 +163,8 @@ CACHES = {
 
 # --- The provider -----------------------------------------------------------------------------------
 
+# The module that speaks to it: docs/providers.md.
+PAYMENT_PROVIDER = env.str("PAYMENT_PROVIDER", "payments.providers.stripe")
 STRIPE_API_BASE = _server("STRIPE_API_BASE", "stripe_api_base", "")  # empty: Stripe itself
 STRIPE_API_KEY = env.str("STRIPE_API_KEY", "") or ("sk_test_sandbox" if STRIPE_API_BASE else "")
 # Two are live while a secret is rolled.

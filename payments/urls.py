@@ -1,10 +1,10 @@
 from django.urls import path
 
-from payments import views
+from payments import gateway, views
 
 urlpatterns = [
     path("payments/<str:number>", views.PaymentView.as_view(), name="payment"),
     path("payments/<str:number>/refunds", views.RefundsView.as_view(), name="payment-refunds"),
     path("refunds/<str:number>", views.RefundView.as_view(), name="refund"),
-    path("webhooks/stripe", views.stripe_webhook, name="stripe-webhook"),
+    path(f"webhooks/{gateway.NAME}", views.provider_webhook, name="provider-webhook"),
 ]

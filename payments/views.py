@@ -78,10 +78,10 @@ class RefundView(APIView):
 
 @csrf_exempt
 @require_POST
-def stripe_webhook(request: HttpRequest) -> HttpResponse:
+def provider_webhook(request: HttpRequest) -> HttpResponse:
     """POST /webhooks/stripe: 200 once stored, 400 for a bad signature. The work is a worker's."""
     try:
-        new = services.receive_webhook(payload=request.body, signature=request.headers.get("Stripe-Signature", ""))
+        new = services.receive_webhook(payload=request.body, headers=request.headers)
     except SignatureInvalid as error:
         document = problem(status=400, code=error.code, detail=error.detail, instance=request.path)
         return JsonResponse(document, status=400, content_type=PROBLEM_TYPE)

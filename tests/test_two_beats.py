@@ -23,8 +23,8 @@ from inventory.models import StockMovement
 from orders import locks, timer
 from orders import services as orders_services
 from orders.models import Order, OrderHistory
-from payments import gateway
 from payments.models import InboxEvent, JournalEntry, Payment
+from payments.providers import stripe as provider
 from reconciliation.models import Discrepancy, ReconciliationRun
 from tests.races import Race
 from tests.shop import Shop, open_shop, settle
@@ -71,7 +71,7 @@ def unsent(shop: Shop) -> None:
 
 
 def opened_once(shop: Shop) -> None:
-    intents = gateway._listing(
+    intents = provider._listing(
         "payment_intents", {"created": {"gte": int(Payment.objects.get().created_at.timestamp())}}
     )
     number = Payment.objects.get().number

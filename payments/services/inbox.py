@@ -1,5 +1,6 @@
 """The webhook inbox: a signed event is stored before it is acknowledged; what no webhook brought is listed."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -14,9 +15,9 @@ from payments.models import InboxEvent
 from payments.types import ProviderEvent
 
 
-def receive_webhook(*, payload: bytes, signature: str) -> bool:
+def receive_webhook(*, payload: bytes, headers: Mapping[str, str]) -> bool:
     """Store a signed event before it is acknowledged. False if it was there already. Raises SignatureInvalid."""
-    return _store_event(gateway.parse_webhook(payload, signature))
+    return _store_event(gateway.parse_webhook(payload, headers))
 
 
 def replay_events(*, since: datetime) -> tuple[int, int]:

@@ -16,9 +16,9 @@ from django.test.utils import CaptureQueriesContext
 
 from durability import services as durability
 from durability.models import Delivery, Heartbeat, Message, SagaRun
-from payments import gateway
 from payments import services as payments
 from payments.models import Payment
+from payments.providers import stripe as provider
 from payments.types import Failure
 from tests.exposition import Change, read
 from tests.shop import open_shop, settle
@@ -42,7 +42,7 @@ def shop(transactional_db, valkey, sandbox):
 @pytest.fixture
 def impatient(settings, monkeypatch):
     settings.PROVIDER_READ_TIMEOUT_S = 0.5
-    monkeypatch.setattr(gateway, "_thread", threading.local())  # clients are made anew, with that time
+    monkeypatch.setattr(provider, "_thread", threading.local())  # clients are made anew, with that time
 
 
 def ago(seconds: int):

@@ -194,7 +194,7 @@ def test_importing_works_in_batches(books, settings):
 
 
 def test_a_page_that_fails_is_asked_for_again(books, monkeypatch):
-    monkeypatch.setattr("payments.gateway.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("payments.providers.stripe.time.sleep", lambda seconds: None)
     books.sell()
     fault = {"match": "GET /v1/balance_transactions", "kind": "rate_limit", "times": 3}
     books.sandbox.control("POST", "faults", fault)
@@ -341,7 +341,7 @@ def test_what_cannot_be_run_ends_with_2_and_one_line(no_import, arguments, reaso
 
 @pytest.mark.django_db
 def test_a_provider_that_does_not_answer_ends_with_2(monkeypatch, transactional_db):
-    monkeypatch.setattr("payments.gateway.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("payments.providers.stripe.time.sleep", lambda seconds: None)
     with pytest.raises(CommandError, match="Could not run: The payment provider does not give its books") as refused:
         call_command("reconcile", "--date", "2026-01-10")
     assert refused.value.returncode == 2

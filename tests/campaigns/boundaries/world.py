@@ -22,8 +22,8 @@ from durability import doorbell, shares
 from foundation import redis
 from foundation.database import database_now
 from foundation.errors import DomainError
-from payments import gateway
 from payments.models import InboxEvent
+from payments.providers import stripe as provider
 from tests import cleaning
 from tests.campaigns.audit import judge
 from tests.campaigns.boundaries.runner import State, leave_connections_to_the_parent
@@ -171,7 +171,7 @@ class World:
     # --- The provider ---------------------------------------------------------------------------------
 
     def provider_objects(self, resource: str) -> list[dict[str, Any]]:
-        return list(gateway._listing(resource, {}))
+        return list(provider._listing(resource, {}))
 
     def plant(self, kind: str) -> None:
         """The provider's books differ from ours in silence."""
@@ -248,8 +248,8 @@ class Performance:
     def in_child(self) -> None:
         """What the parent has open stays the parent's: nothing may be said over it from here."""
         leave_connections_to_the_parent()
-        _kept.append(dict(gateway._thread.__dict__))
-        gateway._thread.__dict__.clear()
+        _kept.append(dict(provider._thread.__dict__))
+        provider._thread.__dict__.clear()
 
     def play(self) -> None:
         try:
