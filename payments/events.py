@@ -74,7 +74,10 @@ class RefundSucceeded(_AboutRefund):
 
 @dataclass(frozen=True, slots=True)
 class RefundFailed(_AboutRefund):
+    """`late`: it had succeeded before, and came back."""
+
     name: ClassVar[str] = "payments.refund_failed.v1"
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

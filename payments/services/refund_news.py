@@ -73,7 +73,7 @@ def refund_failed(refund: Refund, payment: Payment, *, was_succeeded: bool, by: 
         )
     Payment.objects.filter(pk=payment.pk).update(**columns)
     release_hold(refund, payment, by=by)
-    durability.publish(RefundFailed(**about_refund(refund, payment)))
+    durability.publish(RefundFailed(**about_refund(refund, payment), late=was_succeeded))
 
 
 def post_refund_paid(refund: Refund, payment: Payment, *, by: str) -> None:
