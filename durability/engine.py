@@ -23,7 +23,7 @@ from durability.models import SagaRun, SagaStep
 from durability.types import Accepted, Call, Context, Lane, Lease, Refused, Saga, Step, Succeeded, Unknown
 from foundation.database import in_seconds
 from foundation.errors import DomainError
-from foundation.logs import bound, named
+from foundation.logs import bound, named, named_in
 from foundation.middleware import current_request_id
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ _TAKE_ONE = _TAKE.format(
 """
 )
 
+# Only from where the run stands in memory: what committed although its answer was lost (a connection that broke in COMMIT)
+# has moved on, and must not be put back to be done again.
 _SAVE = """
 UPDATE durability_sagarun
 SET state = %(state)s, current_step = %(current_step)s, outside = %(outside)s, attempts = %(attempts)s,
@@ -67,7 +69,7 @@ SET state = %(state)s, current_step = %(current_step)s, outside = %(outside)s, a
         secs => %(pause_s)s * CASE WHEN %(calling)s THEN 2 ^ least(greatest(deaths - 1, 0), 5) ELSE 1 END
     ),
     finished_at = CASE WHEN %(finished)s THEN clock_timestamp() END
-WHERE id = %(id)s AND lease_version = %(lease_version)s
+WHERE id = %(id)s AND lease_version = %(lease_version)s AND state = %(was)s AND current_step = %(stood_at)s
 RETURNING id
 """
 # The run's progress and what became of its step: one statement, because every step of every sale pays for it.
@@ -155,13 +157,13 @@ def advance(run: SagaRun, lane: Lane | None = None) -> None:
 
     A worker of the lane `own` hands a run on where it would leave the database; without a lane everything is done here.
     """
-    about = named(run.key, run.subject, *run.payload.values())
+    about = named_in(run.payload) | named(run.key, run.subject)
     with bound(saga=f"{run.recipe} {run.key}", request_id=run.request_id, **about):
         try:
             while _advance_once(run, lane):
                 pass
         except LeaseLost:
-            log.info("saga %s was taken over by another worker", run.pk)
+            log.info("saga %s was taken over, or has moved on: whoever takes it next sees where it stands", run.pk)
 
 
 def _advance_once(run: SagaRun, lane: Lane | None) -> bool:
@@ -336,7 +338,8 @@ def _save(
     pause_s: float | None = None,
     **changes: Any,
 ) -> None:
-    """Commit a run's progress under its lease, and what became of its step. Raises LeaseLost.
+    """Commit a run's progress under its lease, and what became of its step. Raises LeaseLost, also where the run stands
+    elsewhere than in memory.
 
     Without a pause the lease is renewed: there is more to do. The run in memory follows when the transaction commits.
     """
@@ -347,6 +350,8 @@ def _save(
     values = {
         "id": run.pk,
         "lease_version": run.lease_version,
+        "was": run.state,
+        "stood_at": run.current_step,
         "state": state,
         "current_step": step,
         "outside": changes.get("outside", run.outside),

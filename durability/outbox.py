@@ -20,7 +20,7 @@ from durability.limits import TookTooLong, time_limit
 from durability.models import Delivery
 from durability.types import Event, Handler, Lane
 from foundation.database import in_seconds
-from foundation.logs import bound, named
+from foundation.logs import bound, named_in
 from foundation.middleware import current_request_id
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def claim(lane: Lane, *, limit: int, of_the_dead: bool = False) -> list[Claim]:
 
 def deliver(one: Claim) -> None:
     """Run one claimed delivery to done, to a later attempt, or to the park."""
-    with bound(delivery=f"{one.handler} {one.id}", request_id=one.request_id, **named(*one.payload.values())):
+    with bound(delivery=f"{one.handler} {one.id}", request_id=one.request_id, **named_in(one.payload)):
         _deliver(one)
 
 

@@ -64,6 +64,11 @@ def named(*values: object) -> dict[str, str]:
     return found
 
 
+def named_in(payload: object) -> dict[str, str]:
+    """The public ids among the values of a payload; none in one that is no mapping: what is broken is logged, too."""
+    return named(*payload.values()) if isinstance(payload, Mapping) else {}
+
+
 def _with(ids: Mapping[str, object]) -> Mapping[str, str]:
     return {**_bound.get(), **{name: str(value) for name, value in ids.items() if value}}
 

@@ -1,11 +1,13 @@
 import pytest
-from django.db import transaction
+from django.db import OperationalError, connection, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 
-from durability import selectors, services
+from durability import engine, selectors, services
 from durability.models import SagaRun, SagaStep
 from durability.types import Accepted, Lane, Refused, Unknown
 from foundation.errors import IllegalTransition
+from tests.durability import toys
 from tests.durability.toys import Definite, marks, script
 
 
@@ -167,3 +169,68 @@ def test_a_run_waits_for_a_recipe_version_that_is_not_deployed():
     run_due()
     assert state() == "running"
     assert "version 99" in SagaRun.objects.get().error
+
+
+# --- A commit whose answer is lost -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lose_the_answer(monkeypatch):
+    """From inside of a transaction: its COMMIT will be done, and its answer lost with the connection."""
+    commit = BaseDatabaseWrapper._commit  # type: ignore[attr-defined]
+
+    def arm(_: object) -> None:
+        def lost(self) -> None:
+            commit(self)
+            monkeypatch.setattr(BaseDatabaseWrapper, "_commit", commit)
+            connection.close()
+            raise OperationalError("server closed the connection unexpectedly")
+
+        monkeypatch.setattr(BaseDatabaseWrapper, "_commit", lost)
+
+    return arm
+
+
+def times_of_last(monkeypatch) -> list[str]:
+    """Where a second time would be seen, and not refused by the toys' unique marks."""
+    done: list[str] = []
+    monkeypatch.setattr(toys, "write", done.append)
+    return done
+
+
+def test_a_step_whose_commit_got_no_answer_is_not_done_again(monkeypatch, lose_the_answer):
+    done = times_of_last(monkeypatch)
+    script.before_last = lose_the_answer
+    start()
+    work()
+    assert state() == "completed"
+    script.before_last = lambda context: None
+    run_due()
+    assert done.count("last:k") == 1
+
+
+def test_an_undo_whose_commit_got_no_answer_is_not_done_again(monkeypatch, lose_the_answer):
+    done = times_of_last(monkeypatch)
+    script.call = lambda context: Refused("no", "never")
+    script.on_undo = lose_the_answer
+    start()
+    work()
+    assert state() == "compensated"
+    script.on_undo = lambda context: None
+    run_due()
+    assert done.count("undone first:k") == 1
+
+
+def test_control_a_saga_that_is_put_back_does_its_step_again(monkeypatch, lose_the_answer):
+    done = times_of_last(monkeypatch)
+    guard = " AND state = %(was)s AND current_step = %(stood_at)s"
+    for name in ("_SAVE", "_SAVE_WITH_STEP"):
+        statement = getattr(engine, name)
+        assert guard in statement
+        monkeypatch.setattr(engine, name, statement.replace(guard, ""))
+    script.before_last = lose_the_answer
+    start()
+    work()
+    script.before_last = lambda context: None
+    run_due()
+    assert done.count("last:k") == 2

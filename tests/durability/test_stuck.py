@@ -208,12 +208,13 @@ def _dies(work) -> bool:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def test_a_payload_that_no_code_understands_ends_parked(settings):
+@pytest.mark.parametrize("payload", [{"jar": "j"}, [], "text", 7], ids=str)
+def test_a_payload_that_no_code_understands_ends_parked(settings, payload):
     settings.DELIVERY_MAX_ATTEMPTS = 1
     drop("j", "a")
     drop("k", "b")
     first = Delivery.objects.filter(handler="toys.count").earliest("pk").message
-    type(first).objects.filter(pk=first.pk).update(payload={"jar": "j"})
+    type(first).objects.filter(pk=first.pk).update(payload=payload)
     work()
     assert states() == ["parked", "done"]
 
