@@ -5,11 +5,11 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, connection, models
+from django.db import connection, models
 
 from foundation.database import in_seconds
 
@@ -60,10 +60,11 @@ class _Keeper:
                 model._default_manager.filter(pk=pk, lease_version=version, available_at__lt=until).update(
                     available_at=until
                 )
-        except DatabaseError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is: this thread keeps all leases of its process
             log.warning("leases could not be renewed: %s", error)
         finally:
-            connection.close()  # this thread's own
+            with suppress(Exception):
+                connection.close()  # this thread's own
 
 
 _keeper = _Keeper()
