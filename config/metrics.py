@@ -71,6 +71,10 @@ def _read() -> list[Metric]:
 def _durable() -> Iterator[Metric]:
     oldest_s = durability.oldest_open_s()
     yield GaugeMetricFamily("everycent_outbox_oldest_seconds", "Age of the oldest open delivery.", value=oldest_s)
+    waits_s = durability.oldest_unmirrored_s()
+    yield GaugeMetricFamily(
+        "everycent_stream_oldest_seconds", "Age of the oldest message not in the stream.", value=waits_s
+    )
     parked = {handler.name: 0 for handler in registry.handlers()} | durability.parked_counts()
     yield _by(
         ["handler"],

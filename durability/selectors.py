@@ -44,6 +44,13 @@ def _oldest_open_s(*, outside: bool) -> float:
     return max(0.0, age_s or 0.0)
 
 
+def oldest_unmirrored_s() -> float:
+    """Age of the oldest message that is not in the stream yet; 0 where there is none."""
+    waiting = Message.objects.filter(state="pending").order_by("pk")
+    age_s = waiting.annotate(age=_age_of("created_at")).values_list("age", flat=True).first()
+    return max(0.0, age_s or 0.0)
+
+
 def parked_counts() -> dict[str, int]:
     """handler → how many of its deliveries are parked; every known handler is there, so that a gauge falls to 0."""
     rows = Delivery.objects.filter(state="parked").values_list("handler").annotate(count=Count("pk")).order_by()
@@ -98,6 +105,11 @@ def stuck_sagas() -> QuerySet[SagaRun]:
 
 def saga_is_finished(recipe: str, *, key: str) -> bool:
     return SagaRun.objects.filter(recipe=recipe, key=key, finished_at__isnull=False).exists()
+
+
+def saga_is_open(recipe: str, *, key: str) -> bool:
+    """Whether a run has still something to do, or to undo. A finished one may be gone: sagas are cleaned up, orders are not."""
+    return SagaRun.objects.filter(recipe=recipe, key=key, finished_at__isnull=True).exists()
 
 
 def saga_is_held(recipe: str, *, key: str) -> bool:

@@ -44,7 +44,8 @@ def ship_order(*, number: str, merchant_id: UUID, carrier: str, tracking: str, b
 def _sale_is_through(number: str) -> bool:
     """What could not be carried through is refunded; until that is settled, nothing may leave the house."""
     settling = [payment.number for payment in payments.payments_of([number])[number] if payment.settling]
-    return any(durability_reads.saga_is_finished("orders.payment_success", key=payment) for payment in settling)
+    still_open = [one for one in settling if durability_reads.saga_is_open("orders.payment_success", key=one)]
+    return bool(settling) and not still_open
 
 
 def complete_order(*, number: str, merchant_id: UUID, by: str) -> None:

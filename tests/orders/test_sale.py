@@ -5,6 +5,7 @@ import requests
 from django.db.models import Sum
 from django.db.models.functions import Now
 
+from durability import services as durability
 from durability.models import SagaRun
 from inventory import services as inventory
 from orders import services, timer
@@ -136,6 +137,14 @@ def test_ship_and_complete(shop):
     assert shop.post(f"/orders/{number}/complete").json()["code"] == "illegal_transition"
     assert shop.post(f"/orders/{number}/ship", {"carrier": "Post", "tracking": "1"}).json()["status"] == "shipped"
     assert shop.post(f"/orders/{number}/complete").json()["status"] == "completed"
+
+
+def test_a_paid_order_is_shipped_even_when_its_saga_was_cleaned_up_long_ago(shop):
+    number = shop.bought()["number"]
+    long_ago = "2020-01-01T00:00Z"
+    SagaRun.objects.update(created_at=long_ago, finished_at=long_ago)
+    assert durability.clean_up()["sagas"] == 2
+    assert shop.post(f"/orders/{number}/ship").status_code == 200
 
 
 def test_a_partial_refund_moves_money_and_neither_order_nor_stock(shop):
