@@ -14,6 +14,7 @@ _SOLD = ("paid", "shipped", "completed")
 _LIVE = ("pending", "processing", "requires_action", "unknown")
 _REFUND_UNDER_WAY = ("requested", "processing")
 _REFUND_WAITS = ("awaiting_approval", "pending", "requires_action")  # for a person or a bank: nobody of us is late
+_SAGA_OF_A_SALE = "payment-success"  # who asks for a refund where a sale is turned back
 _REFUND_FAILED = ("failed", "cancelled")
 
 
@@ -398,6 +399,11 @@ class _Auditor:
                 self.found("sale_not_carried_through", name, f"its saga is {state}")
             if state == "compensated" and self.ours.orders[payment.reference].status != "cancelled":
                 self.found("sale_undone_but_order_open", payment.reference, "its saga was compensated")
+            given_back = [refund for _, refund in self.refunds_of[payment.id] if refund.requested_by == _SAGA_OF_A_SALE]
+            if given_back and self.ours.orders[payment.reference].was_paid:
+                self.found(
+                    "sale_given_back", payment.reference, "it was paid, and nobody but its own saga wanted it undone"
+                )
         for name, order in self.ours.orders.items():
             settling = [payment for _, payment in self.payments_of[name] if payment.settling]
             if order.status in _SOLD and len(settling) != 1:

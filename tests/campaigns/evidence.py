@@ -107,7 +107,10 @@ def read_ours(connection: psycopg.Connection[Row]) -> Ours:
             "ord",
             "SELECT id, status, total_minor, currency, "
             " extract(epoch FROM now() - expires_at)::float AS overdue_s,"
-            " extract(epoch FROM now() - cancel_requested_at)::float AS cancelling_s FROM orders_order",
+            " extract(epoch FROM now() - cancel_requested_at)::float AS cancelling_s,"
+            " EXISTS (SELECT FROM orders_orderhistory history"
+            "         WHERE history.subject_id = orders_order.id AND history.to_state = 'paid') AS was_paid"
+            " FROM orders_order",
         ),
         payments=numbered(
             "pay",
@@ -118,7 +121,7 @@ def read_ours(connection: psycopg.Connection[Row]) -> Ours:
         ),
         refunds=numbered(
             "ref",
-            "SELECT id, payment_id, status, amount_minor, currency, provider_reference,"
+            "SELECT id, payment_id, status, amount_minor, currency, provider_reference, requested_by,"
             " extract(epoch FROM now() - created_at)::float AS age_s FROM payments_refund",
         ),
         entries=rows("SELECT id, kind, key, subject, reference, currency FROM payments_journalentry"),

@@ -59,6 +59,7 @@ DAMAGES = {
     "saga_without_an_owner": "UPDATE durability_sagarun SET state = 'running', available_at = now() - interval '1 min'",
     "sale_not_carried_through": "DELETE FROM durability_sagarun WHERE recipe = 'orders.payment_success'",
     "sale_undone_but_order_open": "UPDATE durability_sagarun SET state = 'compensated'",
+    "sale_given_back": "UPDATE payments_refund SET requested_by = 'payment-success'",
     "sold_order_is_paid_once": "UPDATE payments_payment SET settling = false",
     "delivery_missing": "DELETE FROM durability_delivery WHERE id = (SELECT max(id) FROM durability_delivery)",
     "delivery_parked": "UPDATE durability_delivery SET state = 'parked'",
