@@ -34,12 +34,18 @@ class TermsForm(NoteForm):
         label="Refund ratio (basis points)", min_value=0, max_value=BASIS_POINTS, help_text="10000 is the whole amount."
     )
     refund_fee = forms.CharField(label="Refund fee", help_text="As 1.50, kept from each refund.")
+    refund_approval_above = forms.CharField(
+        label="A second person approves refunds above",
+        required=False,
+        help_text="As 500.00; empty: none waits. In another currency than the shop's, all wait where there is a limit.",
+    )
     webhook_url = forms.URLField(label="Webhook address", required=False, assume_scheme="https")
     field_order = (
         "order_expires_after_s",
         "refund_window_days",
         "refund_ratio_bp",
         "refund_fee",
+        "refund_approval_above",
         "webhook_url",
         "note",
     )
@@ -64,12 +70,14 @@ class ProductForm(NoteForm):
 
 
 def set_terms(merchant: Merchant, data: dict[str, Any], by: str) -> str:
+    above = data["refund_approval_above"].strip()
     services.set_terms(
         merchant_id=merchant.pk,
         order_expires_after_s=data["order_expires_after_s"],
         refund_window_days=data["refund_window_days"],
         refund_ratio_bp=data["refund_ratio_bp"],
         refund_fee_minor=parse_major(data["refund_fee"], merchant.currency),
+        refund_approval_above_minor=parse_major(above, merchant.currency) if above else None,
         webhook_url=data["webhook_url"],
     )
     return "The new terms hold for every order and refund from now on."
@@ -135,6 +143,9 @@ class MerchantAdmin(ReadOnlyAdmin[Merchant]):
                 "refund_window_days": row.refund_window_days,
                 "refund_ratio_bp": row.refund_ratio_bp,
                 "refund_fee": _amount(row.refund_fee_minor, row.currency),
+                "refund_approval_above": ""
+                if row.refund_approval_above_minor is None
+                else _amount(row.refund_approval_above_minor, row.currency),
                 "webhook_url": row.webhook_url,
             }
         return act.form(prefix=act.name, initial=initial)

@@ -82,6 +82,7 @@ def set_terms(
     refund_window_days: int,
     refund_ratio_bp: int,
     refund_fee_minor: int,
+    refund_approval_above_minor: int | None,
     webhook_url: str,
 ) -> None:
     """The terms on which this merchant sells from now on. Raises InvalidInput, NotFound."""
@@ -89,11 +90,14 @@ def set_terms(
         raise InvalidInput("An order lives for a second at least.", param="order_expires_after_s")
     if refund_fee_minor < 0 or refund_window_days < 0 or not 0 <= refund_ratio_bp <= money.BASIS_POINTS:
         raise InvalidInput("Window, ratio and fee of refunds are not negative, and the ratio is at most the whole.")
+    if refund_approval_above_minor is not None and refund_approval_above_minor < 0:
+        raise InvalidInput("The limit of refunds is not negative.", param="refund_approval_above_minor")
     changed = Merchant.objects.filter(pk=merchant_id).update(
         order_expires_after_s=order_expires_after_s,
         refund_window_days=refund_window_days,
         refund_ratio_bp=refund_ratio_bp,
         refund_fee_minor=refund_fee_minor,
+        refund_approval_above_minor=refund_approval_above_minor,
         webhook_url=webhook_url,
     )
     if not changed:

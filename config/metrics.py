@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from durability import registry
 from durability import selectors as durability
 from foundation.database import connections_used
+from payments import selectors as payments
 from reconciliation import selectors as reconciliation
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Readings(Collector):
 def _read() -> list[Metric]:
     with connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = {settings.METRICS_STATEMENT_TIMEOUT_MS:d}")
-    return [*_durable(), *_reconciled(), *_database()]
+    return [*_durable(), *_owed(), *_reconciled(), *_database()]
 
 
 def _durable() -> Iterator[Metric]:
@@ -104,6 +105,15 @@ def _durable() -> Iterator[Metric]:
         "everycent_worker_age_seconds",
         "Since a worker of the queue was last seen.",
         {(queue,): age_s for queue, age_s in durability.worker_ages_s().items()},
+    )
+
+
+def _owed() -> Iterator[Metric]:
+    yield _by(
+        ["currency"],
+        "everycent_refunds_owed_minor",
+        "Minor units that refunds which failed left as a debt to customers.",
+        {(currency,): minor for currency, minor in payments.refunds_owed().items()},
     )
 
 

@@ -44,6 +44,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "reconciliation.accept_discrepancy",
         "reconciliation.start_reconciliation",
         "payments.refund_payment",
+        "payments.approve_refund",  # a manager approves what another one asked for
         "orders.cancel_order",
         "catalog.change_merchant",
         "catalog.view_apikey",

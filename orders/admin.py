@@ -29,6 +29,7 @@ from orders.states import OrderStatus
 from orders.types import OrderView
 from payments import selectors as payments
 from payments import services as payment_services
+from payments.documents import refund_told
 from payments.types import EntryView, PaymentView, RefundView
 
 _STATES = [value for name, value in vars(OrderStatus).items() if name.isupper()]
@@ -71,7 +72,7 @@ def refund(order: Order, data: dict[str, Any], by: str) -> str:
             policy=None,  # staff with a reason pass the merchant's terms for customers
             merchant_id=order.merchant_id,
         )
-    return f"Refund {number} is on its way to the provider."
+    return refund_told(payments.get_refund(number))
 
 
 @dataclass(frozen=True, slots=True)

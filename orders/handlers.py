@@ -5,7 +5,7 @@ from durability.types import Since
 from orders import services
 from orders.events import OrderPaid
 from orders.services import letters
-from payments.events import PaymentCaptured, RefundFailed, RefundSucceeded
+from payments.events import PaymentCaptured, RefundFailed, RefundRejected, RefundSucceeded
 
 
 @handles(PaymentCaptured, name="orders.receive_payment", since=Since.OLDEST_KEPT)
@@ -21,6 +21,11 @@ def note_refund(event: RefundSucceeded) -> None:
 @handles(RefundFailed, name="orders.note_failed_refund", since=Since.OLDEST_KEPT)
 def note_failed_refund(event: RefundFailed) -> None:
     services.note_failed_refund(number=event.reference, by=event.refund)
+
+
+@handles(RefundRejected, name="orders.note_rejected_refund", since=Since.OLDEST_KEPT)
+def note_rejected_refund(event: RefundRejected) -> None:
+    services.note_rejected_refund(number=event.reference, by=event.refund)
 
 
 @handles(OrderPaid, name="orders.mail_receipt", since=Since.DEPLOYMENT, outside=True)

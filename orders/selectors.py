@@ -9,6 +9,7 @@ from foundation.errors import NotFound
 from orders.models import Order
 from orders.types import Customer, ItemView, OrderView
 from payments import selectors as payments
+from payments.states import refund_status
 from payments.types import PaymentView
 
 
@@ -66,9 +67,8 @@ def _view(order: Order, payments_made: list[PaymentView]) -> OrderView:
 
 def _refund_status(payments_made: Sequence[PaymentView]) -> str:
     settling = [payment for payment in payments_made if payment.settling]
-    if any(payment.refunds_open_minor > 0 for payment in settling):
-        return "refunding"
-    refunded = sum(payment.refunded_minor for payment in settling)
-    if not refunded:
-        return "none"
-    return "refunded" if refunded >= sum(payment.captured_minor for payment in settling) else "partial"
+    return refund_status(
+        captured_minor=sum(payment.captured_minor for payment in settling),
+        refunded_minor=sum(payment.refunded_minor for payment in settling),
+        open_minor=sum(payment.refunds_open_minor for payment in settling),
+    )

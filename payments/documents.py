@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from foundation.api import timestamp
+from payments.states import RefundStatus
 from payments.types import PaymentView, RefundView
 
 
@@ -25,6 +26,7 @@ class PaymentDocument(serializers.Serializer[Any]):
     amount = serializers.IntegerField()
     currency = serializers.CharField()
     amount_refunded = serializers.IntegerField()
+    refund_status = serializers.ChoiceField(choices=["none", "partial", "refunding", "refunded"])
     method = serializers.CharField()
     provider_reference = serializers.CharField(allow_null=True)
     client_secret = serializers.CharField(required=False, help_text="while the buyer can still confirm")
@@ -68,6 +70,7 @@ def payment_json(payment: PaymentView) -> dict[str, Any]:
         "amount": payment.amount_minor,
         "currency": payment.currency,
         "amount_refunded": payment.refunded_minor,
+        "refund_status": payment.refund_status,
         "method": payment.method,
         "provider_reference": payment.provider_reference or None,
         "created_at": timestamp(payment.created_at),
@@ -96,3 +99,10 @@ def refund_json(refund: RefundView) -> dict[str, Any]:
         "created_at": timestamp(refund.created_at),
         "completed_at": timestamp(refund.completed_at),
     }
+
+
+def refund_told(refund: RefundView) -> str:
+    """What becomes of a refund that was asked for, in a sentence for whoever asked."""
+    if refund.status == RefundStatus.AWAITING_APPROVAL:
+        return f"Refund {refund.number} is above the merchant's limit: it waits for a second person's approval."
+    return f"Refund {refund.number} is on its way to the provider."

@@ -24,6 +24,20 @@ class RefundExceedsCaptured(DomainError):
     status = 409
 
 
+class PaymentDisputed(DomainError):
+    """The payment is disputed: a refund now could pay the customer twice. Wait until the dispute is closed."""
+
+    code = "payment_disputed"
+    status = 409
+
+
+class SecondPersonNeeded(DomainError):
+    """Nobody approves a refund that they asked for themselves: a second person has to."""
+
+    code = "second_person_needed"
+    status = 403
+
+
 class RefundWindowClosed(DomainError):
     """The merchant's refund window for this payment has closed: staff can still refund with a reason."""
 

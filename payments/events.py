@@ -74,10 +74,25 @@ class RefundSucceeded(_AboutRefund):
 
 @dataclass(frozen=True, slots=True)
 class RefundFailed(_AboutRefund):
-    """`late`: it had succeeded before, and came back."""
+    """`late`: it had succeeded, and the bank sent the money back; it is owed to the customer."""
 
     name: ClassVar[str] = "payments.refund_failed.v1"
     late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RefundRejected(_AboutRefund):
+    """A second person said no: nothing was sent."""
+
+    name: ClassVar[str] = "payments.refund_rejected.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class OverRefunded(_AboutRefund):
+    """A refund made at the provider behind our back commits more than was captured: a person must look."""
+
+    name: ClassVar[str] = "payments.over_refunded.v1"
+    excess_minor: int
 
 
 @dataclass(frozen=True, slots=True)

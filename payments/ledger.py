@@ -5,8 +5,10 @@
 | capture          | provider clearing             | customer            |
 | sale             | customer                      | merchant payable    |
 | provider's fee   | fees                          | provider clearing   |
-| refund requested | merchant payable, or customer | refunds in flight   |
-| refund succeeded | refunds in flight             | provider clearing   |
+| refund requested | refunds owed, then merchant payable, or customer | refunds in flight |
+| refund succeeded | refunds in flight             | provider clearing, or bank |
+| refund failed    | refunds in flight             | whence it was taken |
+| … after success  | provider clearing             | refunds owed        |
 | correction       | provider clearing (or credit) | write-offs          |
 """
 
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from uuid import UUID, uuid5
 
 from django.db import connection
-from django.db.models import F
+from django.db.models import F, Sum
 
 from payments.errors import AccountOverdrawn
 from payments.models import Account, JournalEntry, Posting
@@ -48,6 +50,15 @@ def fees(currency: str) -> AccountKey:
 
 def refunds_in_flight(currency: str) -> AccountKey:
     return AccountKey(Kind.REFUNDS_IN_FLIGHT, currency)
+
+
+def refunds_owed(merchant_id: UUID, customer: str, currency: str) -> AccountKey:
+    """What a customer still has to get, because a refund that we had paid came back."""
+    return AccountKey(Kind.REFUNDS_OWED, currency, merchant_id, customer)
+
+
+def bank(currency: str) -> AccountKey:
+    return AccountKey(Kind.BANK, currency)
 
 
 def write_offs(currency: str) -> AccountKey:
@@ -109,6 +120,12 @@ def post(
 
 def was_posted(key: str) -> bool:
     return JournalEntry.objects.filter(key=key).exists()
+
+
+def amounts_of(keys: Sequence[str]) -> dict[str, int]:
+    """key → what its entry moved, in minor units; 0 for a cause that was not posted."""
+    debits = Posting.objects.filter(entry__key__in=keys, amount_minor__gt=0)
+    return dict.fromkeys(keys, 0) | dict(debits.values_list("entry__key").annotate(Sum("amount_minor")))
 
 
 def _insert_once(entry: JournalEntry) -> bool:

@@ -31,6 +31,9 @@ STRIPE_REQUEST_DURATION = Histogram(
 STRIPE_ERRORS = Counter("everycent_stripe_errors", "Calls to the provider that failed, by type.", ["type"])
 CAPTURED = Counter("everycent_captured_minor", "Minor units captured.", ["currency"])
 REFUNDED = Counter("everycent_refunded_minor", "Minor units refunded.", ["currency"])
+REFUNDS_FAILED_LATE = Counter(
+    "everycent_refunds_failed_late", "Refunds that came back after their success.", ["currency"]
+)
 
 for _outcome in PAYMENT_OUTCOMES:
     PAYMENT_REQUESTS.labels(_outcome)

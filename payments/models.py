@@ -9,7 +9,15 @@ from django.db.models.functions import Now
 
 from foundation.ids import parse_public_id, public_id, uuid7
 from foundation.transition import TransitionRecord, protect_append_only, transition_guard
-from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, REFUND_EDGES, PaymentStatus, RefundStatus
+from payments.states import (
+    PAYMENT_EDGES,
+    PAYMENT_LIVE,
+    REFUND_EDGES,
+    REFUND_ENDED_UNPAID,
+    REFUND_UNAPPROVED,
+    PaymentStatus,
+    RefundStatus,
+)
 
 
 class Payment(models.Model):
@@ -36,9 +44,13 @@ class Payment(models.Model):
     captured_at = models.DateTimeField(null=True)  # the provider's clock: decides the day in the books
     # The one success that pays the reference; another one is stored as not settling and refunded.
     settling = models.BooleanField(default=False)
-    # Σ open + succeeded refunds of ours, kept under this row's lock.
+    # Σ open + succeeded refunds, and Σ succeeded, kept under this row's lock; both end at what was captured.
     refunds_committed_minor = models.BigIntegerField(default=0)
     refunded_minor = models.BigIntegerField(default=0)
+    # What refunds made at the provider behind our back commit beyond what was captured.
+    refunds_excess_minor = models.BigIntegerField(default=0)
+    # What refunds that failed left as a debt to the customer: it can be refunded again, and is not the merchant's.
+    refunds_owed_minor = models.BigIntegerField(default=0)
     # Set while a dispute is open: nothing is refunded meanwhile, or the customer would be paid twice.
     disputed_at = models.DateTimeField(null=True)
     disputed_lost_minor = models.BigIntegerField(default=0)  # what lost disputes took: it cannot be refunded any more
@@ -66,6 +78,13 @@ class Payment(models.Model):
                 condition=Q(refunded_minor__gte=0) & Q(refunded_minor__lte=F("captured_minor")),
                 name="payment_refunded_within_captured",
             ),
+            models.CheckConstraint(
+                condition=Q(refunds_owed_minor=0)
+                | Q(refunds_owed_minor__gt=0)
+                & Q(refunds_owed_minor__lte=F("captured_minor") - F("refunds_committed_minor")),
+                name="payment_owes_what_is_not_refunded",
+            ),
+            models.CheckConstraint(condition=Q(refunds_excess_minor__gte=0), name="payment_refund_excess_not_negative"),
             models.CheckConstraint(condition=Q(disputed_lost_minor__gte=0), name="payment_lost_not_negative"),
             models.CheckConstraint(
                 condition=~Q(status=PaymentStatus.SUCCEEDED) | Q(captured_at__isnull=False, captured_minor__gt=0),
@@ -86,6 +105,7 @@ class Payment(models.Model):
             models.Index(fields=["merchant_id", "reference"], name="payment_by_reference"),
             models.Index(fields=["captured_at"], name="payment_captured", condition=Q(captured_at__isnull=False)),
             models.Index(fields=["next_check_at"], name="payment_due_check", condition=Q(next_check_at__isnull=False)),
+            models.Index(fields=["id"], name="payment_owes_a_refund", condition=Q(refunds_owed_minor__gt=0)),
         ]
         triggers = [transition_guard(field="status", edges=PAYMENT_EDGES)]
 
@@ -124,8 +144,18 @@ class Refund(models.Model):
     currency = models.CharField(max_length=3)
     reason = models.TextField()
     requested_by = models.CharField(max_length=150)
+    # The merchant's limit as it was when the refund was asked for: above it a second person approves. Null: none applied.
+    approval_above_minor = models.BigIntegerField(null=True)
+    approved_by = models.CharField(max_length=150, blank=True)
+    approved_at = models.DateTimeField(null=True)
+    # Nobody decided it: money that no order explains goes back. It waits for nobody, and where it fails it is a debt.
+    automatic = models.BooleanField(default=False)
     # True where the provider made it behind our back: it may break the sum, and is recorded all the same.
     made_elsewhere = models.BooleanField(default=False)
+    # Paid by our bank, not by the provider: what is owed after a refund that failed.
+    paid_outside = models.BooleanField(default=False)
+    again_of = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="again", db_index=False)
+    failed_late_at = models.DateTimeField(null=True)  # it had succeeded, and the bank sent it back
     first_sent_at = models.DateTimeField(null=True)
     provider_reference = models.CharField(max_length=255, null=True)  # noqa: DJ001  unique where known
     provider_created_at = models.DateTimeField(null=True)  # the provider's clock: decides the day in the books
@@ -140,7 +170,29 @@ class Refund(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(amount_minor__gt=0), name="refund_amount_positive"),
             models.CheckConstraint(condition=~Q(reason=""), name="refund_has_a_reason"),
+            # Maker and checker: nobody approves what they asked for, and nothing above the limit goes without.
+            models.CheckConstraint(
+                condition=Q(approved_by="") | ~Q(approved_by=F("requested_by")),
+                name="refund_approver_is_a_second_person",
+            ),
+            models.CheckConstraint(
+                condition=Q(approved_by="", approved_at__isnull=True)
+                | ~Q(approved_by="") & Q(approved_at__isnull=False),
+                name="refund_approval_is_dated",
+            ),
+            models.CheckConstraint(
+                condition=Q(approval_above_minor__isnull=True)
+                | Q(amount_minor__lte=F("approval_above_minor"))
+                | ~Q(approved_by="")
+                | Q(status__in=REFUND_UNAPPROVED),
+                name="refund_above_the_limit_is_approved",
+            ),
             models.UniqueConstraint(fields=["provider_reference"], name="refund_provider_reference_unique"),
+            models.UniqueConstraint(
+                fields=["again_of"],
+                condition=Q(again_of__isnull=False) & ~Q(status__in=REFUND_ENDED_UNPAID),
+                name="refund_made_again_once",
+            ),
         ]
         indexes = [
             models.Index(
@@ -149,8 +201,25 @@ class Refund(models.Model):
                 condition=Q(provider_created_at__isnull=False),
             ),
             models.Index(fields=["next_check_at"], name="refund_due_check", condition=Q(next_check_at__isnull=False)),
+            # The desk's views of what waits or went wrong, beside millions that succeeded.
+            models.Index(fields=["status", "id"], name="refund_not_succeeded", condition=~Q(status="succeeded")),
+            models.Index(fields=["again_of"], name="refund_made_again", condition=Q(again_of__isnull=False)),
         ]
-        triggers = [transition_guard(field="status", edges=REFUND_EDGES)]
+        permissions = [("approve_refund", "Can approve and reject refunds that somebody else asked for")]
+        triggers = [
+            transition_guard(field="status", edges=REFUND_EDGES),
+            # What was asked for, and under which limit, is no matter of later opinion.
+            pgtrigger.ReadOnly(
+                name="terms_are_final",
+                fields=["payment", "amount_minor", "currency", "requested_by", "approval_above_minor"],
+            ),
+            pgtrigger.Protect(
+                name="approved_once",
+                operation=pgtrigger.Update,
+                condition=~pgtrigger.Q(old__approved_by="")
+                & pgtrigger.Q(old__approved_by__df=pgtrigger.F("new__approved_by")),
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.number
@@ -184,6 +253,7 @@ class Account(models.Model):
         MERCHANT_PAYABLE = "merchant_payable"
         FEES = "fees"
         REFUNDS_IN_FLIGHT = "refunds_in_flight"
+        REFUNDS_OWED = "refunds_owed"  # to a customer: a refund came back, and was not made good yet
         DISPUTES = "disputes"
         WRITE_OFFS = "write_offs"
         ROUNDING = "rounding"

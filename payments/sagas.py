@@ -4,13 +4,13 @@ from durability.registry import register
 from durability.types import Call, Saga, Step
 from payments import steps
 
-# The run's key is the refund's number.
+# The run's key is the refund's number. Above the merchant's limit it begins when a second person has approved.
 REFUND = register(
     Saga(
         "payments.refund",
         version=1,
         steps=(
-            # Done where the refund is requested.
+            # Done where the refund is requested. What the provider has told us of is not released: its news settle it.
             Step("reserve the amount", do=None, undo=steps.release_refundable),
             # Cannot be taken back: from here on our books follow.
             Call("refund at Stripe", do=steps.refund_at_provider, record=steps.record_refund, undo=None),

@@ -40,6 +40,7 @@ def view(payment: Payment) -> PaymentView:
         captured_minor=payment.captured_minor,
         refunded_minor=payment.refunded_minor,
         refunds_open_minor=payment.refunds_committed_minor - payment.refunded_minor,
+        refunds_owed_minor=payment.refunds_owed_minor,
         settling=payment.settling,
         method=payment.method,
         provider_reference=payment.provider_reference or "",
@@ -148,6 +149,12 @@ def refunded_between(since: datetime, until: datetime) -> list[Total]:
     )
     rows = paid.values_list("currency").annotate(Count("pk"), Sum("amount_minor")).order_by("currency")
     return [Total(*row) for row in rows]
+
+
+def refunds_owed() -> dict[str, int]:
+    """currency → minor units that refunds which failed left as a debt to customers."""
+    owing = Payment.objects.filter(refunds_owed_minor__gt=0)
+    return dict(owing.values_list("currency").annotate(Sum("refunds_owed_minor")).order_by("currency"))
 
 
 def traded_by_hour(since: datetime, until: datetime) -> list[Hour]:

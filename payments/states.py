@@ -59,7 +59,7 @@ PAYMENT_LIVE = (_P.PENDING, _P.PROCESSING, _P.REQUIRES_ACTION, _P.UNKNOWN)
 REFUND_EDGES = frozenset(
     {
         (_R.REQUESTED, _R.AWAITING_APPROVAL),  # above the merchant's limit
-        (_R.REQUESTED, _R.PROCESSING),  # the refund saga
+        (_R.REQUESTED, _R.PROCESSING),  # the refund saga begins
         (_R.AWAITING_APPROVAL, _R.PROCESSING),  # a second person
         (_R.AWAITING_APPROVAL, _R.CANCELLED),  # a second person
         (_R.PROCESSING, _R.PENDING),  # provider
@@ -76,6 +76,21 @@ REFUND_EDGES = frozenset(
         (_R.REQUIRES_ACTION, _R.FAILED),  # provider
         (_R.REQUIRES_ACTION, _R.CANCELLED),  # provider
         (_R.SUCCEEDED, _R.FAILED),  # provider: the bank sent it back
+        # On the provider's word alone, and only where we gave up without an answer: it had made the refund after all.
+        (_R.FAILED, _R.PENDING),
+        (_R.FAILED, _R.REQUIRES_ACTION),
+        (_R.FAILED, _R.SUCCEEDED),
     }
 )
 REFUND_OPEN = (_R.REQUESTED, _R.AWAITING_APPROVAL, _R.PROCESSING, _R.PENDING, _R.REQUIRES_ACTION)
+REFUND_UNAPPROVED = (_R.REQUESTED, _R.AWAITING_APPROVAL, _R.CANCELLED)  # all that one person alone can make of it
+REFUND_ENDED_UNPAID = (_R.FAILED, _R.CANCELLED)
+
+
+def refund_status(*, captured_minor: int, refunded_minor: int, open_minor: int) -> str:
+    """How far the refunds of a payment, or of all that settle an order, have come: none, partial, refunding, refunded."""
+    if open_minor > 0:
+        return "refunding"
+    if not refunded_minor:
+        return "none"
+    return "refunded" if refunded_minor >= captured_minor else "partial"

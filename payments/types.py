@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from payments.states import refund_status
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -29,6 +31,7 @@ class PaymentView:
     captured_minor: int
     refunded_minor: int
     refunds_open_minor: int
+    refunds_owed_minor: int
     settling: bool
     method: str
     provider_reference: str
@@ -37,6 +40,13 @@ class PaymentView:
     sent: bool
     created_at: datetime
     paid_at: datetime | None
+
+    @property
+    def refund_status(self) -> str:
+        """none, partial, refunding, refunded"""
+        return refund_status(
+            captured_minor=self.captured_minor, refunded_minor=self.refunded_minor, open_minor=self.refunds_open_minor
+        )
 
 
 @dataclass(frozen=True, slots=True)

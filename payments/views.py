@@ -57,7 +57,7 @@ class RefundsView(APIView):
                 payment=number,
                 amount_minor=body.get("amount"),
                 reason=body["reason"],
-                requested_by="api",
+                requested_by="api",  # the merchant's system: above the limit any member of staff is a second person
                 policy=RefundPolicy(merchant.refund_window_days, merchant.refund_ratio_bp, merchant.refund_fee_minor),
                 merchant_id=merchant.id,
             )

@@ -12,6 +12,7 @@ from orders.services.sales import (
     mark_paid,
     note_failed_refund,
     note_refund,
+    note_rejected_refund,
     receive_payment,
     return_stock,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "mark_paid",
     "note_failed_refund",
     "note_refund",
+    "note_rejected_refund",
     "place_order",
     "rearm",
     "receive_payment",

@@ -28,7 +28,8 @@ def request_cancel(
     """Begin to cancel an order in the caller's transaction; from here on it can be neither paid anew nor shipped.
 
     Unpaid: its payment is cancelled at the provider, then the order (the lease goes on with it). Paid: a full refund
-    is requested, and the order is cancelled when it succeeded. Raises NotFound, IllegalTransition.
+    is requested, which above the merchant's limit waits for a second person, and the order is cancelled when it
+    succeeded; if it is rejected or fails, so is the cancellation. Raises NotFound, IllegalTransition, PaymentDisputed.
     """
     order = lock_order(number)
     if order.merchant_id != merchant_id:

@@ -17,7 +17,7 @@ from orders.models import Order, OrderHistory
 from orders.states import ORDER_EDGES, OrderStatus
 from payments import selectors as payment_reads
 from payments import services as payments
-from payments.errors import RefundExceedsCaptured
+from payments.errors import PaymentDisputed, RefundExceedsCaptured
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,7 @@ def receive_payment(*, order: str, payment: str, settling: bool) -> None:
     if settling:
         durability.start_saga("orders.payment_success", key=payment, subject=order, payload={"order": order})
     else:
-        payments.request_refund(
-            payment=payment,
-            amount_minor=None,
-            reason="the order was paid by another payment",
-            requested_by="orders",
-            policy=None,
-        )
+        give_back(payment, reason="the order was paid by another payment", by="orders")
 
 
 def mark_paid(*, number: str, payment: str, by: str) -> None:
@@ -79,11 +73,30 @@ def cancel_and_request_refund(*, number: str, payment: str, by: str) -> None:
     if order.status in (OrderStatus.PENDING, OrderStatus.PAID):
         cancel(order, by=by, why="the sale could not be carried through")
     inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)
-    refund_in_full(payment, reason="the sale could not be carried through", by=by)
+    give_back(payment, reason="the sale could not be carried through", by=by)
+
+
+def give_back(payment: str, *, reason: str, by: str) -> None:
+    """Refund, by itself, whatever no order explains of a payment. Nobody decides it, so nobody approves it.
+
+    Not while the payment is disputed: the bank may be paying the customer already.
+    """
+    try:
+        with transaction.atomic():
+            payments.request_refund(
+                payment=payment, amount_minor=None, reason=reason, requested_by=by, policy=None, automatic=True
+            )
+    except RefundExceedsCaptured:
+        return  # nothing is left
+    except PaymentDisputed:
+        log.error("payment %s is disputed: it is not given back (%s)", payment, reason)
 
 
 def refund_in_full(payment: str, *, reason: str, by: str) -> None:
-    """Refund whatever of a payment is not refunded yet; does nothing if nothing is left."""
+    """Refund whatever of a payment is not refunded yet, as somebody asked; does nothing if nothing is left.
+
+    Above the merchant's limit it waits for a second person. Raises PaymentDisputed.
+    """
     try:
         with transaction.atomic():
             payments.request_refund(payment=payment, amount_minor=None, reason=reason, requested_by=by, policy=None)
@@ -127,11 +140,20 @@ def note_failed_refund(*, number: str, by: str) -> None:
     """A refund failed: the cancellation that asked for it is withdrawn, and a person must look."""
     if not selectors.is_order(number):
         return
-    order = lock_order(number)
     log.error("order %s: refund %s failed; the customer has not got the money back", number, by)
+    _withdraw_cancellation(number, by=by, why="the refund failed: the cancellation is withdrawn, ask for it again")
+
+
+def note_rejected_refund(*, number: str, by: str) -> None:
+    """A second person rejected a refund: the cancellation that waited for it is withdrawn, the order can be shipped."""
+    if selectors.is_order(number):
+        _withdraw_cancellation(number, by=by, why="the refund was rejected: the cancellation is withdrawn")
+
+
+def _withdraw_cancellation(number: str, *, by: str, why: str) -> None:
+    order = lock_order(number)
     if order.status == OrderStatus.PAID and order.cancel_requested_at:
         Order.objects.filter(pk=order.pk).update(cancel_requested_at=None)
-        why = "the refund failed: the cancellation is withdrawn, ask for it again"
         OrderHistory.objects.create(
             subject=order, from_state=OrderStatus.PAID, to_state=OrderStatus.PAID, by=by, why=why
         )

@@ -5,16 +5,17 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from foundation import cells
-from foundation.desk import Act, NoteForm, ReadOnlyAdmin, by_number, choice_filter
+from foundation.desk import Act, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_number, choice_filter
 from foundation.money import parse_major
 from foundation.sections import Entry, Facts, Page, Section, Timeline
-from payments import services
+from payments import selectors, services
 from payments.admin.shared import journal_table, order_link, refunds_table, webhooks_table
+from payments.documents import refund_told
 from payments.models import JournalEntry, Payment
 from payments.states import PaymentStatus
 
@@ -41,7 +42,7 @@ def refund(payment: Payment, data: dict[str, Any], by: str) -> str:
             requested_by=by,
             policy=None,  # staff with a reason pass the merchant's terms for customers
         )
-    return f"Refund {number} is on its way to the provider."
+    return refund_told(selectors.get_refund(number))
 
 
 def recheck_payment(payment: Payment, data: dict[str, Any], by: str) -> str:
@@ -49,16 +50,31 @@ def recheck_payment(payment: Payment, data: dict[str, Any], by: str) -> str:
     return "Read at the provider: what it says now stands in our books."
 
 
+class OwesFilter(ChoiceFilter):
+    title = "owes"
+    parameter_name = "owes"
+    field = "refunds_owed_minor"
+    options = ("a refund",)
+
+    def apply(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return rows.filter(refunds_owed_minor__gt=0)
+
+
 @admin.register(Payment)
 class PaymentAdmin(ReadOnlyAdmin[Payment]):
     list_display = ("number_cell", "order", "customer_cell", "status_cell", "amount", "refunded", "provider", "created")
-    list_filter = (choice_filter("status", _PAYMENT_STATES), choice_filter("currency", ["usd", "eur", "gbp", "jpy"]))
+    list_filter = (
+        choice_filter("status", _PAYMENT_STATES),
+        choice_filter("currency", ["usd", "eur", "gbp", "jpy"]),
+        OwesFilter,
+    )
     saved_views = (
         ("All", ""),
         ("Succeeded", "status=succeeded"),
         ("Failed", "status=failed"),
         ("Unknown", "status=unknown"),
         ("Waiting for the customer", "status=pending"),
+        ("Owes a refund", "owes=a+refund"),
     )
     search_help_text = "Number of a payment or order, or pi_…, ch_…"
     acts = (
@@ -90,7 +106,8 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
         return by_number(Payment.id_of, text)
 
     def offered(self, row: Payment) -> list[str]:
-        can_refund = row.status == PaymentStatus.SUCCEEDED and row.refunds_committed_minor < row.captured_minor
+        open_to_it = row.status == PaymentStatus.SUCCEEDED and row.disputed_at is None
+        can_refund = open_to_it and row.refunds_committed_minor < row.captured_minor - row.disputed_lost_minor
         return [*(["recheck"] if row.provider_reference else []), *(["refund"] if can_refund else [])]
 
     @admin.display(description="Payment")
@@ -158,6 +175,10 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
         marks = []
         if payment.status == PaymentStatus.SUCCEEDED and not payment.settling:
             marks.append(cells.badge("does not settle", "warn", title="A second success: it is given back by itself."))
+        if payment.refunds_owed_minor:
+            marks.append(cells.badge("owes a refund", "bad", title="A refund came back: it is a debt to the customer."))
+        if payment.refunds_excess_minor:
+            marks.append(cells.badge("over-refunded", "bad"))
         if payment.fraud_marked_at:
             marks.append(cells.badge("fraud", "bad"))
         return marks
@@ -186,6 +207,11 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             ("Captured", cells.money(payment.captured_minor, currency)),
             ("Refunded", cells.money(payment.refunded_minor, currency)),
             ("Refunds under way", cells.money(payment.refunds_committed_minor - payment.refunded_minor, currency)),
+            *(
+                [("Owed to the customer", cells.money(payment.refunds_owed_minor, currency))]
+                if payment.refunds_owed_minor
+                else []
+            ),
             *(
                 [("Corrected by", cells.difference(payment.corrected_minor, currency))]
                 if payment.corrected_minor

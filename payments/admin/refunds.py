@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
+from django.db import transaction
 from django.db.models import Q
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
@@ -13,7 +14,7 @@ from foundation.sections import Entry, Facts, Page, Timeline
 from payments import services
 from payments.admin.shared import journal_table, order_link, webhooks_table
 from payments.models import JournalEntry, Payment, Refund
-from payments.states import RefundStatus
+from payments.states import REFUND_ENDED_UNPAID, RefundStatus
 
 _REFUND_STATES = [value for name, value in vars(RefundStatus).items() if name.isupper()]
 
@@ -21,6 +22,30 @@ _REFUND_STATES = [value for name, value in vars(RefundStatus).items() if name.is
 def recheck_refund(refund: Refund, data: dict[str, Any], by: str) -> str:
     services.take_provider_status(refund.number, by=by)
     return "Read at the provider: what it says now stands in our books."
+
+
+def approve_refund(refund: Refund, data: dict[str, Any], by: str) -> str:
+    with transaction.atomic():
+        services.approve_refund(number=refund.number, by=by, why=data["note"])
+    return f"Approved: refund {refund.number} is on its way."
+
+
+def reject_refund(refund: Refund, data: dict[str, Any], by: str) -> str:
+    with transaction.atomic():
+        services.reject_refund(number=refund.number, by=by, why=data["note"])
+    return "Rejected: nothing was sent, and what was held is free again."
+
+
+def refund_again(refund: Refund, data: dict[str, Any], by: str) -> str:
+    with transaction.atomic():
+        number = services.refund_again(number=refund.number, by=by, why=data["note"])
+    return f"Refund {number} was asked for in its place."
+
+
+def pay_outside(refund: Refund, data: dict[str, Any], by: str) -> str:
+    with transaction.atomic():
+        number = services.refund_again(number=refund.number, by=by, why=data["note"], paid_outside=True)
+    return f"Refund {number} stands in its place: paid by our own bank."
 
 
 @admin.register(Refund)
@@ -39,12 +64,47 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
     list_select_related = ("payment",)
     saved_views = (
         ("All", ""),
+        ("Awaiting approval", "status=awaiting_approval"),
         ("Under way", "status=processing"),
+        ("At the bank", "status=pending"),
         ("Succeeded", "status=succeeded"),
         ("Failed", "status=failed"),
     )
     search_help_text = "Number of a refund, payment or order, or re_…"
     acts = (
+        Act(
+            name="approve",
+            label="Approve",
+            says="Sends it to the provider. Not for whoever asked for it: above the merchant's limit it takes two.",
+            permission="payments.approve_refund",
+            run=approve_refund,
+            icon="check",
+        ),
+        Act(
+            name="reject",
+            label="Reject",
+            says="Sends nothing, and frees what is held. A cancellation that waits for it is withdrawn.",
+            permission="payments.approve_refund",
+            run=reject_refund,
+            icon="block",
+            danger=True,
+        ),
+        Act(
+            name="again",
+            label="Refund again",
+            says="Asks for a new refund of what this one failed to give back, to the same card.",
+            permission="payments.refund_payment",
+            run=refund_again,
+            icon="replay",
+        ),
+        Act(
+            name="outside",
+            label="Paid another way",
+            says="Records that our own bank has paid what is owed: by transfer, or in cash. Nothing is sent.",
+            permission="payments.refund_payment",
+            run=pay_outside,
+            icon="account_balance",
+        ),
         Act(
             name="recheck",
             label="Read at the provider",
@@ -65,7 +125,10 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
         return by_number(Refund.id_of, text)
 
     def offered(self, row: Refund) -> list[str]:
-        return ["recheck"] if row.provider_reference else []
+        acts = ["approve", "reject"] if row.status == RefundStatus.AWAITING_APPROVAL else []
+        if row.status == RefundStatus.FAILED and not _made_again(row):
+            acts += ["again", *(["outside"] if row.payment.refunds_owed_minor else [])]
+        return [*acts, *(["recheck"] if row.provider_reference else [])]
 
     @admin.display(description="Refund")
     def number_cell(self, refund: Refund) -> SafeString:
@@ -81,8 +144,7 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
 
     @admin.display(description="Status")
     def status_cell(self, refund: Refund) -> SafeString:
-        mark = cells.badge("made elsewhere", "warn") if refund.made_elsewhere else ""
-        return cells.beside(cells.state(refund.status), mark)
+        return cells.beside(cells.state(refund.status), *_marks(refund))
 
     @admin.display(description="Amount")
     def amount(self, refund: Refund) -> SafeString:
@@ -114,7 +176,7 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
         ]
         return Page(
             title=cells.code(row.number),
-            lead=[cells.state(row.status), cells.badge("made elsewhere", "warn") if row.made_elsewhere else ""],
+            lead=[cells.state(row.status), *_marks(row)],
             sub=cells.beside(
                 "of payment", cells.link(request, "payments.payment", payment.pk, cells.code(payment.number))
             ),
@@ -131,6 +193,8 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
                         ("Payment", cells.link(request, "payments.payment", payment.pk, cells.short(payment.number))),
                         ("Reason", row.reason),
                         ("Asked by", row.requested_by),
+                        *_approval(row),
+                        *_links(request, row),
                         ("At the provider", cells.code(row.provider_reference)),
                         ("Failure", row.failure_message or row.failure_code or cells.NOTHING),
                         ("Created", cells.moment(row.created_at)),
@@ -141,3 +205,42 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
                 Timeline("Status", history, empty="Its status has not changed yet."),
             ],
         )
+
+
+def _made_again(refund: Refund) -> bool:
+    return refund.again.exclude(status__in=REFUND_ENDED_UNPAID).exists()
+
+
+def _marks(refund: Refund) -> list[SafeString]:
+    marks = []
+    if refund.made_elsewhere:
+        marks.append(cells.badge("made elsewhere", "warn"))
+    if refund.paid_outside:
+        marks.append(cells.badge("paid outside", "info"))
+    if refund.automatic:
+        marks.append(cells.badge("by itself", title="No order explains the money: nobody had to decide."))
+    if refund.failed_late_at:
+        marks.append(cells.badge("came back", "bad", title="It had succeeded, and the bank sent it back."))
+    return marks
+
+
+def _approval(refund: Refund) -> list[tuple[str, str | SafeString]]:
+    if refund.approval_above_minor is None:
+        return []
+    limit = cells.money(refund.approval_above_minor, refund.currency)
+    if not refund.approved_by:
+        return [("A second person approves above", limit)]
+    return [
+        ("A second person approves above", limit),
+        ("Approved by", cells.beside(refund.approved_by, cells.moment(refund.approved_at))),
+    ]
+
+
+def _links(request: HttpRequest, refund: Refund) -> list[tuple[str, str | SafeString]]:
+    """The refund that it stands in place of, and those that stand in place of it."""
+    before = [("In place of", refund.again_of)] if refund.again_of else []
+    after = [("Made again as", one) for one in refund.again.order_by("pk")]
+    return [
+        (label, cells.link(request, "payments.refund", one.pk, cells.short(one.number)))
+        for label, one in before + after
+    ]

@@ -18,20 +18,21 @@ from payments.services.desk import (
     take_provider_status,
 )
 from payments.services.inbox import receive_webhook, replay_events
-from payments.services.refunds import (
+from payments.services.refund_sending import (
     flag_refund,
     post_refund,
     record_refund,
     refund_at_provider,
     release_refundable,
-    request_refund,
 )
+from payments.services.refunds import approve_refund, refund_again, reject_refund, request_refund
 from payments.services.rereads import recheck_due, sync_payment, sync_refund
 from payments.services.sales import post_sale, reverse_sale
 
 __all__ = [
     "adopt_charge",
     "adopt_refund",
+    "approve_refund",
     "begin_payment",
     "cancel_at_provider",
     "cancel_never_sent",
@@ -48,7 +49,9 @@ __all__ = [
     "record_cancelling",
     "record_opening",
     "record_refund",
+    "refund_again",
     "refund_at_provider",
+    "reject_refund",
     "release_refundable",
     "replay_events",
     "request_refund",

@@ -6,18 +6,14 @@ from django.db import IntegrityError, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from durability import services as durability
 from foundation.errors import InvalidInput, NotFound
-from payments import gateway, ledger, metrics, selectors
+from payments import gateway, ledger, selectors
 from payments.errors import ContradictsProvider, ProviderBusy, ProviderRefused, ProviderUnsure
-from payments.events import RefundSucceeded
 from payments.locks import lock_payment, lock_refund
-from payments.metrics import count_after_commit
-from payments.models import Payment, PaymentHistory, Refund, RefundHistory
+from payments.models import Payment, PaymentHistory, Refund
 from payments.services.payment_news import apply_intent
-from payments.services.refund_news import about_refund, hold_refund, post_refund_paid
 from payments.services.rereads import sync_payment, sync_refund, unavailable
-from payments.states import PaymentStatus, RefundStatus
+from payments.states import PaymentStatus
 from payments.types import PaymentView
 
 
@@ -106,45 +102,17 @@ def adopt_refund(*, refund: str, by: str, why: str) -> str:
 
     Belongs outside of transactions. Returns our number. Raises ProviderUnavailable, ContradictsProvider, NotFound.
     """
-    known = Refund.objects.filter(provider_reference=refund).first()
-    if known:
-        return known.number
-    try:
-        news = gateway.retrieve_refund(refund)
-    except (ProviderUnsure, ProviderBusy) as error:
-        raise unavailable(error) from error
-    except ProviderRefused as refusal:
-        raise ContradictsProvider(f"The provider knows nothing of {refund}: {refusal.message}") from refusal
-    payment_id = Payment.objects.filter(provider_reference=news.payment_intent).values_list("pk", flat=True).first()
-    if payment_id is None:
+    known = Refund.objects.filter(provider_reference=refund)
+    if not known.exists():
+        try:
+            sync_refund(refund, by=by, why=why)
+        except (ProviderUnsure, ProviderBusy) as error:
+            raise unavailable(error) from error
+        except ProviderRefused as refusal:
+            raise ContradictsProvider(f"The provider knows nothing of {refund}: {refusal.message}") from refusal
+    row = known.first()
+    if row is None:
         raise NotFound("The refunded charge is none of ours: create its payment first.")
-    with transaction.atomic(durable=True):
-        payment = lock_payment(payment_id)
-        row = Refund.objects.create(
-            merchant_id=payment.merchant_id,
-            payment=payment,
-            status=RefundStatus.SUCCEEDED,
-            amount_minor=news.amount_minor,
-            currency=news.currency,
-            reason=why,
-            requested_by=by,
-            made_elsewhere=True,
-            first_sent_at=news.created_at,
-            provider_reference=news.id,
-            provider_created_at=news.created_at,
-            completed_at=Now(),
-        )
-        RefundHistory.objects.create(subject=row, from_state="", to_state=RefundStatus.SUCCEEDED, by=by, why=why)
-        # The sum of *ours* stays bound; what was made elsewhere is counted as far as the constraint allows.
-        room = payment.captured_minor - max(payment.refunds_committed_minor, payment.refunded_minor)
-        counted = max(0, min(news.amount_minor, room))
-        Payment.objects.filter(pk=payment.pk).update(
-            refunds_committed_minor=F("refunds_committed_minor") + counted, refunded_minor=F("refunded_minor") + counted
-        )
-        hold_refund(row, payment, by=by)
-        post_refund_paid(row, payment, by=by)
-        count_after_commit(metrics.REFUNDED, row.currency, row.amount_minor)
-        durability.publish(RefundSucceeded(**about_refund(row, payment)))
     return row.number
 
 

@@ -3,21 +3,23 @@
 import logging
 from typing import Any
 
-from django.db.models import F
+from django.conf import settings
 from django.db.models.functions import Now
 
 from durability import services as durability
+from foundation.database import in_seconds
 from foundation.transition import transition
-from payments import ledger, metrics
-from payments.events import RefundFailed, RefundSucceeded
+from payments import metrics
+from payments.events import OverRefunded, RefundFailed, RefundSucceeded
 from payments.metrics import count_after_commit
 from payments.models import Payment, Refund, RefundHistory
-from payments.states import REFUND_EDGES, RefundStatus
+from payments.services.refund_books import free_minor, hold_refund, post_refund_paid, recount, set_sums, take_back
+from payments.states import REFUND_EDGES, REFUND_ENDED_UNPAID, RefundStatus
 from payments.types import ProviderRefund
 
 log = logging.getLogger(__name__)
 
-_REFUND_STATES = {
+PROVIDER_STATES = {
     "pending": RefundStatus.PENDING,
     "requires_action": RefundStatus.REQUIRES_ACTION,
     "succeeded": RefundStatus.SUCCEEDED,
@@ -33,101 +35,61 @@ def apply_refund(refund: Refund, payment: Payment, news: ProviderRefund, *, by: 
     ):
         log.error("refund %s: the provider has %s %s", refund.number, news.amount_minor, news.currency)
         return  # nothing changes; reconciliation shows both sides
-    to = _REFUND_STATES[news.status]
+    to = PROVIDER_STATES[news.status]
+    # We had ended it without an answer. What was acknowledged once and then failed is over: older news changes nothing.
+    given_up = refund.status == RefundStatus.FAILED and refund.provider_reference is None
     values: dict[str, Any] = {"provider_reference": news.id, "provider_created_at": news.created_at}
-    if refund.status == to or (refund.status, to) not in REFUND_EDGES:
+    legal = (refund.status, to) in REFUND_EDGES and (given_up or refund.status != RefundStatus.FAILED)
+    if refund.status == to or not legal:
         Refund.objects.filter(pk=refund.pk, provider_reference__isnull=True).update(**values)
         return
-    before = refund.status
-    if to in (RefundStatus.SUCCEEDED, RefundStatus.FAILED, RefundStatus.CANCELLED):
+    late = refund.status == RefundStatus.SUCCEEDED
+    if given_up:
+        values |= {"failure_message": "", "next_check_at": in_seconds(settings.PAYMENT_RECHECK_FIRST_S)}
+    if to in (RefundStatus.SUCCEEDED, *REFUND_ENDED_UNPAID):
         values |= {"completed_at": Now(), "next_check_at": None, "failure_code": news.failure_reason}
+    if late:
+        values["failed_late_at"] = Now()
     transition(refund, to, edges=REFUND_EDGES, history=RefundHistory, by=by, values=values)
+    if given_up:
+        hold_unasked(refund, payment, by=by)
     if to == RefundStatus.SUCCEEDED:
-        _refund_succeeded(refund, payment, by=by)
-    elif to in (RefundStatus.FAILED, RefundStatus.CANCELLED):
-        refund_failed(refund, payment, was_succeeded=before == RefundStatus.SUCCEEDED, by=by)
+        refund_succeeded(refund, payment, by=by)
+    elif to in REFUND_ENDED_UNPAID:
+        refund_failed(refund, payment, late=late, by=by)
 
 
-def _refund_succeeded(refund: Refund, payment: Payment, *, by: str) -> None:
-    Payment.objects.filter(pk=payment.pk).update(refunded_minor=F("refunded_minor") + refund.amount_minor)
+def refund_succeeded(refund: Refund, payment: Payment, *, by: str) -> None:
+    """Its status says so: the rest of the books follows."""
+    recount(payment)
     post_refund_paid(refund, payment, by=by)
     count_after_commit(metrics.REFUNDED, refund.currency, refund.amount_minor)
     durability.publish(RefundSucceeded(**about_refund(refund, payment)))
 
 
-def refund_failed(refund: Refund, payment: Payment, *, was_succeeded: bool, by: str) -> None:
-    """Give the amount back to what can be refunded; after a success, the money is back at the provider: a debt again."""
-    columns = {"refunds_committed_minor": F("refunds_committed_minor") - refund.amount_minor}
-    if was_succeeded:
-        columns["refunded_minor"] = F("refunded_minor") - refund.amount_minor
-        ledger.post(
-            key=f"refund_failed_late:{refund.number}",
-            kind="refund_failed_late",
-            debit=ledger.clearing(refund.currency),
-            credit=ledger.refunds_in_flight(refund.currency),
-            amount_minor=refund.amount_minor,
-            by=by,
-            merchant_id=refund.merchant_id,
-            subject=refund.number,
-            reference=payment.reference,
-        )
-    Payment.objects.filter(pk=payment.pk).update(**columns)
-    release_hold(refund, payment, by=by)
-    durability.publish(RefundFailed(**about_refund(refund, payment), late=was_succeeded))
+def refund_failed(refund: Refund, payment: Payment, *, late: bool, by: str) -> None:
+    """Its status says so: the amount can be refunded again. After a success it is a debt to the customer, and alarms."""
+    take_back(refund, payment, late=late, by=by)
+    if late:
+        log.error("refund %s of %s came back: it is owed to the customer", refund.number, payment.number)
+        count_after_commit(metrics.REFUNDS_FAILED_LATE, refund.currency)
+    durability.publish(RefundFailed(**about_refund(refund, payment), late=late))
 
 
-def post_refund_paid(refund: Refund, payment: Payment, *, by: str) -> None:
-    """The provider paid the refund out of what it holds for us."""
-    ledger.post(
-        key=f"refund:{refund.number}",
-        kind="refund",
-        debit=ledger.refunds_in_flight(refund.currency),
-        credit=ledger.clearing(refund.currency),
-        amount_minor=refund.amount_minor,
-        by=by,
-        merchant_id=refund.merchant_id,
-        subject=refund.number,
-        reference=payment.reference,
-    )
+def hold_unasked(refund: Refund, payment: Payment, *, by: str) -> None:
+    """Hold the amount of a refund that the provider has made and that no sum of ours had room kept for.
 
-
-def hold_refund(refund: Refund, payment: Payment, *, by: str) -> None:
-    """Take a refund's amount from whoever holds it: the merchant once the sale is posted, the customer before."""
-    ledger.post(
-        key=f"refund_hold:{refund.number}",
-        kind="refund_hold",
-        debit=refund_source(payment),
-        credit=ledger.refunds_in_flight(refund.currency),
-        amount_minor=refund.amount_minor,
-        by=by,
-        merchant_id=refund.merchant_id,
-        subject=refund.number,
-        reference=payment.reference,
-        memo=refund.reason,
-    )
-
-
-def release_hold(refund: Refund, payment: Payment, *, by: str) -> None:
-    """Give a refund's amount back to where it was taken from."""
-    ledger.post(
-        key=f"refund_release:{refund.number}",
-        kind="refund_release",
-        debit=ledger.refunds_in_flight(refund.currency),
-        credit=refund_source(payment),
-        amount_minor=refund.amount_minor,
-        by=by,
-        merchant_id=refund.merchant_id,
-        subject=refund.number,
-        reference=payment.reference,
-    )
-
-
-def refund_source(payment: Payment) -> ledger.AccountKey:
-    """Whose account pays a refund of this payment."""
-    sold = ledger.was_posted(f"sale:{payment.number}") and not ledger.was_posted(f"sale_reversed:{payment.number}")
-    if sold:
-        return ledger.merchant_payable(payment.merchant_id, payment.currency)
-    return ledger.customer_account(payment.merchant_id, payment.customer, payment.currency)
+    It is held whole, even if that is more than was captured: then a person must look.
+    """
+    owed_minor = min(payment.refunds_owed_minor, refund.amount_minor)
+    room_minor = free_minor(payment) + payment.refunds_owed_minor
+    excess_minor = refund.amount_minor - max(owed_minor, min(refund.amount_minor, room_minor))
+    set_sums(payment, refunds_owed_minor=payment.refunds_owed_minor - owed_minor)
+    recount(payment)
+    hold_refund(refund, payment, owed_minor=owed_minor, excess_minor=excess_minor, by=by)
+    if payment.refunds_excess_minor:
+        log.error("payment %s: refunds exceed what was captured, by %s", payment.number, refund.number)
+        durability.publish(OverRefunded(**about_refund(refund, payment), excess_minor=payment.refunds_excess_minor))
 
 
 def about_refund(refund: Refund, payment: Payment) -> dict[str, Any]:

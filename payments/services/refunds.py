@@ -1,42 +1,51 @@
-"""Refunds: held in our books first, asked for under their own number, posted when the provider has paid."""
+"""Refunds, asked for and decided on: held in our books first, approved by a second person above the merchant's limit.
+
+| asked for by | the merchant's terms for customers | a second person above the limit |
+|---|---|---|
+| a customer, over the API | apply | yes: the requester is the merchant's system |
+| staff with a reason, a cancellation, a discrepancy | pass | yes |
+| nobody: money that no order explains goes back by itself | pass | no |
+"""
 
 from datetime import timedelta
 from uuid import UUID
 
-from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
+from catalog import selectors as catalog
 from durability import services as durability
-from durability.types import Accepted, Outcome, Refused, Succeeded, Unknown
-from foundation.database import database_now, in_seconds
-from foundation.errors import InvalidInput, NotFound
+from foundation.database import database_now
+from foundation.errors import IllegalTransition, InvalidInput, NotFound
 from foundation.money import share
 from foundation.transition import transition
-from payments import gateway
 from payments.errors import (
+    PaymentDisputed,
     PaymentNotRefundable,
-    ProviderBusy,
-    ProviderRefused,
-    ProviderUnsure,
     RefundExceedsCaptured,
     RefundWindowClosed,
+    SecondPersonNeeded,
 )
-from payments.events import RefundRequested
+from payments.events import RefundRejected, RefundRequested
 from payments.locks import lock_payment, lock_refund
 from payments.models import Payment, Refund, RefundHistory
-from payments.services.refund_news import about_refund, apply_refund, hold_refund, post_refund_paid, refund_failed
-from payments.states import REFUND_EDGES, PaymentStatus, RefundStatus
-from payments.types import ProviderRefund, RefundPolicy
+from payments.services.refund_books import hold_refund, take_back
+from payments.services.refund_news import about_refund, refund_succeeded
+from payments.states import REFUND_EDGES, REFUND_ENDED_UNPAID, PaymentStatus, RefundStatus
+from payments.types import RefundPolicy
 
 
 def refundable_minor(payment: Payment, policy: RefundPolicy | None) -> int:
-    """What can still be refunded: max(0, captured × ratio rounded half-even − fee) less open and paid refunds."""
+    """What can still be refunded: max(0, captured × ratio rounded half-even − fee) less open and paid refunds.
+
+    Never more than what disputes left of the capture.
+    """
     allowed = payment.captured_minor
     if policy:
         allowed = max(0, share(payment.captured_minor, policy.ratio_bp) - policy.fee_minor)
-    return max(0, allowed - payment.refunds_committed_minor)
+    left_of_it = min(allowed, payment.captured_minor - payment.disputed_lost_minor)
+    return max(0, left_of_it - payment.refunds_committed_minor)
 
 
 def request_refund(
@@ -47,28 +56,23 @@ def request_refund(
     requested_by: str,
     policy: RefundPolicy | None,
     merchant_id: UUID | None = None,
+    automatic: bool = False,
+    again_of: Refund | None = None,
+    paid_outside: bool = False,
 ) -> str:
     """Hold an amount (None: all that is allowed) and start the refund saga, in the caller's transaction.
 
+    Above the merchant's limit it waits for a second person instead, its amount held, unless it is `automatic`.
     `policy` None passes the merchant's window, ratio and fee: for cancellations, discrepancies and staff with a
-    reason. Returns the refund's number. Raises NotFound, PaymentNotRefundable, RefundWindowClosed,
-    RefundExceedsCaptured, InvalidInput.
+    reason. `paid_outside`: our bank pays it, not the provider. Returns the refund's number. Raises NotFound,
+    PaymentNotRefundable, PaymentDisputed, RefundWindowClosed, RefundExceedsCaptured, InvalidInput.
     """
     if not reason.strip():
         raise InvalidInput("Say why: the reason is kept with the refund.", param="reason")
     row = lock_payment(Payment.id_of(payment))
     if merchant_id not in (None, row.merchant_id):
         raise NotFound
-    if row.status != PaymentStatus.SUCCEEDED:
-        raise PaymentNotRefundable
-    if policy and row.paid_at and database_now() - row.paid_at > timedelta(days=policy.window_days):
-        raise RefundWindowClosed
-    left_minor = refundable_minor(row, policy)
-    wanted_minor = left_minor if amount_minor is None else amount_minor
-    if not 0 < wanted_minor <= left_minor:
-        raise RefundExceedsCaptured(
-            f"{left_minor} {row.currency} (minor units) of this payment can still be refunded.", param="amount"
-        )
+    wanted_minor = _check(row, amount_minor, policy)
     refund = Refund.objects.create(
         merchant_id=row.merchant_id,
         payment=row,
@@ -76,105 +80,122 @@ def request_refund(
         currency=row.currency,
         reason=reason.strip(),
         requested_by=requested_by,
+        approval_above_minor=None if automatic else _limit_minor(row),
+        automatic=automatic,
+        again_of=again_of,
+        paid_outside=paid_outside,
     )
+    owed_minor = min(row.refunds_owed_minor, wanted_minor)  # a debt to the customer is paid first
     try:
         with transaction.atomic():
             Payment.objects.filter(pk=row.pk).update(
-                refunds_committed_minor=F("refunds_committed_minor") + wanted_minor
+                refunds_committed_minor=F("refunds_committed_minor") + wanted_minor,
+                refunds_owed_minor=F("refunds_owed_minor") - owed_minor,
             )
     except IntegrityError as error:
         raise RefundExceedsCaptured from error
-    hold_refund(refund, row, by=requested_by)
-    transition(refund, RefundStatus.PROCESSING, edges=REFUND_EDGES, history=RefundHistory, by=requested_by, why=reason)
+    hold_refund(refund, row, owed_minor=owed_minor, by=requested_by)
     durability.publish(RefundRequested(**about_refund(refund, row)))
-    durability.start_saga("payments.refund", key=refund.number, subject=row.reference)
+    if refund.approval_above_minor is not None and wanted_minor > refund.approval_above_minor:
+        _move(refund, RefundStatus.AWAITING_APPROVAL, by=requested_by, why=refund.reason)
+    else:
+        _begin(refund, row, by=requested_by, why=refund.reason)
     return refund.number
 
 
-def release_refundable(number: str, *, by: str) -> None:
-    """Undo the hold of a refund that will not happen. Does nothing for one that ended already."""
-    refund, payment = lock_refund(Refund.id_of(number))
-    if refund.status == RefundStatus.PROCESSING:
-        transition(
-            refund,
-            RefundStatus.FAILED,
-            edges=REFUND_EDGES,
-            history=RefundHistory,
-            by=by,
-            values={"completed_at": Now(), "next_check_at": None},
+def _check(payment: Payment, amount_minor: int | None, policy: RefundPolicy | None) -> int:
+    if payment.status != PaymentStatus.SUCCEEDED:
+        raise PaymentNotRefundable
+    if payment.disputed_at:
+        raise PaymentDisputed
+    if policy and payment.paid_at and database_now() - payment.paid_at > timedelta(days=policy.window_days):
+        raise RefundWindowClosed
+    left_minor = refundable_minor(payment, policy)
+    wanted_minor = left_minor if amount_minor is None else amount_minor
+    if not 0 < wanted_minor <= left_minor:
+        raise RefundExceedsCaptured(
+            f"{left_minor} {payment.currency} (minor units) of this payment can still be refunded.", param="amount"
         )
-        refund_failed(refund, payment, was_succeeded=False, by=by)
+    return wanted_minor
 
 
-def refund_at_provider(number: str) -> Outcome:
-    """Ask the provider for the refund: the same number each time. Belongs outside of transactions."""
-    refund = Refund.objects.select_related("payment").get(pk=Refund.id_of(number))
-    try:
-        return Succeeded(_send(refund))
-    except ProviderRefused as refusal:
-        return Refused(refusal.code, refusal.message)
-    except (ProviderUnsure, ProviderBusy) as doubt:
-        return Unknown(str(doubt))
+def _limit_minor(payment: Payment) -> int | None:
+    """Above which a second person is needed. A limit in one currency says nothing of another: there every refund waits."""
+    terms = catalog.get_merchant(payment.merchant_id)
+    if terms.refund_approval_above_minor is None or terms.currency == payment.currency:
+        return terms.refund_approval_above_minor
+    return 0
 
 
-def _send(refund: Refund) -> ProviderRefund:
-    if refund.provider_reference:
-        return gateway.retrieve_refund(refund.provider_reference)
-    intent = refund.payment.provider_reference or ""
-    if refund.first_sent_at:  # sent before, and we never learnt the answer
-        found = gateway.find_refund(refund.number, payment_intent=intent)
-        if found:
-            return found
-        if database_now() - refund.first_sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
-            raise ProviderUnsure("sent long ago and not to be found at the provider: a person must look")
+def approve_refund(*, number: str, by: str, why: str) -> None:
+    """A second person says yes: the refund begins, in the caller's transaction.
+
+    Raises NotFound, IllegalTransition, SecondPersonNeeded, PaymentDisputed, RefundExceedsCaptured, InvalidInput.
+    """
+    refund, payment = _lock_waiting(number, why)
+    if by == refund.requested_by:
+        raise SecondPersonNeeded
+    if payment.disputed_at:
+        raise PaymentDisputed
+    if payment.refunds_committed_minor > payment.captured_minor - payment.disputed_lost_minor:
+        raise RefundExceedsCaptured("A lost dispute took what was to be refunded: reject this refund.")
+    _begin(refund, payment, by=by, why=why.strip(), values={"approved_by": by, "approved_at": Now()})
+
+
+def reject_refund(*, number: str, by: str, why: str) -> None:
+    """Somebody says no, or the requester takes it back: what was held is free again, in the caller's transaction.
+
+    Raises NotFound, IllegalTransition, InvalidInput.
+    """
+    refund, payment = _lock_waiting(number, why)
+    values = {"completed_at": Now(), "failure_code": "rejected", "failure_message": why.strip()}
+    _move(refund, RefundStatus.CANCELLED, by=by, why=why.strip(), values=values)
+    take_back(refund, payment, late=False, by=by)
+    durability.publish(RefundRejected(**about_refund(refund, payment)))
+
+
+def refund_again(*, number: str, by: str, why: str, paid_outside: bool = False) -> str:
+    """Make a refund that failed once more, in the caller's transaction; returns the new one's number.
+
+    `paid_outside`: our bank has paid, by transfer or in cash: for what is owed, where the card is closed. Raises
+    NotFound, IllegalTransition (not failed, made again already, or nothing owed) and what `request_refund` raises.
+    """
+    refund, payment = lock_refund(Refund.id_of(number))
+    if refund.status != RefundStatus.FAILED:
+        raise IllegalTransition(f"{number} is {refund.status}: only a refund that failed is made again.")
+    if refund.again.exclude(status__in=REFUND_ENDED_UNPAID).exists():
+        raise IllegalTransition(f"{number} was made again already.")
+    left_minor = payment.refunds_owed_minor if paid_outside else refundable_minor(payment, None)
+    if paid_outside and not left_minor:
+        raise IllegalTransition(f"Nothing is owed for {payment.number}.")
+    return request_refund(
+        payment=payment.number,
+        amount_minor=min(refund.amount_minor, left_minor),
+        reason=why,
+        requested_by=by,
+        policy=None,
+        again_of=refund,
+        paid_outside=paid_outside,
+    )
+
+
+def _lock_waiting(number: str, why: str) -> tuple[Refund, Payment]:
+    if not why.strip():
+        raise InvalidInput("Say why: the reason is kept with the refund.", param="note")
+    refund, payment = lock_refund(Refund.id_of(number))
+    if refund.status != RefundStatus.AWAITING_APPROVAL:
+        raise IllegalTransition(f"{number} is {refund.status}: nobody has to decide on it.")
+    return refund, payment
+
+
+def _begin(refund: Refund, payment: Payment, *, by: str, why: str, values: dict[str, object] | None = None) -> None:
+    _move(refund, RefundStatus.PROCESSING, by=by, why=why, values=values)
+    if refund.paid_outside:
+        _move(refund, RefundStatus.SUCCEEDED, by=by, why="paid outside of the provider", values={"completed_at": Now()})
+        refund_succeeded(refund, payment, by=by)
     else:
-        Refund.objects.filter(pk=refund.pk).update(
-            first_sent_at=Now(), next_check_at=in_seconds(settings.PAYMENT_RECHECK_FIRST_S)
-        )
-    try:
-        return gateway.create_refund(
-            number=refund.number,
-            payment_intent=intent,
-            amount_minor=refund.amount_minor,
-            metadata={
-                "refund": refund.number,
-                "payment": refund.payment.number,
-                "order": refund.payment.reference,
-                "merchant": str(refund.merchant_id),
-                "instance": settings.INSTANCE_ID,
-            },
-        )
-    except ProviderUnsure as doubt:
-        sent_at = refund.first_sent_at
-        grace = timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S)
-        if not (doubt.final and sent_at and database_now() - sent_at > grace):
-            raise
-        found = gateway.find_refund(refund.number, payment_intent=intent)  # this very try may have made it
-        if found is None:
-            # The provider replays its 500 for ever, and lists no such refund: it was never made.
-            raise ProviderRefused("provider_error", "The provider failed to make the refund.") from doubt
-        return found
+        durability.start_saga("payments.refund", key=refund.number, subject=payment.reference)
 
 
-def record_refund(number: str, outcome: Outcome) -> None:
-    """Commit what the provider answered, in the caller's transaction."""
-    refund, payment = lock_refund(Refund.id_of(number))
-    match outcome:
-        case Succeeded(value=news):
-            apply_refund(refund, payment, news, by="refund")
-        case Refused(code=code, message=message):
-            Refund.objects.filter(pk=refund.pk).update(failure_code=code, failure_message=message)
-        case Unknown() | Accepted():
-            pass
-
-
-def post_refund(number: str, *, by: str) -> None:
-    """See the refund's posting through. A refund that the bank still works on is posted when its news arrive."""
-    refund, payment = lock_refund(Refund.id_of(number))
-    if refund.status == RefundStatus.SUCCEEDED:
-        post_refund_paid(refund, payment, by=by)
-
-
-def flag_refund(number: str, *, by: str) -> None:
-    """The provider paid, and our books could not follow: leave a mark that reconciliation and operators see."""
-    Refund.objects.filter(pk=Refund.id_of(number)).update(failure_message=f"paid, but not posted ({by})")
+def _move(refund: Refund, to: str, *, by: str, why: str, values: dict[str, object] | None = None) -> None:
+    transition(refund, to, edges=REFUND_EDGES, history=RefundHistory, by=by, why=why, values=values)

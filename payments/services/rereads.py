@@ -2,6 +2,7 @@
 
 import logging
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -16,7 +17,9 @@ from payments.locks import lock_payment, lock_refund
 from payments.models import Payment, Refund
 from payments.services.payment_news import apply_intent
 from payments.services.refund_news import apply_refund
-from payments.types import Intent
+from payments.services.refunds_elsewhere import record_elsewhere
+from payments.states import PaymentStatus
+from payments.types import Intent, ProviderRefund
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ def sync_provider_object(*, event_type: str, object_id: str, intent_id: str) -> 
     """Read what an event told of, and apply it. Objects that are not ours are left to reconciliation."""
     if event_type == "payment_intent.created" and Payment.objects.filter(provider_reference=intent_id).exists():
         return  # we opened it, and know
-    if object_id.startswith("re_"):
+    if object_id.startswith(("re_", "pyr_")):
         sync_refund(object_id, by="webhook")
     elif intent_id:
         sync_payment(intent_id, by="webhook")
@@ -55,27 +58,38 @@ def _payment_of(intent: Intent) -> Any:
     return Payment.objects.filter(pk=number, provider_reference__isnull=True).values_list("pk", flat=True).first()
 
 
-def sync_refund(reference: str, *, by: str) -> bool:
-    """Read a refund and apply it to ours. False if it is none of ours. Belongs outside of transactions.
+def sync_refund(reference: str, *, by: str, why: str = "") -> bool:
+    """Read a refund and apply it to ours; one that was made elsewhere is recorded, with `why` for its reason.
 
-    Raises ProviderUnsure, ProviderBusy, ProviderRefused.
+    False if its payment is none of ours. Belongs outside of transactions. Raises ProviderUnsure, ProviderBusy,
+    ProviderRefused.
     """
     news = gateway.retrieve_refund(reference)
-    refund_id = Refund.objects.filter(provider_reference=news.id).values_list("pk", flat=True).first()
-    if refund_id is None and news.metadata.get("instance") != settings.INSTANCE_ID:
-        return False
-    if refund_id is None:
-        try:
-            refund_id = Refund.id_of(news.metadata.get("refund", ""))
-        except NotFound:
-            return False
-    with transaction.atomic(durable=True):
-        try:
+    refund_id = _refund_of(news)
+    if refund_id is not None:
+        with transaction.atomic(durable=True):
             refund, payment = lock_refund(refund_id)
-        except NotFound:
-            return False
-        apply_refund(refund, payment, news, by=by)
-    return True
+            apply_refund(refund, payment, news, by=by)
+        return True
+    if not news.payment_intent:
+        return False
+    captured = Payment.objects.filter(provider_reference=news.payment_intent, status=PaymentStatus.SUCCEEDED)
+    if not captured.exists():  # its own news are late
+        sync_payment(news.payment_intent, by=by)
+    return record_elsewhere(news, by=by, why=why)
+
+
+def _refund_of(news: ProviderRefund) -> UUID | None:
+    """Our row of a refund: by its id, or by our number where its answer never reached us."""
+    known = Refund.objects.filter(provider_reference=news.id).values_list("pk", flat=True).first()
+    if known or news.metadata.get("instance") != settings.INSTANCE_ID:
+        return known
+    try:
+        refund_id = Refund.id_of(news.metadata.get("refund", ""))
+    except NotFound:
+        return None
+    unanswered = Refund.objects.filter(pk=refund_id, provider_reference__isnull=True)
+    return unanswered.values_list("pk", flat=True).first()
 
 
 def recheck_due() -> int:

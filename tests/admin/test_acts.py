@@ -1,17 +1,20 @@
 """What staff do on a page runs through a service, with a note and a name; who may not is refused."""
 
+import time
 from uuid import uuid4
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.db import transaction
 
 from catalog.models import ApiKey, Merchant, Product
 from durability.models import Delivery, SagaRun
 from inventory.models import Stock, StockMovement
 from orders.models import Order, OrderHistory
+from payments import services as payments
 from payments.models import Payment, Refund
 from reconciliation.models import Discrepancy, DiscrepancyAction
-from tests.admin.conftest import act_url, page_url
+from tests.admin.conftest import act_url, list_url, page_url
 from tests.shop import settle
 
 
@@ -122,6 +125,128 @@ def test_acts_need_the_token_of_the_form(as_role, shop):
     client.handler.enforce_csrf_checks = True
     assert press(client, Payment.objects.get(), "refund", note="from another site").status_code == 403
     assert not Refund.objects.exists()
+
+
+# --- Refunds that take two, and refunds that came back ---
+
+
+@pytest.fixture
+def waiting(shop) -> Refund:
+    """A refund above the limit of 5.00, asked for by a manager."""
+    Merchant.objects.update(refund_approval_above_minor=500)
+    shop.bought()
+    with transaction.atomic():
+        payments.request_refund(
+            payment=Payment.objects.get().number, amount_minor=None, reason="torn", requested_by="maria", policy=None
+        )
+    return Refund.objects.get()
+
+
+def test_a_large_refund_is_told_to_wait_and_stands_in_its_saved_view(as_role, shop):
+    Merchant.objects.update(refund_approval_above_minor=500)
+    shop.bought()
+    client = as_role("manager")
+    answer = press(client, Payment.objects.get(), "refund", amount="5.01", note="torn cover")
+    assert "waits for a second person" in answer.content.decode()
+    assert (
+        "waits for a second person"
+        not in press(client, Payment.objects.get(), "refund", amount="5.00", note="torn cover").content.decode()
+    )
+    page = client.get(list_url(Refund) + "?status=awaiting_approval").content.decode()
+    assert "Awaiting approval" in page
+    shown, hidden = Refund.objects.get(amount_minor=501), Refund.objects.get(amount_minor=500)
+    assert shown.number in page
+    assert hidden.number not in page
+
+
+def test_a_manager_approves_what_another_one_asked_for(as_role, shop, waiting):
+    client = as_role("manager")
+    assert press(client, waiting, "approve", note="").status_code == 400
+    press(client, waiting, "approve", note="I have seen the page")
+    waiting.refresh_from_db()
+    assert (waiting.status, waiting.approved_by) == ("processing", "manager")
+    assert "I have seen the page" in LogEntry.objects.get().change_message
+    settle()
+    assert "Approved by" in client.get(page_url(waiting)).content.decode()
+    assert press(client, waiting, "approve", note="again").status_code == 409
+
+
+def test_not_even_a_superuser_approves_their_own(as_role, shop):
+    Merchant.objects.update(refund_approval_above_minor=500)
+    shop.bought()
+    client = as_role("superuser")
+    press(client, Payment.objects.get(), "refund", note="torn cover")
+    refund = Refund.objects.get()
+    answer = press(client, refund, "approve", note="I say so")
+    assert (answer.status_code, "second person" in answer.content.decode()) == (403, True)
+    refund.refresh_from_db()
+    assert refund.status == "awaiting_approval"
+
+
+@pytest.mark.parametrize("role", ["clerk", "operator"])
+@pytest.mark.parametrize("act", ["approve", "reject"])
+def test_approval_is_a_permission_of_its_own(as_role, shop, waiting, role, act):
+    assert press(as_role(role), waiting, act, note="let me").status_code == 403
+    waiting.refresh_from_db()
+    assert waiting.status == "awaiting_approval"
+
+
+def test_a_rejection_frees_the_amount_and_says_why(as_role, shop, waiting):
+    press(as_role("manager"), waiting, "reject", note="the page is whole")
+    waiting.refresh_from_db()
+    assert (waiting.status, waiting.failure_message) == ("cancelled", "the page is whole")
+    assert Payment.objects.get().refunds_committed_minor == 0
+
+
+@pytest.fixture
+def came_back(shop) -> Refund:
+    """A refund of 15.00 that the customer's bank has sent back."""
+    shop.checkout(payment={"method": "card", "payment_method": "pm_card_refundFail", "confirm": True})
+    settle()
+    shop.post(f"/payments/{Payment.objects.get().number}/refunds", {"reason": "torn"})
+    settle(webhooks=False)
+    time.sleep(0.3)
+    settle()
+    return Refund.objects.get()
+
+
+def test_what_came_back_is_seen_and_refunded_again_once(as_role, shop, came_back):
+    client = as_role("manager")
+    payment = Payment.objects.get()
+    assert payment.number in client.get(list_url(Payment) + "?owes=a+refund").content.decode()
+    page = client.get(page_url(came_back)).content.decode()
+    assert "came back" in page
+    assert "Refund again" in page
+    press(client, came_back, "again", note="to the same card")
+    second = Refund.objects.latest("pk")
+    assert (second.again_of_id, second.amount_minor, second.requested_by) == (came_back.pk, 1500, "manager")
+    assert press(client, came_back, "again", note="once more").status_code == 409
+    assert payment.number not in client.get(list_url(Payment) + "?owes=a+refund").content.decode()
+    assert press(as_role("clerk"), came_back, "again", note="me too").status_code == 403
+
+
+def test_what_came_back_is_paid_another_way(as_role, shop, came_back):
+    press(as_role("manager"), came_back, "outside", note="bank transfer of today, 2026/118")
+    second = Refund.objects.latest("pk")
+    assert (second.status, second.paid_outside) == ("succeeded", True)
+    assert Payment.objects.get().refunds_owed_minor == 0
+
+
+def test_the_limit_is_one_of_a_merchants_terms(as_role, shop):
+    merchant, client = Merchant.objects.get(), as_role("manager")
+    terms = {
+        "order_expires_after_s": "900",
+        "refund_window_days": "7",
+        "refund_ratio_bp": "10000",
+        "refund_fee": "0.00",
+        "webhook_url": "",
+        "note": "since the audit",
+    }
+    for typed, stored in (("500.00", 50_000), ("", None)):
+        press(client, merchant, "terms", **terms, refund_approval_above=typed)
+        merchant.refresh_from_db()
+        assert merchant.refund_approval_above_minor == stored
+    assert press(client, merchant, "terms", **terms, refund_approval_above="-1").status_code == 400
 
 
 # --- Goods ---

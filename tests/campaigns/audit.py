@@ -210,7 +210,8 @@ class _Auditor:
             posted = -self.cleared["refund", name] - self.cleared["refund_failed_late", name]
             self.differs("refunded_in_the_ledger", name, refund["currency"], gone, posted)
         for name, ours in self.ours.refunds.items():
-            if ours.status == "succeeded" and ours.provider_reference not in self.theirs.refunds:
+            # What our own bank paid is none of the provider's business.
+            if ours.status == "succeeded" and not (ours.paid_outside or ours.provider_reference in self.theirs.refunds):
                 self.cents_off[ours.currency] += ours.amount_minor
                 self.found("refund_without_the_provider", name, f"{ours.amount_minor} {ours.currency}")
         for name, payment in self.ours.payments.items():
@@ -222,6 +223,20 @@ class _Auditor:
                 self.found("refund_sums", name, f"{sums}; its refunds say {paid} and {held}")
             if held > payment.captured_minor:
                 self.found("over_refunded", name, f"{held} of {payment.captured_minor}")
+        self._debts()
+
+    def _debts(self) -> None:
+        """What payments owe since refunds failed stands on the accounts of their customers."""
+        owed: Counter[str] = Counter()
+        for posting in self.ours.postings:
+            account = self.ours.accounts[posting.account_id]
+            if account.kind == "refunds_owed":
+                owed[account.currency] -= posting.amount_minor
+        for payment in self.ours.payments.values():
+            owed[payment.currency] -= payment.refunds_owed_minor
+        for currency, cents in owed.items():
+            if cents:
+                self.found("debts_to_customers", currency, f"the ledger owes {cents} more than payments say")
 
     def fees(self) -> None:
         booked = {row["id"]: row for row in self.theirs.balance_transactions.values() if row["fee"]}
@@ -264,22 +279,23 @@ class _Auditor:
                 continue
             settling = [payment for _, payment in self.payments_of[name] if payment.settling]
             explained = sum(row.captured_minor - row.refunded_minor for row in settling) if order.status in _SOLD else 0
-            # The bank sent a refund back: a person has to look; the money is explained.
-            explained += sum(
-                refund.amount_minor
+            for _, payment in self.payments_of[name]:
+                kept_for_a_sale = payment.settling and order.status in _SOLD
+                # A refund failed and is owed: a person has to look; the money is explained.
+                explained += 0 if kept_for_a_sale else payment.refunds_owed_minor
+                # Our own bank paid it, so the provider still has it.
+                outside = [one for _, one in self.refunds_of[payment.id] if one.paid_outside]
+                explained += sum(one.amount_minor for one in outside if one.status == "succeeded")
+            # What waits for a person is with the provider still, what waits for a bank not any more.
+            waits = [
+                (payment.settling and order.status in _SOLD, refund.amount_minor)
                 for _, payment in self.payments_of[name]
                 for _, refund in self.refunds_of[payment.id]
-                if refund.status == "failed"
-                and refund.provider_reference
-                and not (payment.settling and order.status in _SOLD)
-            )
-            waiting = sum(
-                refund.amount_minor
-                for payment in settling
-                for _, refund in self.refunds_of[payment.id]
-                if refund.status in _REFUND_WAITS and order.status in _SOLD
-            )
-            if not explained - waiting <= cents <= explained:
+                if refund.status in _REFUND_WAITS
+            ]
+            least = explained - sum(cents for is_sold, cents in waits if is_sold)
+            most = explained + sum(cents for is_sold, cents in waits if not is_sold)
+            if not least <= cents <= most:
                 self.found("kept_money", name, f"{cents} {order.currency} kept, {explained} explained ({order.status})")
 
     # --- Our books in themselves --------------------------------------------------------------------

@@ -115,13 +115,13 @@ def read_ours(connection: psycopg.Connection[Row]) -> Ours:
         payments=numbered(
             "pay",
             "SELECT id, reference, status, amount_minor, currency, provider_reference, charge_reference,"
-            " captured_minor, corrected_minor, refunded_minor, refunds_committed_minor, settling,"
+            " captured_minor, corrected_minor, refunded_minor, refunds_committed_minor, refunds_owed_minor, settling,"
             " extract(epoch FROM now() - coalesce(first_sent_at, created_at))::float AS age_s"
             " FROM payments_payment",
         ),
         refunds=numbered(
             "ref",
-            "SELECT id, payment_id, status, amount_minor, currency, provider_reference, requested_by,"
+            "SELECT id, payment_id, status, amount_minor, currency, provider_reference, requested_by, paid_outside,"
             " extract(epoch FROM now() - created_at)::float AS age_s FROM payments_refund",
         ),
         entries=rows("SELECT id, kind, key, subject, reference, currency FROM payments_journalentry"),

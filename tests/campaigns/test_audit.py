@@ -33,6 +33,7 @@ DAMAGES = {
     "refund_without_the_provider": "UPDATE payments_refund SET provider_reference = 're_' || id",
     "refund_sums": "UPDATE payments_payment SET refunded_minor = refunded_minor - 1 WHERE refunded_minor > 0",
     "over_refunded": "UPDATE payments_refund SET amount_minor = 5000",
+    "debts_to_customers": "UPDATE payments_payment SET refunds_owed_minor = 1 WHERE settling AND refunded_minor = 0",
     "fee": "DELETE FROM payments_posting WHERE entry_id IN (SELECT id FROM payments_journalentry WHERE kind = 'fee')",
     "fee_unknown_to_the_provider": "UPDATE payments_journalentry SET key = 'fee:txn_' || id WHERE kind = 'fee'",
     "clearing": "UPDATE payments_posting SET amount_minor = amount_minor + sign(amount_minor)",

@@ -16,8 +16,10 @@ from uuid import UUID
 
 import requests
 import stripe
+from django.db import transaction
 from django.db.models.functions import Now
 
+from catalog.models import Merchant
 from durability.models import Delivery
 from foundation.database import database_now
 from orders.models import Order
@@ -317,6 +319,72 @@ def refund_failed_late(world: World) -> Played:
     """Of an order that was being cancelled: the cancellation is withdrawn."""
     _refund_and_wait(world, "pm_card_refundFail", "failed")
     return partial(run_task, "payments.recheck")
+
+
+def waiting_for_approval(world: World) -> str:
+    """A paid order whose cancellation asked for a refund above the merchant's limit: the refund's number."""
+    Merchant.objects.update(refund_approval_above_minor=0)
+    cancel(world, bought(world)["number"])
+    world.work()
+    return Refund.objects.get().number
+
+
+def at_the_desk(verb: Callable[..., Any], number: str, **options: Any) -> Played:
+    """Staff acts on a refund, in one transaction; whoever finds it decided already is told so."""
+
+    def act() -> None:
+        with transaction.atomic():
+            verb(number=number, by="paul", why="I have looked at it", **options)
+
+    return act
+
+
+@scenario("refund above the limit, approved by a second person")
+def refund_approved(world: World) -> Played:
+    return at_the_desk(payments.approve_refund, waiting_for_approval(world))
+
+
+@scenario("refund above the limit, rejected by a second person")
+def refund_rejected(world: World) -> Played:
+    """The cancellation that waited for it is withdrawn."""
+    return at_the_desk(payments.reject_refund, waiting_for_approval(world))
+
+
+@scenario("webhook of a refund made in the dashboard")
+def refund_made_elsewhere(world: World) -> Played:
+    _refund_elsewhere(world, bought(world), 600)
+    return webhook(world, "refund.created")
+
+
+@scenario("webhook of a refund made in the dashboard that breaks our sum")
+def refund_made_beyond(world: World) -> Played:
+    order = bought(world)
+    refund(world, order, 1000)  # held; not sent yet
+    _refund_elsewhere(world, order, 1500)
+    return webhook(world, "refund.created")
+
+
+def _refund_elsewhere(world: World, order: dict[str, Any], amount: int) -> None:
+    requests.post(
+        f"{world.sandbox.url}/v1/refunds",
+        data={"payment_intent": order["payments"][0]["provider_reference"], "amount": amount},
+        auth=("sk_test_sandbox", ""),
+        timeout=10,
+    ).raise_for_status()
+
+
+@scenario("refund again, after it failed late")
+def refund_once_more(world: World) -> Played:
+    _refund_and_wait(world, "pm_card_refundFail", "failed")
+    all_news(world)
+    return at_the_desk(payments.refund_again, Refund.objects.get().number)
+
+
+@scenario("what is owed after a refund failed late, paid by our bank")
+def refund_paid_outside(world: World) -> Played:
+    _refund_and_wait(world, "pm_card_refundFail", "failed")
+    all_news(world)
+    return at_the_desk(payments.refund_again, Refund.objects.get().number, paid_outside=True)
 
 
 def _refund_and_wait(world: World, card: str, becomes: str) -> None:

@@ -41,10 +41,11 @@ _MESSAGE_ID = re.compile(r"^Message-ID: (.+)$", re.M | re.I)
 _BOOKS = {
     "orders": "SELECT status, cancel_requested_at IS NOT NULL, count(*) FROM orders_order GROUP BY 1, 2",
     "payments": """SELECT status, settling, amount_minor, captured_minor, refunded_minor, refunds_committed_minor,
-        corrected_minor, provider_reference IS NOT NULL, failure_code, failure_decline_code, count(*)
-        FROM payments_payment GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10""",
-    "refunds": """SELECT status, amount_minor, corrected_minor, made_elsewhere, provider_reference IS NOT NULL,
-        failure_code, failure_message, count(*) FROM payments_refund GROUP BY 1, 2, 3, 4, 5, 6, 7""",
+        refunds_owed_minor, refunds_excess_minor, corrected_minor, provider_reference IS NOT NULL, failure_code,
+        failure_decline_code, count(*) FROM payments_payment GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12""",
+    "refunds": """SELECT status, amount_minor, corrected_minor, made_elsewhere, paid_outside, automatic, approved_by,
+        again_of_id IS NOT NULL, failed_late_at IS NOT NULL, provider_reference IS NOT NULL, failure_code,
+        failure_message, count(*) FROM payments_refund GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12""",
     "ledger": """SELECT a.kind, a.currency, sum(p.amount_minor) FROM payments_posting p
         JOIN payments_account a ON a.id = p.account_id GROUP BY 1, 2""",
     "journal": "SELECT kind, count(*) FROM payments_journalentry GROUP BY 1",

@@ -1,0 +1,114 @@
+"""The refund saga's steps: asked for at the provider under our own number, recorded, posted; or given up."""
+
+import logging
+from datetime import timedelta
+
+from django.conf import settings
+from django.db.models.functions import Now
+
+from durability.types import Accepted, Outcome, Refused, Succeeded, Unknown
+from foundation.database import database_now, in_seconds
+from foundation.transition import transition
+from payments import gateway
+from payments.errors import PaymentDisputed, ProviderBusy, ProviderRefused, ProviderUnsure
+from payments.locks import lock_refund
+from payments.models import Refund, RefundHistory
+from payments.services.refund_books import post_refund_paid
+from payments.services.refund_news import apply_refund, refund_failed
+from payments.states import REFUND_EDGES, RefundStatus
+from payments.types import ProviderRefund
+
+log = logging.getLogger(__name__)
+
+
+def release_refundable(number: str, *, by: str) -> None:
+    """Undo the hold of a refund that will not happen. Does nothing for one that the provider has told us of."""
+    refund, payment = lock_refund(Refund.id_of(number))
+    if refund.status == RefundStatus.PROCESSING:
+        transition(
+            refund,
+            RefundStatus.FAILED,
+            edges=REFUND_EDGES,
+            history=RefundHistory,
+            by=by,
+            why=refund.failure_message,
+            values={"completed_at": Now(), "next_check_at": None},
+        )
+        refund_failed(refund, payment, late=False, by=by)
+
+
+def refund_at_provider(number: str) -> Outcome:
+    """Ask the provider for the refund: the same number each time. Belongs outside of transactions."""
+    refund = Refund.objects.select_related("payment").get(pk=Refund.id_of(number))
+    try:
+        return Succeeded(_send(refund))
+    except ProviderRefused as refusal:
+        return Refused(refusal.code, refusal.message)
+    except (ProviderUnsure, ProviderBusy) as doubt:
+        return Unknown(str(doubt))
+
+
+def _send(refund: Refund) -> ProviderRefund:
+    if refund.provider_reference:
+        return gateway.retrieve_refund(refund.provider_reference)
+    intent = refund.payment.provider_reference or ""
+    if refund.first_sent_at:  # sent before, and we never learnt the answer
+        found = gateway.find_refund(refund.number, payment_intent=intent)
+        if found:
+            return found
+        if database_now() - refund.first_sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
+            raise ProviderUnsure("sent long ago and not to be found at the provider: a person must look")
+    else:
+        if refund.payment.disputed_at:  # since it was asked for: the bank may pay the customer already
+            raise ProviderRefused(PaymentDisputed.code, PaymentDisputed().detail)
+        Refund.objects.filter(pk=refund.pk).update(
+            first_sent_at=Now(), next_check_at=in_seconds(settings.PAYMENT_RECHECK_FIRST_S)
+        )
+    try:
+        return gateway.create_refund(
+            number=refund.number,
+            payment_intent=intent,
+            amount_minor=refund.amount_minor,
+            metadata={
+                "refund": refund.number,
+                "payment": refund.payment.number,
+                "order": refund.payment.reference,
+                "merchant": str(refund.merchant_id),
+                "instance": settings.INSTANCE_ID,
+            },
+        )
+    except ProviderUnsure as doubt:
+        sent_at = refund.first_sent_at
+        grace = timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S)
+        if not (doubt.final and sent_at and database_now() - sent_at > grace):
+            raise
+        found = gateway.find_refund(refund.number, payment_intent=intent)  # this very try may have made it
+        if found is None:
+            # The provider replays its 500 for ever, and lists no such refund: it was never made.
+            raise ProviderRefused("provider_error", "The provider failed to make the refund.") from doubt
+        return found
+
+
+def record_refund(number: str, outcome: Outcome) -> None:
+    """Commit what the provider answered, in the caller's transaction."""
+    refund, payment = lock_refund(Refund.id_of(number))
+    match outcome:
+        case Succeeded(value=news):
+            apply_refund(refund, payment, news, by="refund")
+        case Refused(code=code, message=message):
+            Refund.objects.filter(pk=refund.pk).update(failure_code=code, failure_message=message)
+        case Unknown() | Accepted():
+            pass
+
+
+def post_refund(number: str, *, by: str) -> None:
+    """See the refund's posting through. A refund that the bank still works on is posted when its news arrive."""
+    refund, payment = lock_refund(Refund.id_of(number))
+    if refund.status == RefundStatus.SUCCEEDED:
+        post_refund_paid(refund, payment, by=by)
+
+
+def flag_refund(number: str, *, by: str) -> None:
+    """The provider paid, and our books could not follow: leave a mark that reconciliation and operators see."""
+    log.error("refund %s was paid, and could not be posted", number)
+    Refund.objects.filter(pk=Refund.id_of(number)).update(failure_message=f"paid, but not posted ({by})")
