@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 
 from catalog import search
 from catalog.models import Merchant, Product
-from catalog.types import MerchantTerms, Offer
+from catalog.types import MerchantTerms, Offer, WebhookEndpoint
 from foundation.errors import NotFound
 
 
@@ -22,6 +22,13 @@ def get_merchant(merchant_id: UUID) -> MerchantTerms:
 def list_merchants() -> list[MerchantTerms]:
     """All merchants, the oldest first."""
     return [terms_of(merchant) for merchant in Merchant.objects.order_by("pk")]
+
+
+def webhook_endpoint(merchant_id: UUID) -> WebhookEndpoint | None:
+    """Where this merchant wants to be told; None if nowhere."""
+    row = Merchant.objects.filter(pk=merchant_id).exclude(webhook_url="").values_list("webhook_url", "webhook_secret")
+    found = row.first()
+    return WebhookEndpoint(*found) if found else None
 
 
 def get_offers(*, merchant_id: UUID, products: Sequence[str]) -> dict[str, Offer]:

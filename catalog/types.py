@@ -1,7 +1,7 @@
 """The catalogue's vocabulary for the apps above."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 from uuid import UUID
 
@@ -23,6 +23,14 @@ class MerchantTerms:
     refund_fee_minor: int
     webhook_url: str
     refund_approval_above_minor: int | None = None  # None: no refund waits for a second person
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookEndpoint:
+    """Where a merchant wants to be told, and the secret that proves it is us."""
+
+    url: str
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

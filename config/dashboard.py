@@ -4,19 +4,23 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
+from catalog import selectors as catalog
 from durability import selectors as durability
 from foundation import cells
 from foundation.database import database_now
 from foundation.money import exponent, format_minor
 from foundation.sections import Cell, Facts, Table
+from orders import selectors as orders
+from orders.types import DaysSales
 from payments import selectors as payments
 from payments.types import Hour, Total
 from reconciliation import selectors as reconciliation
@@ -25,6 +29,9 @@ from reconciliation.types import AGE_BUCKETS, KindBacklog, Pile, Severity
 CHART_DAYS = 14
 CHART_HOURS = 36  # a shop that is younger than this is shown by the hour
 SALES, REFUNDS = "#4f46e5", "#f59e0b"
+# A shop keeps its place, not its colour: the busiest has the first.
+SHOP_COLOURS = ("#4f46e5", "#0ea5e9", "#14b8a6", "#f59e0b", "#94a3b8")
+SHOPS_SHOWN = len(SHOP_COLOURS)
 RUNS_SHOWN = 8
 STUCK_SHOWN = 5
 _SEVERITY: dict[str, cells.Tone] = {Severity.HIGH: "bad", Severity.MEDIUM: "warn", Severity.LOW: "quiet"}
@@ -56,6 +63,9 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         figures.append(_traded("Sales today", "payments", sales, "payment", "payments_payment"))
         figures.append(_traded("Refunds today", "undo", refunds, "refund", "payments_refund"))
         context["chart"] = _chart(now, payments.traded_by_hour(midnight - timedelta(days=CHART_DAYS - 1), now))
+    if may("orders.view_order"):
+        since = now.date() - timedelta(days=CHART_DAYS - 1)
+        context["shops"], context["shops_table"] = _shops(since, orders.daily_sales(since=since, limit=SHOPS_SHOWN))
     if may("reconciliation.view_discrepancy"):
         backlog = reconciliation.open_by_kind()
         figures.append(_differences(backlog))
@@ -115,7 +125,7 @@ def _chart(now: datetime, hours: Sequence[Hour]) -> dict[str, Any] | None:
         "says": total,
         "legend": [("Sales", SALES), ("Refunds", REFUNDS)],
         "data": json.dumps(data),
-        "options": json.dumps(_chart_options(currency)),
+        "options": json.dumps(_chart_options(currency.upper())),
     }
 
 
@@ -133,7 +143,7 @@ def _slots(hours: Sequence[Hour], now: datetime) -> tuple[timedelta, list[dateti
     return timedelta(hours=1), [first + timedelta(hours=number) for number in range(count)], "%H:00"
 
 
-def _chart_options(currency: str) -> dict[str, Any]:
+def _chart_options(unit: str) -> dict[str, Any]:
     """In place of Unfold's own, which draw hair-thin bars and no Y axis."""
     faint = {"color": "#94a3b8", "font": {"size": 11}}
     return {
@@ -148,9 +158,68 @@ def _chart_options(currency: str) -> dict[str, Any]:
                 "grid": {"lineWidth": 0.6},
                 "border": {"display": False},
                 "ticks": {**faint, "maxTicksLimit": 6},
-                "title": {"display": True, "text": currency.upper(), **faint},
+                "title": {"display": True, "text": unit, **faint},
             },
         },
+    }
+
+
+# --- The shops --------------------------------------------------------------------------------------
+
+
+def _shops(since: date, days: Sequence[DaysSales]) -> tuple[dict[str, Any] | None, Table]:
+    """The busiest shops: their paid orders day by day as stacked bars, and what they come to as a table."""
+    names = {shop.id: shop.name for shop in catalog.list_merchants()}
+    sold: dict[UUID, Counter[date]] = {}
+    totals: dict[tuple[UUID, str], list[int]] = {}
+    for day in days:
+        sold.setdefault(day.merchant_id, Counter())[day.date] += day.orders_paid
+        total = totals.setdefault((day.merchant_id, day.currency), [0, 0, 0, 0])
+        for place, value in enumerate((day.orders_paid, day.revenue_minor, day.refunds, day.refunded_minor)):
+            total[place] += value
+    busiest = sorted(sold, key=lambda shop: (-sold[shop].total(), str(shop)))
+    rows: list[list[Cell]] = [
+        [
+            names.get(shop, str(shop)),
+            cells.number(paid),
+            cells.money(revenue, currency),
+            cells.number(refunds),
+            cells.money(refunded, currency),
+        ]
+        for (shop, currency), (paid, revenue, refunds, refunded) in sorted(
+            totals.items(), key=lambda entry: (busiest.index(entry[0][0]), -entry[1][0], entry[0][1])
+        )
+    ]
+    table = Table(
+        f"Shops, last {CHART_DAYS} days",
+        ["Shop", *(cells.right(name) for name in ("Orders paid", "Revenue", "Refunds", "Refunded"))],
+        rows,
+        empty="Nothing was sold in the last two weeks.",
+    )
+    return (_shops_chart(since, {names.get(shop, str(shop)): sold[shop] for shop in busiest}) if sold else None), table
+
+
+def _shops_chart(since: date, sold: Mapping[str, Counter[date]]) -> dict[str, Any]:
+    dates = [since + timedelta(days=number) for number in range(CHART_DAYS)]
+    colours = dict(zip(sold, SHOP_COLOURS, strict=False))
+    bar = {"categoryPercentage": 0.8, "barPercentage": 0.95, "maxBarThickness": 34}
+    data = {
+        "labels": [f"{day:%d %b}" for day in dates],
+        "datasets": [
+            {"label": name, "data": [counts[day] for day in dates], "backgroundColor": colours[name], **bar}
+            for name, counts in sold.items()
+        ],
+    }
+    options = _chart_options("orders")
+    for axis in options["scales"].values():
+        axis["stacked"] = True
+    options["scales"]["y"]["ticks"]["precision"] = 0
+    return {
+        "title": f"Orders paid by shop, last {CHART_DAYS} days",
+        "says": ", ".join(f"{name} {counts.total()}" for name, counts in sold.items()),
+        "legend": list(colours.items()),
+        "data": json.dumps(data),
+        "options": json.dumps(options),
     }
 
 

@@ -180,6 +180,17 @@ PROVIDER_KEY_SAFE_FOR_S = 23 * 3600
 # A replayed 500 is never resent; an attempt that cannot be found for this long was never made.
 PROVIDER_LOOKUP_GRACE_S = env.int("PROVIDER_LOOKUP_GRACE_S", 120)
 
+# --- What tells people: none of it can fail or delay a sale ------------------------------------------
+
+# Staff who are told of what only a person can mend (a refund that came back, a dispute). Empty: nobody, but it is logged.
+STAFF_EMAILS = env.list("STAFF_EMAILS", default=[])
+SMS_BACKEND = env.str("SMS_BACKEND", "foundation.sms.ConsoleSms")  # a class with `send(*, to, text, key)`
+# Merchants' endpoints are strangers' servers: they get less time than the provider.
+WEBHOOK_CONNECT_TIMEOUT_S = 3
+WEBHOOK_DEADLINE_S = 8  # from the first byte to the status line, however slowly it drips
+# Private networks that webhooks may go to after all, over plain HTTP too: a merchant's system in the operator's own house.
+WEBHOOK_ALLOWED_NETWORKS = env.list("WEBHOOK_ALLOWED_NETWORKS", default=[])
+
 # --- Durability -------------------------------------------------------------------------------------
 
 SCAN_INTERVAL_S = 1  # each lane is looked at this often, for what no doorbell rang for
@@ -397,6 +408,7 @@ STORAGES = {
 }
 EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://")
 vars().update(EMAIL_CONFIG)
+EMAIL_TIMEOUT = 10  # seconds; without one a mail server that hangs would hold a worker for CALL_TIME_LIMIT_S
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "shop@everycent.example")
 
 SECURE_CONTENT_TYPE_NOSNIFF = True

@@ -136,7 +136,7 @@ def work(lane: Lane, *, until: float) -> int:
     taken = 0
     while run := _take(_TAKE_NEXT, outside=lane is Lane.OUTSIDE, resting=shares.resting(lane)):
         taken += 1
-        with shares.timed(run.recipe, lane):
+        with shares.timed({run.recipe}, lane):
             advance(run, lane)
         if time.monotonic() > until:
             break

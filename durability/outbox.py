@@ -111,7 +111,7 @@ def publish_many(events: Sequence[Event]) -> list[int]:
                 "request_id": "" if request_id == "-" else request_id,
                 "handlers": [handler.name for handler in handlers],
                 "listens_to": [handler.event.name for handler in handlers],
-                "outside": [handler.outside for handler in handlers],
+                "outside": [handler.lane is Lane.OUTSIDE for handler in handlers],
             },
         )
         ids = [row[0] for row in cursor.fetchall()]
@@ -138,7 +138,10 @@ def _deliver_all(claims: list[Claim], lane: Lane) -> None:
         if number and time.monotonic() > end:
             _give_back(claims[number:])
             return
-        with shares.timed(one.handler, lane):
+        if one.handler in shares.resting(lane):  # since an earlier one of this very batch
+            _give_back([one])
+            continue
+        with shares.timed(registry.alongside(one.handler), lane):
             deliver(one)
 
 
@@ -163,7 +166,12 @@ def claim(lane: Lane, *, limit: int, of_the_dead: bool = False) -> list[Claim]:
         cursor.execute(_CLAIM, {"lease_s": settings.LEASE_S, **which})
         rows = cursor.fetchall()
     claims = [Claim(row[0], row[1], row[2], row[3], json.loads(row[4]), row[5]) for row in rows]
-    return sorted(claims, key=lambda one: one.id)
+    return sorted(claims, key=lambda one: (_stands_aside(one.handler), one.id))
+
+
+def _stands_aside(name: str) -> bool:
+    known = registry.handler(name)
+    return bool(known and known.aside)
 
 
 def deliver(one: Claim) -> None:

@@ -11,18 +11,19 @@ _recipes: dict[tuple[str, int], Saga] = {}
 
 
 def handles(
-    event: type[Event], *, name: str, since: Since, outside: bool = False
+    event: type[Event], *, name: str, since: Since, outside: bool = False, aside: str = ""
 ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
     """Register a function as the handler `name` of an event. `since` says from where it starts if it is added later.
 
     A handler of our own database runs in the transaction that marks its delivery done. One that goes `outside` runs
-    in none, may run more than once, and must carry a stable id so that the other side can drop the repeat.
+    in none, may run more than once, and must carry a stable id so that the other side can drop the repeat. What
+    tells people, counts, or otherwise follows from a sale that is done, stands `aside`: see `Handler`.
     """
 
     def register(run: Callable[[Any], None]) -> Callable[[Any], None]:
         if name in _handlers:
             raise ValueError(f"two handlers are called {name}")
-        handler = Handler(name=name, event=event, run=run, since=since, outside=outside)
+        handler = Handler(name=name, event=event, run=run, since=since, outside=outside, aside=aside)
         _handlers[name] = handler
         _by_event.setdefault(event.name, []).append(handler)
         return run
@@ -44,6 +45,13 @@ def handlers_of(event_name: str) -> list[Handler]:
 
 def handlers() -> list[Handler]:
     return list(_handlers.values())
+
+
+def alongside(name: str) -> set[str]:
+    """The handlers that depend on the same other side as this one; or it alone."""
+    one = _handlers.get(name)
+    aside = one.aside if one else ""
+    return {other.name for other in _handlers.values() if other.aside == aside} if aside else {name}
 
 
 def handler(name: str) -> Handler | None:

@@ -5,7 +5,7 @@ took: whatever hangs uses a quarter of the workers at most, and the others' work
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from durability.types import Lane
@@ -26,15 +26,16 @@ def resting(lane: Lane) -> list[str]:
 
 
 @contextmanager
-def timed(name: str, lane: Lane) -> Iterator[None]:
-    """Measure one piece of work of a handler or recipe, and let it rest if it was slow."""
+def timed(names: Collection[str], lane: Lane) -> Iterator[None]:
+    """Measure one piece of work of a handler or recipe. If it was slow, it rests, and so do those that depend on the
+    same other side: four handlers that wait for one mail server shall not each take a quarter."""
     begun = time.monotonic()
     try:
         yield
     finally:
         took_s = time.monotonic() - begun
         if lane is Lane.OUTSIDE and took_s > _SLOW_S:
-            _rests[name] = begun + took_s * (1 + _REST)
+            _rests.update(dict.fromkeys(names, begun + took_s * (1 + _REST)))
 
 
 def forget() -> None:

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 
 from durability import doorbell, registry
 from durability.models import Message, Subscription
-from durability.types import Handler, Since
+from durability.types import Handler, Lane, Since
 
 # Nobody's transaction is older: what was published before this moment can be seen.
 _SETTLED_AFTER = timedelta(minutes=10)
@@ -61,7 +61,7 @@ def _catch_up(subscription: Subscription, handler: Handler, newest: int, settled
     while after < newest:
         to = min(after + settings.SUBSCRIPTION_BATCH, newest)
         with transaction.atomic(durable=True), connection.cursor() as cursor:
-            values: dict[str, Any] = {"handler": handler.name, "outside": handler.outside}
+            values: dict[str, Any] = {"handler": handler.name, "outside": handler.lane is Lane.OUTSIDE}
             cursor.execute(_DELIVER, values | {"event": handler.event.name, "after": after, "to": to})
             if cursor.rowcount:
                 made += cursor.rowcount

@@ -48,17 +48,23 @@ class Since(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """Reacts to one event. `outside` says that it leaves the process (mail, HTTP) and so runs in no transaction."""
+    """Reacts to one event.
+
+    `outside` says that it leaves the process (mail, HTTP) and so runs in no transaction. `aside` says that nothing may
+    ever wait for it, and names whom it depends on ("mail"): it comes last in the outside lane, even where it only
+    writes our own database, and all handlers with one such name share one share of the workers' time.
+    """
 
     name: str
     event: type[Event]
     run: Callable[[Any], None]
     since: Since
     outside: bool
+    aside: str = ""
 
     @property
     def lane(self) -> Lane:
-        return Lane.OUTSIDE if self.outside else Lane.OWN
+        return Lane.OUTSIDE if self.outside or self.aside else Lane.OWN
 
 
 # --- What a call to the outside ended in ------------------------------------------------------------

@@ -3,9 +3,12 @@
 from durability.registry import handles
 from durability.types import Since
 from orders import services
-from orders.events import OrderPaid
-from orders.services import letters
+from orders.events import OrderCancelled, OrderPaid, OrderShipped
+from orders.services import letters, merchant_calls, statistics
 from payments.events import PaymentCaptured, RefundFailed, RefundRejected, RefundSucceeded
+
+# Whom they depend on: one that is slow slows down its own kind alone.
+MAIL, SMS, MERCHANTS, STATISTICS = "mail", "sms", "merchants", "statistics"
 
 
 @handles(PaymentCaptured, name="orders.receive_payment", since=Since.OLDEST_KEPT)
@@ -28,11 +31,83 @@ def note_rejected_refund(event: RefundRejected) -> None:
     services.note_rejected_refund(number=event.reference, by=event.refund)
 
 
-@handles(OrderPaid, name="orders.mail_receipt", since=Since.DEPLOYMENT, outside=True)
+# --- Mail -------------------------------------------------------------------------------------------
+
+
+@handles(OrderPaid, name="orders.mail_receipt", since=Since.DEPLOYMENT, outside=True, aside=MAIL)
 def mail_receipt(event: OrderPaid) -> None:
     letters.send_receipt(number=event.order)
 
 
-@handles(RefundSucceeded, name="orders.mail_refund", since=Since.DEPLOYMENT, outside=True)
+@handles(OrderShipped, name="orders.mail_shipment", since=Since.DEPLOYMENT, outside=True, aside=MAIL)
+def mail_shipment(event: OrderShipped) -> None:
+    letters.send_shipment(number=event.order)
+
+
+@handles(OrderCancelled, name="orders.mail_cancellation", since=Since.DEPLOYMENT, outside=True, aside=MAIL)
+def mail_cancellation(event: OrderCancelled) -> None:
+    letters.send_cancellation(number=event.order)
+
+
+@handles(RefundSucceeded, name="orders.mail_refund", since=Since.DEPLOYMENT, outside=True, aside=MAIL)
 def mail_refund(event: RefundSucceeded) -> None:
     letters.send_refund(number=event.reference, refund=event.refund, amount_minor=event.amount_minor)
+
+
+@handles(RefundFailed, name="orders.mail_failed_refund", since=Since.DEPLOYMENT, outside=True, aside=MAIL)
+def mail_failed_refund(event: RefundFailed) -> None:
+    letters.warn_of_failed_refund(
+        refund=event.refund,
+        payment=event.payment,
+        reference=event.reference,
+        amount_minor=event.amount_minor,
+        currency=event.currency,
+        late=event.late,
+    )
+
+
+# --- Text messages ----------------------------------------------------------------------------------
+
+
+@handles(OrderPaid, name="orders.text_receipt", since=Since.DEPLOYMENT, outside=True, aside=SMS)
+def text_receipt(event: OrderPaid) -> None:
+    letters.text_receipt(number=event.order)
+
+
+@handles(OrderShipped, name="orders.text_shipment", since=Since.DEPLOYMENT, outside=True, aside=SMS)
+def text_shipment(event: OrderShipped) -> None:
+    letters.text_shipment(number=event.order)
+
+
+# --- Merchants' own systems -------------------------------------------------------------------------
+
+
+@handles(OrderPaid, name="orders.call_merchant", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
+@handles(OrderCancelled, name="orders.call_merchant_cancelled", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
+def call_merchant(event: OrderPaid | OrderCancelled) -> None:
+    merchant_calls.call_merchant(merchant_id=event.merchant_id, event=event, subject=event.order)
+
+
+@handles(RefundSucceeded, name="orders.call_merchant_refunded", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
+@handles(RefundFailed, name="orders.call_merchant_refund_failed", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
+def call_merchant_of_refund(event: RefundSucceeded | RefundFailed) -> None:
+    merchant_calls.call_merchant(merchant_id=event.merchant_id, event=event, subject=event.refund)
+
+
+# --- Statistics: our own database, but nothing waits for it -----------------------------------------
+
+
+@handles(OrderPaid, name="orders.count_sale", since=Since.OLDEST_KEPT, aside=STATISTICS)
+def count_sale(event: OrderPaid) -> None:
+    statistics.count_sale(number=event.order)
+
+
+@handles(RefundSucceeded, name="orders.count_refund", since=Since.OLDEST_KEPT, aside=STATISTICS)
+def count_refund(event: RefundSucceeded) -> None:
+    statistics.count_refund(number=event.reference, payment=event.payment, refund=event.refund)
+
+
+@handles(RefundFailed, name="orders.count_failed_refund", since=Since.OLDEST_KEPT, aside=STATISTICS)
+def count_failed_refund(event: RefundFailed) -> None:
+    if event.late:
+        statistics.count_refund(number=event.reference, payment=event.payment, refund=event.refund, came_back=True)

@@ -102,3 +102,30 @@ class OrderHistory(TransitionRecord):
     class Meta:
         verbose_name_plural = "order history"
         triggers = [protect_append_only()]
+
+
+class DailySales(models.Model):
+    """What one merchant sold in one currency on one day (UTC). Counted by handlers, once an event."""
+
+    id = models.BigAutoField(primary_key=True)
+    merchant_id = models.UUIDField()
+    date = models.DateField()
+    currency = models.CharField(max_length=3)
+    orders_paid = models.PositiveIntegerField(default=0)
+    revenue_minor = models.BigIntegerField(default=0)
+    # Less those that came back: on a day on which more came back than went out these are negative.
+    refunds = models.IntegerField(default=0)
+    refunded_minor = models.BigIntegerField(default=0)
+
+    class Meta:
+        verbose_name_plural = "daily sales"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["merchant_id", "date", "currency"], name="daily_sales_once_per_merchant_day_and_currency"
+            ),
+            models.CheckConstraint(condition=Q(revenue_minor__gte=0), name="daily_sales_revenue_not_negative"),
+        ]
+        indexes = [models.Index(fields=["date"], name="daily_sales_by_date")]
+
+    def __str__(self) -> str:
+        return f"{self.date} {self.currency}"

@@ -1,13 +1,14 @@
 """Reading orders, with their items and payments."""
 
 from collections.abc import Sequence
+from datetime import date
 from uuid import UUID
 
-from django.db.models import QuerySet, prefetch_related_objects
+from django.db.models import QuerySet, Sum, prefetch_related_objects
 
 from foundation.errors import NotFound
-from orders.models import Order
-from orders.types import Customer, ItemView, OrderView
+from orders.models import DailySales, Order
+from orders.types import Customer, DaysSales, ItemView, OrderView
 from payments import selectors as payments
 from payments.states import refund_status
 from payments.types import PaymentView
@@ -33,6 +34,15 @@ def orders_of(*, merchant_id: UUID, customer: str = "", status: str = "") -> Que
     if customer:
         rows = rows.filter(customer=customer)
     return rows.filter(status=status) if status else rows
+
+
+def daily_sales(*, since: date, limit: int) -> list[DaysSales]:
+    """What was sold each day from a date on, by merchant and currency: of the `limit` merchants with the most orders."""
+    days = DailySales.objects.filter(date__gte=since)
+    busiest = days.values("merchant_id").annotate(orders=Sum("orders_paid")).order_by("-orders", "merchant_id")[:limit]
+    rows = days.filter(merchant_id__in=[row["merchant_id"] for row in busiest]).order_by("date", "merchant_id")
+    columns = ("merchant_id", "date", "currency", "orders_paid", "revenue_minor", "refunds", "refunded_minor")
+    return [DaysSales(*row) for row in rows.values_list(*columns)]
 
 
 def views(orders: Sequence[Order]) -> list[OrderView]:

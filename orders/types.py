@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 from payments.types import PaymentView
@@ -41,6 +41,19 @@ class ItemView:
     quantity: int
     unit_price_minor: int
     amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class DaysSales:
+    """What a merchant sold in one currency on one day (UTC). Refunds are less those that came back."""
+
+    merchant_id: UUID
+    date: date
+    currency: str
+    orders_paid: int
+    revenue_minor: int
+    refunds: int
+    refunded_minor: int
 
 
 @dataclass(frozen=True, slots=True)

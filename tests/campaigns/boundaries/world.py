@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import psycopg
 from celery import current_app
@@ -50,6 +52,8 @@ _BOOKS = {
         JOIN payments_account a ON a.id = p.account_id GROUP BY 1, 2""",
     "journal": "SELECT kind, count(*) FROM payments_journalentry GROUP BY 1",
     "customers": "SELECT balance_minor, count(*) FROM payments_account WHERE kind = 'customer' GROUP BY 1",
+    "statistics": """SELECT currency, orders_paid, revenue_minor, refunds, refunded_minor, count(*)
+        FROM orders_dailysales GROUP BY 1, 2, 3, 4, 5""",
     "stock": "SELECT on_hand, reserved, count(*) FROM inventory_stock GROUP BY 1, 2",
     "stock log": "SELECT operation, quantity, count(*) FROM inventory_stockmovement GROUP BY 1, 2",
     "inbox": "SELECT type, count(*) FROM payments_inboxevent GROUP BY 1",
@@ -87,13 +91,29 @@ def run_task(name: str, **arguments: Any) -> None:
     current_app.tasks[name].run(**arguments)
 
 
+class _Told(BaseHTTPRequestHandler):
+    """The merchant's own system: it drops what it was told before, as ids make it able to."""
+
+    ids: ClassVar[set[str]] = set()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.ids.add(self.headers["webhook-id"])
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @dataclass
 class World:
-    """What all scenarios share: the provider, the mails' folder, and the shop of the present scene."""
+    """What all scenarios share: the provider, the mails' folder, the merchant's system, and the present scene's shop."""
 
     sandbox: SandboxProcess
     mails: Path
     shop: Shop = field(init=False)
+    _merchant: ThreadingHTTPServer = field(init=False)
     is_tampered: bool = False  # whether the present scene made the books differ: then the auditor has findings
     _auditors: psycopg.Connection[Any] | None = None
 
@@ -104,12 +124,17 @@ class World:
             STRIPE_API_BASE=self.sandbox.url,
             EMAIL_BACKEND="django.core.mail.backends.filebased.EmailBackend",
             EMAIL_FILE_PATH=str(self.mails),
+            WEBHOOK_ALLOWED_NETWORKS=["127.0.0.0/8"],
             PROVIDER_LOOKUP_GRACE_S=0,  # resumed runs do not wait for the provider's list to catch up
         )
         opened.enable()
+        self._merchant = ThreadingHTTPServer(("127.0.0.1", 0), _Told)
+        Thread(target=self._merchant.serve_forever, daemon=True).start()
         return opened
 
     def close(self) -> None:
+        self._merchant.shutdown()
+        self._merchant.server_close()
         if self._auditors:
             self._auditors.close()
 
@@ -122,7 +147,8 @@ class World:
         shutil.rmtree(self.mails, ignore_errors=True)
         self.mails.mkdir()
         self.is_tampered = False
-        self.shop = open_shop()
+        _Told.ids.clear()
+        self.shop = open_shop(webhook_url=f"http://127.0.0.1:{self._merchant.server_port}/")
         self.shop.stock("book", 10)
 
     # --- What the product does ------------------------------------------------------------------------
@@ -201,6 +227,7 @@ class World:
         mirrored = {entry["id"] for _, entry in stream}
         stands["not in the stream"] = len(messages - mirrored)
         stands["mails"] = len(self._mails_sent())
+        stands["the merchant was told"] = len(_Told.ids)
         stands["provider's books"] = {
             name: value for name, value in self.sandbox.books().items() if name != "idempotent_replays"
         }
