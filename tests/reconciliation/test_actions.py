@@ -6,6 +6,7 @@ import pytest
 from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.models import Sum
 
+from catalog.models import Merchant
 from foundation.database import database_now
 from foundation.errors import DomainError
 from payments.errors import ContradictsProvider, ProviderUnavailable
@@ -100,6 +101,15 @@ def test_a_stray_charge_without_an_order_needs_one_from_a_person(books):
     refund = Refund.objects.get()
     assert (refund.status, refund.amount_minor, refund.requested_by) == ("succeeded", 2500, "clara")
     assert confirmed(books, item)
+
+
+def test_a_discrepancys_refund_above_the_limit_waits_for_a_second_person(books):
+    books.sell()
+    item = planted(books, Kind.DUPLICATE_CHARGE)
+    Merchant.objects.update(refund_approval_above_minor=1000)
+    act(item, Action.REFUND_CUSTOMER)
+    refund = Refund.objects.get()
+    assert (refund.status, refund.amount_minor) == ("awaiting_approval", 1500)
 
 
 def test_a_double_click_refunds_once(books):
