@@ -24,6 +24,11 @@ def list_merchants() -> list[MerchantTerms]:
     return [terms_of(merchant) for merchant in Merchant.objects.order_by("pk")]
 
 
+def merchant_names(ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The names of these merchants."""
+    return dict(Merchant.objects.filter(pk__in=list(ids)).values_list("pk", "name"))
+
+
 def webhook_endpoint(merchant_id: UUID) -> WebhookEndpoint | None:
     """Where this merchant wants to be told; None if nowhere."""
     row = Merchant.objects.filter(pk=merchant_id).exclude(webhook_url="").values_list("webhook_url", "webhook_secret")

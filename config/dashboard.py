@@ -169,7 +169,7 @@ def _chart_options(unit: str) -> dict[str, Any]:
 
 def _shops(since: date, days: Sequence[DaysSales]) -> tuple[dict[str, Any] | None, Table]:
     """The busiest shops: their paid orders day by day as stacked bars, and what they come to as a table."""
-    names = {shop.id: shop.name for shop in catalog.list_merchants()}
+    names = catalog.merchant_names({day.merchant_id for day in days})
     sold: dict[UUID, Counter[date]] = {}
     totals: dict[tuple[UUID, str], list[int]] = {}
     for day in days:

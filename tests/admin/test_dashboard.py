@@ -1,9 +1,14 @@
-"""The chart of the dashboard: days, or hours while the shop is new."""
+"""The charts of the dashboard: sales by day, or by hour while the shop is new; and who sold how many."""
 
 import json
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
-from config.dashboard import CHART_DAYS, _chart
+import pytest
+
+from catalog.models import Merchant
+from config.dashboard import CHART_DAYS, _chart, _shops
+from orders.types import DaysSales
 from payments.types import Hour
 
 NOW = datetime(2026, 11, 21, 3, 20, tzinfo=UTC)
@@ -43,3 +48,39 @@ def test_the_currency_that_is_traded_most_is_drawn_in_its_own_units():
 
 def test_without_trade_there_is_no_chart():
     assert _chart(NOW, []) is None
+
+
+@pytest.mark.django_db
+def test_each_shop_has_its_bar_on_each_day_and_its_line_in_each_currency():
+    busy, calm = (Merchant.objects.create(name=name, currency="usd").pk for name in ("Busy", "Calm"))
+    today = NOW.date()
+    since = today - timedelta(days=CHART_DAYS - 1)
+
+    def day(shop: UUID, back: int, currency: str, *numbers: int) -> DaysSales:
+        return DaysSales(shop, today - timedelta(days=back), currency, *numbers)
+
+    chart, table = _shops(
+        since,
+        [
+            day(calm, 0, "usd", 1, 900, 0, 0),
+            day(busy, 0, "usd", 2, 3000, 1, 500),
+            day(busy, 0, "jpy", 1, 700, 0, 0),
+            day(busy, 13, "usd", 4, 6000, 0, 0),
+        ],
+    )
+    assert chart is not None
+    drawn_bars = {series["label"]: series["data"] for series in json.loads(chart["data"])["datasets"]}
+    assert list(drawn_bars) == ["Busy", "Calm"]
+    assert drawn_bars["Busy"] == [4, *[0] * 12, 3]
+    assert drawn_bars["Calm"] == [*[0] * 13, 1]
+    assert [(row[0], "$90.00" in str(row[2]), "¥700" in str(row[2])) for row in table.rows] == [
+        ("Busy", True, False),
+        ("Busy", False, True),
+        ("Calm", False, False),
+    ]
+
+
+@pytest.mark.django_db
+def test_without_shops_there_is_no_bar():
+    chart, table = _shops(NOW.date(), [])
+    assert (chart, table.rows) == (None, [])

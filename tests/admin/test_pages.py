@@ -18,7 +18,7 @@ from tests.admin.conftest import list_url, page_url
 
 LIST_QUERIES = 12
 PAGE_QUERIES = 30
-DASHBOARD_QUERIES = 20
+DASHBOARD_QUERIES = 22
 
 
 def queries(client, url: str) -> int:
