@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
-from payments.sandbox import charges, intents, refunds, views
+from payments.sandbox import charges, disputes, intents, refunds, views
 from payments.sandbox.account import Account
 
 SENDERS = 4
@@ -29,6 +29,7 @@ JOBS: dict[str, Callable[[Account, str], None]] = {
     "settle": charges.settle,
     "refund_news": refunds.news,
     "finish_processing": intents.finish_processing,
+    "dispute": disputes.open_by_card,
 }
 
 

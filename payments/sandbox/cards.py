@@ -51,10 +51,12 @@ class Card:
     authentication: bool = False
     processing: bool = False
     refund: RefundCourse = "succeeds"
+    dispute: str = ""  # the reason that its charge is disputed for; "inquiry": its bank only asks
 
     @property
     def ordinary(self) -> bool:
-        return not (self.decline or self.authentication or self.processing) and self.refund == "succeeds"
+        special = self.decline or self.authentication or self.processing or self.dispute
+        return not special and self.refund == "succeeds"
 
 
 _CARDS = [
@@ -84,6 +86,9 @@ _CARDS = [
     Card("authenticationRequiredChargeDeclinedInsufficientFunds", "4000008260003178", authentication=True, decline=INSUFFICIENT_FUNDS),
     Card("pendingRefund", "4000000000007726", refund="pending_first"),
     Card("refundFail", "4000000000005126", refund="fails_later"),
+    Card("createDispute", "4000000000000259", dispute="fraudulent"),
+    Card("createDisputeProductNotReceived", "4000000000002685", dispute="product_not_received"),
+    Card("createDisputeInquiry", "4000000000001976", dispute="inquiry"),
     # Not one of Stripe's: an intent that stays in `processing` for a while and then succeeds.
     Card("processing", "0000000000000000", processing=True),
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Charges: one attempt to take money each, made by confirming a payment intent."""
 
-from payments.sandbox import balance
+from payments.sandbox import balance, payment_methods
 from payments.sandbox.account import Account, new_id
 from payments.sandbox.calls import listing, retrieve
 from payments.sandbox.cards import FRAUDULENT, Decline
@@ -119,6 +119,8 @@ def succeed(account: Account, intent: Json, method: Json, *, settle_after_s: flo
         account.later("settle", charge["id"], settle_after_s)
     account.store.insert(charge)
     emit(account, "charge.succeeded", charge)
+    if payment_methods.card_of(method).dispute and not account.silent:
+        account.later("dispute", charge["id"], account.config.news_after_s)
     return charge
 
 

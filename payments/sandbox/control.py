@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from payments.sandbox import delivery_modes, faults, intents, plant
+from payments.sandbox import delivery_modes, disputes, faults, intents, money, payouts, plant, refunds, views
 from payments.sandbox.account import Account
+from payments.sandbox.calls import load
 from payments.sandbox.errors import ApiError
 from payments.sandbox.server import Answer, Request
 from payments.sandbox.store import Json
@@ -46,6 +47,24 @@ class Body:
             )
         return value
 
+    def optional(self, name: str, example: str) -> str | None:
+        return None if self.values.get(name) is None else self.string(name, example)
+
+    def flag(self, name: str) -> bool:
+        value = self.values.get(name, False)
+        if not isinstance(value, bool):
+            raise ControlError(f"{name} must be true or false", param=name, allowed=[True, False])
+        return value
+
+    def amount(self) -> int | None:
+        return None if self.values.get("amount") is None else self.integer("amount", 1, money.MAXIMUM_ZERO_DECIMAL)
+
+    def metadata(self) -> dict[str, str]:
+        value = self.values.get("metadata", {})
+        if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+            raise ControlError("metadata must be an object of strings", param="metadata", allowed={"order": "ord_1"})
+        return value
+
     def string(self, name: str, example: str) -> str:
         value = self.values.get(name)
         if not isinstance(value, str) or not value:
@@ -68,6 +87,14 @@ class Control:
             ("GET", "success_rate"): self._success_rate,
             ("POST", "success_rate"): self._set_success_rate,
             ("POST", "authenticate"): self._authenticate,
+            ("POST", "disputes"): self._open_dispute,
+            ("POST", "disputes/outcome"): self._decide_dispute,
+            ("POST", "refunds"): self._refund_elsewhere,
+            ("POST", "refunds/outcome"): self._decide_refund,
+            ("POST", "payouts"): self._pay_out,
+            ("POST", "payouts/outcome"): self._decide_payout,
+            ("GET", "payout_schedule"): self._payout_schedule,
+            ("POST", "payout_schedule"): self._set_payout_schedule,
             ("GET", "books"): self._books,
             ("POST", "reset"): self._reset,
         }
@@ -127,7 +154,9 @@ class Control:
     def _advance(self, body: Body) -> Json:
         # Backwards too: a test or a demonstration trades on a day that is already over.
         step = body.integer("advance_s", -LONGEST_ADVANCE_S, LONGEST_ADVANCE_S)
+        payouts.run_schedule(self.account)  # what was due before the step
         self.account.set("clock_offset_s", self.account.clock_offset_s + step)
+        payouts.run_schedule(self.account)
         return self._clock(body)
 
     def _success_rate(self, _body: Body) -> Json:
@@ -145,6 +174,67 @@ class Control:
         passed = body.choice("outcome", ("succeed", "fail")) == "succeed"
         intent = intents.authenticate(self.account, intent_id, passed=passed)
         return {"payment_intent": intent["id"], "status": intent["status"]}
+
+    # --- what happens at the customer's bank, in Stripe's dashboard and at our bank -------------------
+
+    def _charge(self, body: Body) -> Json:
+        """The charge that `charge` or `payment_intent` names; an intent's latest."""
+        charge_id = body.optional("charge", "ch_…")
+        if charge_id is None:
+            intent = load(self.account, "payment_intent", body.string("payment_intent", "pi_…"))
+            charge_id = intent["latest_charge"] or ""
+        return load(self.account, "charge", charge_id)
+
+    def _open_dispute(self, body: Body) -> Json:
+        charge = self._charge(body)
+        dispute = disputes.open_dispute(
+            self.account,
+            charge,
+            reason=body.choice("reason", disputes.REASONS) if "reason" in body.values else "fraudulent",
+            amount=body.amount(),
+            inquiry=body.flag("inquiry"),
+            due_in_s=body.integer("due_in_s", -LONGEST_ADVANCE_S, LONGEST_ADVANCE_S, disputes.EVIDENCE_DAYS * 86400),
+        )
+        return views.present(self.account, dispute)
+
+    def _decide_dispute(self, body: Body) -> Json:
+        dispute = load(self.account, "dispute", body.string("dispute", "dp_…"))
+        status = body.choice("status", disputes.OUTCOMES)
+        return views.present(self.account, disputes.decide(self.account, dispute, status))
+
+    def _refund_elsewhere(self, body: Body) -> Json:
+        """What staff do in Stripe's dashboard: events and webhooks tell of it, our metadata is not there."""
+        charge = self._charge(body)
+        amount = refunds.check_amount(self.account, charge, body.amount())
+        refund = refunds.give_back(
+            self.account, charge, amount=amount, reason="requested_by_customer", metadata=body.metadata()
+        )
+        return views.present(self.account, refund)
+
+    def _decide_refund(self, body: Body) -> Json:
+        refund = load(self.account, "refund", body.string("refund", "re_…"))
+        status = body.choice("status", ("succeeded", "failed", "canceled", "requires_action", "pending"))
+        reason = body.choice("reason", refunds.FAILURES) if "reason" in body.values else refunds.FAILURES[0]
+        return views.present(self.account, refunds.decide(self.account, refund, status, reason))
+
+    def _pay_out(self, body: Body) -> Json:
+        now = self.account.now()
+        until = now + LONGEST_ADVANCE_S if body.flag("include_pending") else now
+        made = payouts.pay_out(self.account, currency=body.optional("currency", "usd"), until=until)
+        return {"payouts": [views.present(self.account, payout) for payout in made]}
+
+    def _decide_payout(self, body: Body) -> Json:
+        payout = load(self.account, "payout", body.string("payout", "po_…"))
+        status = body.choice("status", payouts.OUTCOMES)
+        return views.present(self.account, payouts.decide(self.account, payout, status))
+
+    def _payout_schedule(self, _body: Body) -> Json:
+        return {"interval": self.account.payout_schedule}
+
+    def _set_payout_schedule(self, body: Body) -> Json:
+        payouts.run_schedule(self.account)  # what passed by before is not caught up with
+        self.account.set("payout_schedule", body.choice("interval", payouts.SCHEDULES))
+        return self._payout_schedule(body)
 
     def _books(self, _body: Body) -> Json:
         """Totals from the rows themselves, minor units by currency."""

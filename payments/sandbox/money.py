@@ -143,6 +143,7 @@ MAXIMUM_ZERO_DECIMAL = 9_999_999_999  # Stripe allows more digits where the unit
 
 FEE_PER_MILLE = 29  # 2.9 %
 FEE_FIXED = 30  # minor units: 30 cents, 30 yen; 0.300 where there are three decimals
+DISPUTE_FEE = 1500  # minor units: 15 dollars, 1,500 yen; 15.000 where there are three decimals
 
 
 def check_amount(amount: int, currency: str) -> None:
@@ -183,6 +184,11 @@ def processing_fee(amount: int, currency: str) -> int:
     """2.9 % rounded half up, plus the fixed part; the rate for a card issued in the account's own country."""
     fixed = FEE_FIXED * 10 if currency in THREE_DECIMAL else FEE_FIXED
     return (amount * FEE_PER_MILLE + 500) // 1000 + fixed
+
+
+def dispute_fee(currency: str) -> int:
+    """What a dispute costs, won or lost."""
+    return DISPUTE_FEE * 10 if currency in THREE_DECIMAL else DISPUTE_FEE
 
 
 def shown(amount: int, currency: str) -> str:

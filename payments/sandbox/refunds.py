@@ -1,6 +1,6 @@
 """Refunds: money goes back, the fee does not; and the ones that are late, or fail when nobody expects it."""
 
-from payments.sandbox import balance, cards, money, payment_methods, views
+from payments.sandbox import balance, cards, disputes, money, payment_methods, views
 from payments.sandbox.account import Account, new_id
 from payments.sandbox.calls import Call, Route, listing, load, retrieve
 from payments.sandbox.errors import InvalidParameter, Refused
@@ -9,6 +9,21 @@ from payments.sandbox.forms import merge_metadata
 from payments.sandbox.store import Json
 
 REASONS = ("duplicate", "fraudulent", "requested_by_customer")
+FAILURES = (
+    *("lost_or_stolen_card", "expired_or_canceled_card", "insufficient_funds", "declined"),
+    *("charge_for_pending_refund_disputed", "merchant_request", "unknown"),
+)
+DECISIONS = {
+    ("pending", "requires_action"),
+    ("requires_action", "pending"),
+    ("pending", "succeeded"),
+    ("requires_action", "succeeded"),
+    ("pending", "failed"),
+    ("requires_action", "failed"),
+    ("succeeded", "failed"),
+    ("pending", "canceled"),
+    ("requires_action", "canceled"),
+}
 
 
 def build(account: Account, charge: Json, *, amount: int, reason: str | None, metadata: dict[str, str]) -> Json:
@@ -77,7 +92,7 @@ def record(account: Account, refund: Json, charge: Json) -> Json:
     )
 
 
-def fail(account: Account, refund: Json, reason: str = "lost_or_stolen_card") -> None:
+def fail(account: Account, refund: Json, reason: str = "lost_or_stolen_card", *, status: str = "failed") -> None:
     """The customer's bank sends the money back: it returns to our balance, and the charge counts as less refunded."""
     charge = load(account, "charge", refund["charge"])
     returned = balance.record(
@@ -89,12 +104,31 @@ def fail(account: Account, refund: Json, reason: str = "lost_or_stolen_card") ->
         description="REFUND FAILURE",
     )
     before = {"status": refund["status"]}
-    refund |= {"status": "failed", "failure_balance_transaction": returned["id"], "failure_reason": reason}
+    refund |= {"status": status, "failure_balance_transaction": returned["id"]}
+    if status == "failed":
+        refund["failure_reason"] = reason
     refund.pop("pending_reason", None)
     account.store.update(refund)
     _count(account, charge, -refund["amount"])
-    emit(account, "refund.failed", refund, before)
+    if status == "failed":
+        emit(account, "refund.failed", refund, before)
     emit(account, "refund.updated", refund, before)
+
+
+def decide(account: Account, refund: Json, status: str, reason: str) -> Json:
+    """What the customer's bank makes of a refund: a late failure, or the end of a pending one. Raises Refused."""
+    before = refund["status"]
+    if (before, status) not in DECISIONS:
+        raise Refused(f"Refund {refund['id']} is {before}: it cannot become {status}.")
+    if status in {"failed", "canceled"}:
+        fail(account, refund, reason, status=status)
+        return refund
+    refund["status"] = status
+    if status == "succeeded":
+        refund.pop("pending_reason", None)
+    account.store.update(refund)
+    emit(account, "refund.updated", refund, {"status": before})
+    return refund
 
 
 def news(account: Account, refund_id: str) -> None:
@@ -125,16 +159,7 @@ def _course(account: Account, charge: Json) -> cards.RefundCourse:
 def _create(call: Call) -> Json:
     account, params = call.account, call.params
     charge = _refundable(call)
-    open_amount = charge["amount_captured"] - charge["amount_refunded"]
-    amount = params.integer("amount", least=1)
-    if open_amount == 0:
-        raise Refused(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")
-    if amount is None:
-        amount = open_amount
-    if amount > open_amount:
-        whole = "unrefunded amount on charge" if charge["amount_refunded"] else "charge amount"
-        shown, rest = money.shown(amount, charge["currency"]), money.shown(open_amount, charge["currency"])
-        raise Refused(f"Refund amount ({shown}) is greater than {whole} ({rest})", param="amount")
+    amount = check_amount(account, charge, params.integer("amount", least=1))
     refund = give_back(
         account,
         charge,
@@ -164,9 +189,23 @@ def _refundable(call: Call) -> Json:
         charge = found
     if not charge["captured"]:
         raise Refused(f"Charge {charge['id']} was not captured.", code="charge_not_refundable", param="charge")
-    if charge["disputed"]:
-        raise Refused(f"Charge {charge['id']} has been charged back; cannot issue a refund.", code="charge_disputed")
     return charge
+
+
+def check_amount(account: Account, charge: Json, amount: int | None) -> int:
+    """What a captured charge is refunded, None: all that is left. Raises Refused."""
+    left = charge["amount_captured"] - charge["amount_refunded"]
+    if left == 0:
+        raise Refused(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")
+    blocked = disputes.blocked_amount(account, charge) if charge["disputed"] else 0
+    amount = max(left - blocked, 0) if amount is None else amount
+    if amount > left:
+        whole = "unrefunded amount on charge" if charge["amount_refunded"] else "charge amount"
+        shown, rest = money.shown(amount, charge["currency"]), money.shown(left, charge["currency"])
+        raise Refused(f"Refund amount ({shown}) is greater than {whole} ({rest})", param="amount")
+    if blocked and not 0 < amount <= left - blocked:
+        raise Refused(f"Charge {charge['id']} has been charged back; cannot issue a refund.", code="charge_disputed")
+    return amount
 
 
 def _update(call: Call) -> Json:

@@ -23,6 +23,8 @@ def present(account: Account, obj: Json) -> Json:
     shown = {name: value for name, value in obj.items() if name[0] != "_"}
     if obj["object"] == "balance_transaction":
         shown["status"] = "available" if obj["available_on"] <= account.now() else "pending"
+    elif obj["object"] == "dispute":
+        shown["balance_transactions"] = [present(account, row) for row in obj["balance_transactions"]]
     elif obj["object"] == "charge" and obj.get("_refunds"):
         newest = [account.store.get("refund", refund_id) for refund_id in obj["_refunds"][::-1][:EMBEDDED_REFUNDS]]
         data = [present(account, refund) for refund in newest if refund is not None]
