@@ -24,6 +24,7 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Orders", "receipt_long", "orders.order"),
             ("Payments", "payments", "payments.payment"),
             ("Refunds", "undo", "payments.refund"),
+            ("Disputes", "gavel", "payments.dispute"),
         ),
     ),
     (
@@ -31,6 +32,7 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("Journal", "menu_book", "payments.journalentry"),
             ("Accounts", "account_balance", "payments.account"),
+            ("Payouts", "savings", "payments.payout"),
         ),
     ),
     (

@@ -66,7 +66,7 @@ class Readings(Collector):
 def _read() -> list[Metric]:
     with connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = {settings.METRICS_STATEMENT_TIMEOUT_MS:d}")
-    return [*_durable(), *_owed(), *_reconciled(), *_database()]
+    return [*_durable(), *_owed(), *_disputed(), *_reconciled(), *_database()]
 
 
 def _durable() -> Iterator[Metric]:
@@ -115,6 +115,17 @@ def _owed() -> Iterator[Metric]:
         "Minor units that refunds which failed left as a debt to customers.",
         {(currency,): minor for currency, minor in payments.refunds_owed().items()},
     )
+
+
+def _disputed() -> Iterator[Metric]:
+    waiting = payments.disputes_waiting()
+    yield GaugeMetricFamily("everycent_disputes_waiting", "Disputes that wait for our answer.", value=waiting.all)
+    yield GaugeMetricFamily(
+        "everycent_disputes_due_soon",
+        "Those of them that can be answered for a short time only.",
+        value=waiting.due_soon,
+    )
+    yield GaugeMetricFamily("everycent_disputes_overdue", "Those that nobody answered in time.", value=waiting.overdue)
 
 
 def _reconciled() -> Iterator[Metric]:

@@ -14,6 +14,8 @@ _READ = (
     "orders.view_order",
     "payments.view_payment",
     "payments.view_refund",
+    "payments.view_dispute",
+    "payments.view_payout",
     "payments.view_journalentry",
     "payments.view_account",
     "payments.view_inboxevent",

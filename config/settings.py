@@ -245,6 +245,9 @@ PAYMENT_RECHECK_INTERVAL_S = 10
 PAYMENT_RECHECK_BATCH = 50  # stays far below Stripe's 100 requests a second
 PAYMENT_RECHECK_FIRST_S = env.int("PAYMENT_RECHECK_FIRST_S", 60)  # webhooks usually come within seconds
 PAYMENT_RECHECK_LONGEST_S = 6 * 3600
+# A refund can fail and a payout come back for 30 days, a lost dispute be appealed: so long is what is closed read again.
+PAYMENT_RECHECK_CLOSED_FOR_DAYS = 45
+DISPUTE_DUE_SOON_S = 48 * 3600  # a weekend: who learns of it on Friday evening must not be late on Monday
 INBOX_CATCH_UP_INTERVAL_S = 3600  # events that no webhook brought are listed hourly
 
 # --- Reconciliation ---------------------------------------------------------------------------------

@@ -24,9 +24,15 @@ NOTHING: Final = mark_safe('<span class="ec-none">—</span>')
 NOTHING_RIGHT: Final = mark_safe('<span class="ec-money ec-none">—</span>')
 
 _TONES: dict[str, Tone] = {
-    **dict.fromkeys(("paid", "succeeded", "completed", "done", "published", "matched", "resolved", "live"), "good"),
-    **dict.fromkeys(("failed", "compensation_failed", "parked", "lost", "error", "high", "revoked"), "bad"),
+    **dict.fromkeys(
+        ("paid", "succeeded", "completed", "done", "published", "matched", "resolved", "live", "won"), "good"
+    ),
+    **dict.fromkeys(
+        ("failed", "compensation_failed", "parked", "lost", "error", "high", "revoked", "needs_response"), "bad"
+    ),
     **dict.fromkeys(("processing", "running", "refunding", "calling", "investigating", "shipped", "requested"), "busy"),
+    **dict.fromkeys(("in_transit", "under_review", "inquiry_under_review"), "busy"),
+    "inquiry_needs_response": "warn",
     **dict.fromkeys(
         ("open", "unknown", "requires_action", "awaiting_approval", "compensating", "partial", "provisional", "medium"),
         "warn",

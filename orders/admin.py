@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
@@ -16,7 +16,7 @@ from catalog import selectors as catalog
 from durability import desk as durability_looks
 from durability import selectors as durability
 from foundation import cells
-from foundation.desk import Act, ActForm, NoteForm, ReadOnlyAdmin, by_number, choice_filter
+from foundation.desk import Act, ActForm, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_number, choice_filter
 from foundation.errors import NotFound
 from foundation.ids import parse_public_id
 from foundation.money import parse_major
@@ -30,7 +30,7 @@ from orders.types import OrderView
 from payments import selectors as payments
 from payments import services as payment_services
 from payments.documents import refund_told
-from payments.types import EntryView, PaymentView, RefundView
+from payments.types import DisputeView, EntryView, PaymentView, RefundView
 
 _STATES = [value for name, value in vars(OrderStatus).items() if name.isupper()]
 _ICONS = {
@@ -75,12 +75,24 @@ def refund(order: Order, data: dict[str, Any], by: str) -> str:
     return refund_told(payments.get_refund(number))
 
 
+class DisputeFilter(ChoiceFilter):
+    """Orders that a customer's bank disputes: the payments say which, no column of an order."""
+
+    title = "dispute"
+    parameter_name = "dispute"
+    options = ("open",)
+
+    def apply(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return rows.filter(pk__in=selectors.disputed_orders())
+
+
 @dataclass(frozen=True, slots=True)
 class Story:
     """Everything that an order's page tells, read once."""
 
     order: OrderView
     refunds: Sequence[RefundView]
+    disputes: Sequence[DisputeView]
     movements: Sequence[MovementView]
     entries: Sequence[EntryView]
     messages: Sequence[Any]
@@ -91,13 +103,18 @@ class Story:
 @admin.register(Order)
 class OrderAdmin(ReadOnlyAdmin[Order]):
     list_display = ("number_cell", "customer_cell", "status_cell", "refund_cell", "placed", "paid", "total")
-    list_filter = (choice_filter("status", _STATES), choice_filter("currency", ["usd", "eur", "gbp", "jpy"]))
+    list_filter = (
+        choice_filter("status", _STATES),
+        choice_filter("currency", ["usd", "eur", "gbp", "jpy"]),
+        DisputeFilter,
+    )
     saved_views = (
         ("All", ""),
         ("Waiting for payment", "status=pending"),
         ("Paid, to ship", "status=paid"),
         ("Shipped", "status=shipped"),
         ("Cancelled", "status=cancelled"),
+        ("Disputed", "dispute=open"),
     )
     search_help_text = (
         "The whole number of an order, payment or refund, the provider's pi_… or ch_…, or a customer's id"
@@ -140,9 +157,10 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
         return Q(customer=text)
 
     def prepare(self, rows: list[Order]) -> None:
-        statuses = {view.number: view.refund_status for view in selectors.views(rows)}
+        views = {view.number: view for view in selectors.views(rows)}
         for row in rows:
-            row.__dict__["refund_status"] = statuses[row.number]
+            row.__dict__["refund_status"] = views[row.number].refund_status
+            row.__dict__["dispute"] = views[row.number].dispute
 
     def offered(self, row: Order) -> list[str]:
         view = selectors.get_order(row.number)
@@ -172,7 +190,7 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
     @admin.display(description="Status")
     def status_cell(self, order: Order) -> SafeString:
         asked = cells.badge("cancelling", "warn") if _is_cancelling(order) else ""
-        return cells.beside(cells.state(order.status), asked)
+        return cells.beside(cells.state(order.status), asked, _dispute_badge(order.__dict__["dispute"]))
 
     @admin.display(description="Refund")
     def refund_cell(self, order: Order) -> SafeString:
@@ -199,6 +217,8 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
         lead: list[Cell] = [cells.state(row.status)]
         if _is_cancelling(row):
             lead.append(cells.badge("cancelling", "warn"))
+        if view.dispute:
+            lead.append(_dispute_badge(view.dispute))
         if view.refund_status != "none":
             text = "partly refunded" if view.refund_status == "partial" else view.refund_status
             lead.append(cells.badge(text, cells.tone_of(view.refund_status)))
@@ -213,6 +233,7 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
                 _items(view),
                 _payments(request, view),
                 _refunds(request, view, story.refunds),
+                *([_disputes(request, story.disputes)] if story.disputes else []),
                 _ledger(request, story.entries),
                 _stock(story.movements),
                 durability_looks.tracks(request, story.sagas),
@@ -227,26 +248,39 @@ def _read(row: Order) -> Story:
     number = row.number
     order = selectors.get_order(number)
     refunds = payments.refunds_of([number])
+    disputes = payments.disputes_of([number])
     intents = [one.provider_reference for one in order.payments if one.provider_reference]
     keys = [number, *(one.number for one in order.payments)]
     durable = durability.story_of(keys)
     return Story(
         order=order,
         refunds=refunds,
+        disputes=disputes,
         movements=inventory.movements_of(merchant_id=row.merchant_id, reference=number),
         entries=payments.journal_of([number]),
         messages=durable["messages"],
         sagas=durable["sagas"],
-        webhooks=payments.inbox_of([*intents, *(one.provider_reference for one in refunds if one.provider_reference)]),
+        webhooks=payments.inbox_of(
+            [
+                *intents,
+                *(one.provider_reference for one in refunds if one.provider_reference),
+                *(one.provider_reference for one in disputes),
+            ]
+        ),
     )
 
 
 def _refundable(view: OrderView) -> PaymentView | None:
     """The payment that settles the order, while something of it can still be refunded."""
     for payment in view.payments:
-        if payment.settling and payment.captured_minor > payment.refunded_minor + payment.refunds_open_minor:
+        taken_minor = payment.refunded_minor + payment.refunds_open_minor + payment.disputed_lost_minor
+        if payment.settling and not payment.disputed and payment.captured_minor > taken_minor:
             return payment
     return None
+
+
+def _dispute_badge(dispute: str) -> SafeString | str:
+    return cells.badge("dispute lost" if dispute == "lost" else dispute, "bad") if dispute else ""
 
 
 def _is_cancelling(order: Order) -> bool:
@@ -345,6 +379,26 @@ def _refunds(request: HttpRequest, view: OrderView, refunds: Sequence[RefundView
             for one in refunds
         ],
         empty="Nothing has been refunded.",
+    )
+
+
+def _disputes(request: HttpRequest, disputes: Sequence[DisputeView]) -> Table:
+    return Table(
+        "Disputes",
+        ["Dispute", "Status", "Reason", "Answer until", "Opened", cells.right("Withdrawn"), cells.right("Disputed")],
+        [
+            [
+                cells.link(request, "payments.dispute", one.id, cells.short(one.number)),
+                cells.state(one.status),
+                one.reason.replace("_", " "),
+                cells.brief(one.evidence_due_at),
+                cells.brief(one.opened_at),
+                cells.money(one.withdrawn_minor or None, one.currency),
+                cells.money(one.amount_minor, one.currency),
+            ]
+            for one in disputes
+        ],
+        empty="Nobody disputes what was paid.",
     )
 
 

@@ -5,7 +5,14 @@ from durability.types import Since
 from orders import services
 from orders.events import OrderCancelled, OrderPaid, OrderShipped
 from orders.services import letters, merchant_calls, statistics
-from payments.events import PaymentCaptured, RefundFailed, RefundRejected, RefundSucceeded
+from payments.events import (
+    DisputeClosed,
+    DisputeOpened,
+    PaymentCaptured,
+    RefundFailed,
+    RefundRejected,
+    RefundSucceeded,
+)
 
 # Whom they depend on: one that is slow slows down its own kind alone.
 MAIL, SMS, MERCHANTS, STATISTICS = "mail", "sms", "merchants", "statistics"
@@ -29,6 +36,18 @@ def note_failed_refund(event: RefundFailed) -> None:
 @handles(RefundRejected, name="orders.note_rejected_refund", since=Since.OLDEST_KEPT)
 def note_rejected_refund(event: RefundRejected) -> None:
     services.note_rejected_refund(number=event.reference, by=event.refund)
+
+
+@handles(DisputeOpened, name="orders.note_dispute", since=Since.OLDEST_KEPT)
+def note_dispute(event: DisputeOpened) -> None:
+    what = "the customer's bank asks about it" if event.inquiry else "the customer's bank takes the money back"
+    services.note_dispute(number=event.reference, by=event.dispute, why=f"disputed ({event.reason}): {what}")
+
+
+@handles(DisputeClosed, name="orders.note_closed_dispute", since=Since.OLDEST_KEPT)
+def note_closed_dispute(event: DisputeClosed) -> None:
+    why = f"the dispute is closed: {event.outcome.replace('_', ' ')}"
+    services.note_dispute(number=event.reference, by=event.dispute, why=why)
 
 
 # --- Mail -------------------------------------------------------------------------------------------

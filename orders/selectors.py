@@ -45,6 +45,11 @@ def daily_sales(*, since: date, limit: int) -> list[DaysSales]:
     return [DaysSales(*row) for row in rows.values_list(*columns)]
 
 
+def disputed_orders() -> list[UUID]:
+    """Ids of the orders of which a payment is disputed at present."""
+    return [Order.id_of(reference) for reference in payments.disputed_references() if is_order(reference)]
+
+
 def views(orders: Sequence[Order]) -> list[OrderView]:
     """Orders with items and payments: three queries for any number of orders."""
     prefetch_related_objects(list(orders), "items")
@@ -59,6 +64,7 @@ def _view(order: Order, payments_made: list[PaymentView]) -> OrderView:
         merchant_id=order.merchant_id,
         status=order.status,
         refund_status=_refund_status(payments_made),
+        dispute=_dispute(payments_made),
         customer=Customer(order.customer, order.customer_email, order.customer_phone),
         currency=order.currency,
         total_minor=order.total_minor,
@@ -73,6 +79,12 @@ def _view(order: Order, payments_made: list[PaymentView]) -> OrderView:
         created_at=order.created_at,
         paid_at=order.paid_at,
     )
+
+
+def _dispute(payments_made: Sequence[PaymentView]) -> str:
+    if any(payment.disputed for payment in payments_made):
+        return "disputed"
+    return "lost" if any(payment.disputed_lost_minor for payment in payments_made) else ""
 
 
 def _refund_status(payments_made: Sequence[PaymentView]) -> str:

@@ -58,13 +58,16 @@ class DaysSales:
 
 @dataclass(frozen=True, slots=True)
 class OrderView:
-    """An order with its items and payments. `refund_status` is derived: none, partial, refunding, refunded."""
+    """An order with its items and payments. `refund_status` is derived: none, partial, refunding, refunded; so is
+    `dispute`: empty, disputed, lost.
+    """
 
     id: UUID
     number: str
     merchant_id: UUID
     status: str
     refund_status: str
+    dispute: str
     customer: Customer
     currency: str
     total_minor: int

@@ -96,6 +96,62 @@ class OverRefunded(_AboutRefund):
 
 
 @dataclass(frozen=True, slots=True)
+class _AboutDispute(Event):
+    dispute: str
+    payment: str
+    merchant_id: str
+    reference: str
+    amount_minor: int
+    currency: str
+    provider_reference: str
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return self.payment
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeOpened(_AboutDispute):
+    """A customer's bank takes a payment back, or asks about it; also when an appeal opens a closed one again."""
+
+    name: ClassVar[str] = "payments.dispute_opened.v1"
+    inquiry: bool
+    evidence_due_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeClosed(_AboutDispute):
+    name: ClassVar[str] = "payments.dispute_closed.v1"
+    outcome: str
+    lost_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class _AboutPayout(Event):
+    payout: str
+    amount_minor: int
+    currency: str
+    provider_reference: str
+    arrives_on: str
+
+    @property
+    def key(self) -> str:
+        return self.payout
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutPaid(_AboutPayout):
+    name: ClassVar[str] = "payments.payout_paid.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutFailed(_AboutPayout):
+    name: ClassVar[str] = "payments.payout_failed.v1"
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderEventReceived(Event):
     """A signed webhook landed in the inbox. A hint: the handler reads the object again."""
 

@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from django.conf import settings
 
-from payments.types import BalanceTransaction, Intent, ProviderEvent, ProviderRefund
+from payments.types import (
+    BalanceTransaction,
+    Intent,
+    ProviderDispute,
+    ProviderEvent,
+    ProviderPayout,
+    ProviderRefund,
+)
 
 
 class Provider(Protocol):
@@ -77,6 +84,17 @@ class Provider(Protocol):
     def find_refund(self, number: str, *, payment_intent: str) -> ProviderRefund | None:
         """The refund of this payment that was made under our number, or None. Reads its own writes."""
 
+    # --- Disputes and payouts -----------------------------------------------------------------------
+
+    def retrieve_dispute(self, reference: str) -> ProviderDispute:
+        """Read a dispute with its bookings. ProviderRefused if there is none."""
+
+    def retrieve_payout(self, reference: str) -> ProviderPayout:
+        """Read a payout; a `paid` one may have become `failed` days later. ProviderRefused if there is none."""
+
+    def list_payout_transactions(self, payout: str) -> Iterator[BalanceTransaction]:
+        """The bookings that a `listable` payout collects, its own among them (Σ net of all is 0), in bounded memory."""
+
     # --- The provider's books and news --------------------------------------------------------------
 
     def list_balance_transactions(
@@ -110,6 +128,9 @@ retrieve_charge_intent = _chosen.retrieve_charge_intent
 create_refund = _chosen.create_refund
 retrieve_refund = _chosen.retrieve_refund
 find_refund = _chosen.find_refund
+retrieve_dispute = _chosen.retrieve_dispute
+retrieve_payout = _chosen.retrieve_payout
+list_payout_transactions = _chosen.list_payout_transactions
 list_balance_transactions = _chosen.list_balance_transactions
 list_events = _chosen.list_events
 parse_webhook = _chosen.parse_webhook

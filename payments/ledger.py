@@ -10,6 +10,16 @@
 | refund failed    | refunds in flight             | whence it was taken |
 | … after success  | provider clearing             | refunds owed        |
 | correction       | provider clearing (or credit) | write-offs          |
+| dispute opened   | disputes                      | provider clearing   |
+| dispute won      | provider clearing             | disputes            |
+| dispute lost     | merchant payable, or customer | disputes            |
+| payout paid      | bank                          | provider clearing   |
+| payout failed    | provider clearing             | bank                |
+
+Of a dispute only what the provider really withdrew or gave back is posted, once per booking (`txn_…`); its fee is a fee
+like any other. While it is open the amount stands on `disputes`: nobody's loss yet. A lost one is the merchant's loss,
+who sold; where no sale was posted the money is still the customer's account's, and is taken from there. An appeal that
+turns a lost dispute posts the opposite.
 """
 
 from collections.abc import Sequence
@@ -46,6 +56,10 @@ def clearing(currency: str) -> AccountKey:
 
 def fees(currency: str) -> AccountKey:
     return AccountKey(Kind.FEES, currency)
+
+
+def disputes(currency: str) -> AccountKey:
+    return AccountKey(Kind.DISPUTES, currency)
 
 
 def refunds_in_flight(currency: str) -> AccountKey:

@@ -9,6 +9,8 @@ from functools import partial
 from django.db import transaction
 from prometheus_client import Counter, Histogram
 
+from payments.states import DISPUTE_CLOSED
+
 PAYMENT_OUTCOMES = ("success", "failed", "error", "unknown")
 STRIPE_ERROR_TYPES = (
     *("timeout", "connection", "rate_limit", "conflict", "server_error"),
@@ -35,6 +37,16 @@ REFUNDS_FAILED_LATE = Counter(
     "everycent_refunds_failed_late", "Refunds that came back after their success.", ["currency"]
 )
 
+DISPUTES_OPENED = Counter("everycent_disputes_opened", "Disputes that the provider told of.", ["kind"])
+DISPUTES_CLOSED = Counter("everycent_disputes_closed", "Disputes by how they ended.", ["outcome"])
+PAYOUTS = Counter("everycent_payouts", "Payouts by what came of them.", ["outcome"])
+
+for _kind in ("dispute", "inquiry"):
+    DISPUTES_OPENED.labels(_kind)
+for _outcome in DISPUTE_CLOSED:
+    DISPUTES_CLOSED.labels(_outcome)
+for _outcome in ("paid", "failed"):
+    PAYOUTS.labels(_outcome)
 for _outcome in PAYMENT_OUTCOMES:
     PAYMENT_REQUESTS.labels(_outcome)
 for _type in STRIPE_ERROR_TYPES:

@@ -10,8 +10,12 @@ from django.db.models.functions import Now
 from foundation.ids import parse_public_id, public_id, uuid7
 from foundation.transition import TransitionRecord, protect_append_only, transition_guard
 from payments.states import (
+    DISPUTE_CLOSED,
+    DISPUTE_EDGES,
+    DISPUTE_OPEN,
     PAYMENT_EDGES,
     PAYMENT_LIVE,
+    PAYOUT_EDGES,
     REFUND_EDGES,
     REFUND_ENDED_UNPAID,
     REFUND_UNAPPROVED,
@@ -219,6 +223,33 @@ class Refund(models.Model):
                 condition=~pgtrigger.Q(old__approved_by="")
                 & pgtrigger.Q(old__approved_by__df=pgtrigger.F("new__approved_by")),
             ),
+            # A refund and a dispute together pay the customer twice. What was made elsewhere is recorded all the same.
+            pgtrigger.Trigger(
+                name="never_while_disputed",
+                level=pgtrigger.Row,
+                when=pgtrigger.Before,
+                operation=pgtrigger.Insert | pgtrigger.Update,
+                func="""
+                    IF NEW.made_elsewhere OR (
+                        TG_OP = 'UPDATE' AND NOT (NEW.status = 'processing' AND OLD.status <> 'processing')
+                    ) THEN
+                        RETURN NEW;
+                    END IF;
+                    IF EXISTS (SELECT FROM payments_payment p
+                               WHERE p.id = NEW.payment_id AND p.disputed_at IS NOT NULL) THEN
+                        RAISE EXCEPTION 'payment % is disputed: it cannot be refunded', NEW.payment_id
+                            USING ERRCODE = '23514', CONSTRAINT = 'refund_never_while_disputed';
+                    END IF;
+                    IF TG_OP = 'INSERT' AND EXISTS (
+                        SELECT FROM payments_payment p WHERE p.id = NEW.payment_id AND p.disputed_lost_minor > 0
+                        AND p.refunds_committed_minor + p.disputed_lost_minor + NEW.amount_minor > p.captured_minor
+                    ) THEN
+                        RAISE EXCEPTION 'a dispute took what is to be refunded of payment %', NEW.payment_id
+                            USING ERRCODE = '23514', CONSTRAINT = 'refund_within_what_disputes_left';
+                    END IF;
+                    RETURN NEW;
+                """,
+            ),
         ]
 
     def __str__(self) -> str:
@@ -240,6 +271,148 @@ class RefundHistory(TransitionRecord):
     class Meta:
         verbose_name_plural = "refund history"
         triggers = [protect_append_only()]
+
+
+class Dispute(models.Model):
+    """A customer's bank takes a payment back, or asks about it. What became of it is the provider's word."""
+
+    PREFIX = "dsp"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    merchant_id = models.UUIDField()
+    payment = models.ForeignKey(Payment, on_delete=models.PROTECT, related_name="disputes")
+    provider_reference = models.CharField(max_length=255)
+    status = models.CharField(max_length=24)
+    amount_minor = models.BigIntegerField()  # what the customer disputes
+    currency = models.CharField(max_length=3)
+    reason = models.CharField(max_length=64, blank=True)
+    # Refunding the customer settles it: an inquiry does not keep anybody from refunding.
+    refundable = models.BooleanField(default=False)
+    withdrawn_minor = models.BigIntegerField(default=0)  # what the provider took and did not give back: Σ its bookings
+    lost_minor = models.BigIntegerField(default=0)  # how much of that was posted as the merchant's loss
+    evidence_due_at = models.DateTimeField(null=True)
+    opened_at = models.DateTimeField()  # the provider's clock
+    closed_at = models.DateTimeField(null=True)
+    # Grows with each reading that was applied: one made before another was applied is not applied over it.
+    readings = models.PositiveIntegerField(default=0)
+    next_check_at = models.DateTimeField(null=True)
+    checks = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(amount_minor__gt=0), name="dispute_amount_positive"),
+            models.CheckConstraint(
+                condition=Q(status__in=DISPUTE_CLOSED, closed_at__isnull=False)
+                | (~Q(status__in=DISPUTE_CLOSED) & Q(closed_at__isnull=True)),
+                name="dispute_closed_has_a_moment",
+            ),
+            models.UniqueConstraint(fields=["provider_reference"], name="dispute_provider_reference_unique"),
+        ]
+        indexes = [
+            models.Index(fields=["evidence_due_at"], name="dispute_evidence_due", condition=Q(status__in=DISPUTE_OPEN)),
+            models.Index(fields=["next_check_at"], name="dispute_due_check", condition=Q(next_check_at__isnull=False)),
+        ]
+        triggers = [transition_guard(field="status", edges=DISPUTE_EDGES)]
+
+    def __str__(self) -> str:
+        return self.number
+
+    @property
+    def number(self) -> str:
+        return public_id(self.PREFIX, self.id)
+
+    @classmethod
+    def id_of(cls, number: str) -> UUID:
+        """Raises NotFound."""
+        return parse_public_id(cls.PREFIX, number)
+
+
+class DisputeHistory(TransitionRecord):
+    subject = models.ForeignKey(Dispute, on_delete=models.PROTECT, related_name="history")
+
+    class Meta:
+        verbose_name_plural = "dispute history"
+        triggers = [protect_append_only()]
+
+
+class Payout(models.Model):
+    """Money on its way from the provider to the operator's bank."""
+
+    PREFIX = "pot"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    provider_reference = models.CharField(max_length=255)
+    status = models.CharField(max_length=20)
+    amount_minor = models.BigIntegerField()  # negative where the provider takes from the bank what the balance owes
+    currency = models.CharField(max_length=3)
+    automatic = models.BooleanField()
+    arrives_on = models.DateField()
+    failure_code = models.CharField(max_length=64, blank=True)
+    failure_message = models.TextField(blank=True)
+    # When all its transactions were stored; only those of automatic payouts can be listed.
+    listed_at = models.DateTimeField(null=True)
+    provider_created_at = models.DateTimeField()
+    readings = models.PositiveIntegerField(default=0)  # as a dispute's
+    next_check_at = models.DateTimeField(null=True)
+    checks = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=~Q(amount_minor=0), name="payout_not_zero"),
+            models.UniqueConstraint(fields=["provider_reference"], name="payout_provider_reference_unique"),
+        ]
+        indexes = [
+            models.Index(fields=["next_check_at"], name="payout_due_check", condition=Q(next_check_at__isnull=False)),
+        ]
+        triggers = [transition_guard(field="status", edges=PAYOUT_EDGES)]
+
+    def __str__(self) -> str:
+        return self.number
+
+    @property
+    def number(self) -> str:
+        return public_id(self.PREFIX, self.id)
+
+    @classmethod
+    def id_of(cls, number: str) -> UUID:
+        """Raises NotFound."""
+        return parse_public_id(cls.PREFIX, number)
+
+
+class PayoutHistory(TransitionRecord):
+    subject = models.ForeignKey(Payout, on_delete=models.PROTECT, related_name="history")
+
+    class Meta:
+        verbose_name_plural = "payout history"
+        triggers = [protect_append_only()]
+
+
+class PayoutTransaction(models.Model):
+    """A booking of the provider's that a payout pays out, as the provider lists it; net = amount − fee."""
+
+    id = models.CharField(max_length=255, primary_key=True)  # txn_…
+    payout = models.ForeignKey(Payout, on_delete=models.PROTECT, related_name="transactions")
+    type = models.CharField(max_length=64)
+    reporting_category = models.CharField(max_length=64)
+    source = models.CharField(max_length=255, blank=True)
+    amount_minor = models.BigIntegerField()
+    fee_minor = models.BigIntegerField()
+    net_minor = models.BigIntegerField()
+    currency = models.CharField(max_length=3)
+    booked_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(net_minor=F("amount_minor") - F("fee_minor")), name="payout_transaction_net"
+            ),
+        ]
+        indexes = [models.Index(fields=["payout", "booked_at"], name="payout_transaction_in_order")]
+
+    def __str__(self) -> str:
+        return self.id
 
 
 class Account(models.Model):

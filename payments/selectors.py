@@ -4,15 +4,27 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import Count, Q, Sum
-from django.db.models.functions import TruncHour
+from django.db.models.functions import Now, TruncHour
 
+from foundation.database import in_seconds
 from foundation.errors import NotFound
 from payments import gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
-from payments.models import InboxEvent, JournalEntry, Payment, Refund
-from payments.states import PAYMENT_LIVE, PaymentStatus, RefundStatus
-from payments.types import BalanceTransaction, EntryView, Failure, Hour, PaymentView, RefundView, Total
+from payments.models import Dispute, InboxEvent, JournalEntry, Payment, Refund
+from payments.states import DISPUTE_NEEDS_RESPONSE, DISPUTE_OPEN, PAYMENT_LIVE, PaymentStatus, RefundStatus
+from payments.types import (
+    BalanceTransaction,
+    DisputesWaiting,
+    DisputeView,
+    EntryView,
+    Failure,
+    Hour,
+    PaymentView,
+    RefundView,
+    Total,
+)
 
 # The contract with whoever compares our books with the provider's: a view over payments and refunds, one row for each
 # movement that the provider should know too. Columns: kind (charge, refund), id, merchant_id, payment_id, reference,
@@ -49,6 +61,8 @@ def view(payment: Payment) -> PaymentView:
         sent=payment.first_sent_at is not None,
         created_at=payment.created_at,
         paid_at=payment.paid_at,
+        disputed=payment.disputed_at is not None,
+        disputed_lost_minor=payment.disputed_lost_minor,
     )
 
 
@@ -102,6 +116,45 @@ def refunds_of(references: Sequence[str]) -> list[RefundView]:
     """All refunds for some references, oldest first."""
     rows = Refund.objects.select_related("payment").filter(payment__reference__in=references).order_by("id")
     return [refund_view(refund) for refund in rows]
+
+
+def disputes_of(references: Sequence[str]) -> list[DisputeView]:
+    """All disputes for some references, oldest first."""
+    rows = Dispute.objects.select_related("payment").filter(payment__reference__in=references).order_by("id")
+    return [
+        DisputeView(
+            id=row.id,
+            number=row.number,
+            payment=row.payment.number,
+            status=row.status,
+            amount_minor=row.amount_minor,
+            withdrawn_minor=row.withdrawn_minor,
+            lost_minor=row.lost_minor,
+            currency=row.currency,
+            reason=row.reason,
+            provider_reference=row.provider_reference,
+            evidence_due_at=row.evidence_due_at,
+            opened_at=row.opened_at,
+            closed_at=row.closed_at,
+        )
+        for row in rows
+    ]
+
+
+def disputed_references() -> list[str]:
+    """What is paid for by payments with an open dispute. Read from the disputes, which are few."""
+    blocking = Dispute.objects.filter(status__in=DISPUTE_OPEN, refundable=False)
+    return list(blocking.values_list("payment__reference", flat=True).distinct())
+
+
+def disputes_waiting() -> DisputesWaiting:
+    """How many disputes wait for our answer."""
+    due = Q(evidence_due_at__lt=Now())
+    soon = ~due & Q(evidence_due_at__lt=in_seconds(settings.DISPUTE_DUE_SOON_S))
+    counts = Dispute.objects.filter(status__in=DISPUTE_NEEDS_RESPONSE).aggregate(
+        all=Count("pk"), due_soon=Count("pk", filter=soon), overdue=Count("pk", filter=due)
+    )
+    return DisputesWaiting(**counts)
 
 
 def open_attempts(references: Sequence[str]) -> dict[str, PaymentView]:

@@ -24,7 +24,27 @@ class RefundStatus:
     CANCELLED: Final = "cancelled"
 
 
-_P, _R = PaymentStatus, RefundStatus
+class DisputeStatus:
+    # The customer's bank only asks: nothing is withdrawn, and a refund settles it.
+    INQUIRY_NEEDS_RESPONSE: Final = "inquiry_needs_response"
+    INQUIRY_UNDER_REVIEW: Final = "inquiry_under_review"
+    INQUIRY_CLOSED: Final = "inquiry_closed"
+    NEEDS_RESPONSE: Final = "needs_response"
+    UNDER_REVIEW: Final = "under_review"
+    WON: Final = "won"  # not the end: an appeal can open it again, as it can a lost one
+    LOST: Final = "lost"
+    PREVENTED: Final = "prevented"  # the provider settled it before it became one
+
+
+class PayoutStatus:
+    PENDING: Final = "pending"
+    IN_TRANSIT: Final = "in_transit"
+    PAID: Final = "paid"  # not the end: the bank can send it back
+    FAILED: Final = "failed"
+    CANCELLED: Final = "cancelled"
+
+
+_P, _R, _D, _O = PaymentStatus, RefundStatus, DisputeStatus, PayoutStatus
 
 PAYMENT_EDGES = frozenset(
     {
@@ -85,6 +105,45 @@ REFUND_EDGES = frozenset(
 REFUND_OPEN = (_R.REQUESTED, _R.AWAITING_APPROVAL, _R.PROCESSING, _R.PENDING, _R.REQUIRES_ACTION)
 REFUND_UNAPPROVED = (_R.REQUESTED, _R.AWAITING_APPROVAL, _R.CANCELLED)  # all that one person alone can make of it
 REFUND_ENDED_UNPAID = (_R.FAILED, _R.CANCELLED)
+
+DISPUTE_NEEDS_RESPONSE = (_D.INQUIRY_NEEDS_RESPONSE, _D.NEEDS_RESPONSE)
+DISPUTE_OPEN = (*DISPUTE_NEEDS_RESPONSE, _D.INQUIRY_UNDER_REVIEW, _D.UNDER_REVIEW)
+DISPUTE_CLOSED = (_D.INQUIRY_CLOSED, _D.WON, _D.LOST, _D.PREVENTED)
+# All of them on the provider's word: we answer a dispute, its bank decides it. An inquiry can become a dispute, never the
+# other way round.
+DISPUTE_EDGES = frozenset(
+    {
+        (_D.INQUIRY_NEEDS_RESPONSE, _D.INQUIRY_UNDER_REVIEW),
+        (_D.INQUIRY_UNDER_REVIEW, _D.INQUIRY_NEEDS_RESPONSE),
+        *((before, _D.INQUIRY_CLOSED) for before in (_D.INQUIRY_NEEDS_RESPONSE, _D.INQUIRY_UNDER_REVIEW)),
+        *(
+            (before, after)
+            for before in (_D.INQUIRY_NEEDS_RESPONSE, _D.INQUIRY_UNDER_REVIEW, _D.INQUIRY_CLOSED)
+            for after in (_D.NEEDS_RESPONSE, _D.UNDER_REVIEW, _D.WON, _D.LOST, _D.PREVENTED)
+        ),
+        (_D.NEEDS_RESPONSE, _D.UNDER_REVIEW),
+        (_D.UNDER_REVIEW, _D.NEEDS_RESPONSE),
+        *((before, after) for before in (_D.NEEDS_RESPONSE, _D.UNDER_REVIEW) for after in (_D.WON, _D.LOST)),
+        *((before, _D.PREVENTED) for before in (_D.NEEDS_RESPONSE, _D.UNDER_REVIEW)),
+        *((before, after) for before in (_D.WON, _D.LOST) for after in (_D.NEEDS_RESPONSE, _D.UNDER_REVIEW)),  # appeal
+        (_D.LOST, _D.WON),
+        (_D.WON, _D.LOST),
+    }
+)
+
+PAYOUT_EDGES = frozenset(
+    {
+        (_O.PENDING, _O.IN_TRANSIT),  # provider
+        (_O.PENDING, _O.PAID),  # provider
+        (_O.PENDING, _O.FAILED),  # provider
+        (_O.PENDING, _O.CANCELLED),  # provider
+        (_O.IN_TRANSIT, _O.PAID),  # provider
+        (_O.IN_TRANSIT, _O.FAILED),  # provider
+        (_O.IN_TRANSIT, _O.CANCELLED),  # provider
+        (_O.PAID, _O.FAILED),  # provider: the bank sent it back some days later
+    }
+)
+PAYOUT_UNDER_WAY = (_O.PENDING, _O.IN_TRANSIT)
 
 
 def refund_status(*, captured_minor: int, refunded_minor: int, open_minor: int) -> str:

@@ -1,7 +1,7 @@
 """What payments tell the apps above, and what the gateway tells payments. Amounts are minor units."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 from payments.states import refund_status
@@ -40,6 +40,8 @@ class PaymentView:
     sent: bool
     created_at: datetime
     paid_at: datetime | None
+    disputed: bool  # while a dispute is open nothing is refunded
+    disputed_lost_minor: int  # what lost disputes took: it cannot be refunded any more
 
     @property
     def refund_status(self) -> str:
@@ -104,6 +106,34 @@ class EntryView:
     currency: str
     at: datetime
     lines: list[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeView:
+    """A dispute as other apps see it. `withdrawn_minor` is what the provider took, `lost_minor` what is gone for good."""
+
+    id: UUID
+    number: str
+    payment: str
+    status: str
+    amount_minor: int
+    withdrawn_minor: int
+    lost_minor: int
+    currency: str
+    reason: str
+    provider_reference: str
+    evidence_due_at: datetime | None
+    opened_at: datetime
+    closed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DisputesWaiting:
+    """How many disputes wait for our answer: in all, due soon, and too late."""
+
+    all: int
+    due_soon: int
+    overdue: int
 
 
 # --- The provider's side, as the gateway translates it ----------------------------------------------
@@ -174,6 +204,42 @@ class ProviderRefund:
     metadata: dict[str, str]
     created_at: datetime
     failure_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderDispute:
+    """A dispute at the provider, with what was really withdrawn and given back: 0 to 2 bookings, more after an appeal.
+
+    `refundable`: refunding the customer settles it (an inquiry, where the bank only asks).
+    """
+
+    id: str
+    status: str
+    amount_minor: int
+    currency: str
+    reason: str
+    charge: str
+    payment_intent: str
+    refundable: bool
+    evidence_due_at: datetime | None
+    created_at: datetime
+    bookings: list[BalanceTransaction]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPayout:
+    """A payout to our bank. `listable`: the provider can list the bookings that it pays out."""
+
+    id: str
+    status: str
+    amount_minor: int
+    currency: str
+    automatic: bool
+    listable: bool
+    arrives_on: date
+    created_at: datetime
+    failure_code: str
+    failure_message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from orders.services.attempts import begin_attempt, record_attempt
 from orders.services.cancelling import close_unpaid, forget_cancel, request_cancel, undo_checkout
 from orders.services.checkout import place_order
+from orders.services.disputes import note_dispute
 from orders.services.expiry import expire_due, rearm
 from orders.services.fulfilment import complete_order, ship_order
 from orders.services.sales import (
@@ -27,6 +28,7 @@ __all__ = [
     "expire_due",
     "forget_cancel",
     "mark_paid",
+    "note_dispute",
     "note_failed_refund",
     "note_refund",
     "note_rejected_refund",

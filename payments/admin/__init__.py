@@ -1,5 +1,5 @@
 """The books as the finance desk sees them. Importing a module registers its pages."""
 
-from payments.admin import inbox, ledger, payments, refunds
+from payments.admin import disputes, inbox, ledger, payments, payouts, refunds
 
-__all__ = ["inbox", "ledger", "payments", "refunds"]
+__all__ = ["disputes", "inbox", "ledger", "payments", "payouts", "refunds"]

@@ -17,7 +17,7 @@ from payments.models import InboxEvent
 class InboxEventAdmin(ReadOnlyAdmin[InboxEvent]):
     list_display = ("event", "type_cell", "object_cell", "made", "received")
     ordering = ("-received_at",)
-    search_help_text = "evt_…, pi_…, ch_… or re_…"
+    search_help_text = "evt_…, pi_…, ch_…, re_…, dp_… or po_…"
 
     def find(self, text: str) -> Q:
         if text.startswith("evt_"):

@@ -14,6 +14,7 @@ from foundation.desk import Act, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_numbe
 from foundation.money import parse_major
 from foundation.sections import Entry, Facts, Page, Section, Timeline
 from payments import selectors, services
+from payments.admin.disputes import disputes_table
 from payments.admin.shared import journal_table, order_link, refunds_table, webhooks_table
 from payments.documents import refund_told
 from payments.models import JournalEntry, Payment
@@ -165,6 +166,7 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             main=[
                 *self._failure(row),
                 refunds_table(request, row.refunds.order_by("pk")),
+                *([disputes_table(request, row.disputes.order_by("pk"))] if row.disputes.exists() else []),
                 journal_table(request, JournalEntry.objects.filter(subject=row.number)),
                 webhooks_table(request, [row.provider_reference] if row.provider_reference else []),
             ],
@@ -179,6 +181,10 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             marks.append(cells.badge("owes a refund", "bad", title="A refund came back: it is a debt to the customer."))
         if payment.refunds_excess_minor:
             marks.append(cells.badge("over-refunded", "bad"))
+        if payment.disputed_at:
+            marks.append(cells.badge("disputed", "bad", title="Nothing is refunded while its dispute is open."))
+        if payment.disputed_lost_minor:
+            marks.append(cells.badge("dispute lost", "bad"))
         if payment.fraud_marked_at:
             marks.append(cells.badge("fraud", "bad"))
         return marks
@@ -210,6 +216,11 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             *(
                 [("Owed to the customer", cells.money(payment.refunds_owed_minor, currency))]
                 if payment.refunds_owed_minor
+                else []
+            ),
+            *(
+                [("Lost to disputes", cells.money(payment.disputed_lost_minor, currency))]
+                if payment.disputed_lost_minor
                 else []
             ),
             *(

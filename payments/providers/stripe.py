@@ -23,7 +23,9 @@ from payments.types import (
     Charge,
     Failure,
     Intent,
+    ProviderDispute,
     ProviderEvent,
+    ProviderPayout,
     ProviderRefund,
 )
 
@@ -121,6 +123,20 @@ def list_balance_transactions(
     if since and until:
         filters["created"] = {"gte": int(since.timestamp()), "lt": int(until.timestamp())}
     for row in _listing("balance_transactions", filters, tries=1 if source else _PATIENT_TRIES):
+        yield _balance_transaction(row)
+
+
+def retrieve_dispute(reference: str) -> ProviderDispute:
+    return _dispute(_call("disputes.retrieve", lambda v1: v1.disputes.retrieve(reference)))
+
+
+def retrieve_payout(reference: str) -> ProviderPayout:
+    return _payout(_call("payouts.retrieve", lambda v1: v1.payouts.retrieve(reference)))
+
+
+def list_payout_transactions(payout: str) -> Iterator[BalanceTransaction]:
+    filters = {"payout": payout, "expand": ["data.source"]}
+    for row in _listing("balance_transactions", filters, tries=_PATIENT_TRIES):
         yield _balance_transaction(row)
 
 
@@ -324,6 +340,38 @@ def _refund(row: Json) -> ProviderRefund:
         metadata=row.get("metadata") or {},
         created_at=_moment(row["created"]),
         failure_reason=row.get("failure_reason") or "",
+    )
+
+
+def _dispute(row: Json) -> ProviderDispute:
+    due_by = (row.get("evidence_details") or {}).get("due_by")
+    return ProviderDispute(
+        id=row["id"],
+        status=row["status"],
+        amount_minor=row["amount"],
+        currency=row["currency"],
+        reason=row.get("reason") or "",
+        charge=_id_of(row.get("charge")),
+        payment_intent=_id_of(row.get("payment_intent")),
+        refundable=bool(row.get("is_charge_refundable")),
+        evidence_due_at=_moment(due_by) if due_by else None,
+        created_at=_moment(row["created"]),
+        bookings=[_balance_transaction(booked) for booked in row.get("balance_transactions") or []],
+    )
+
+
+def _payout(row: Json) -> ProviderPayout:
+    return ProviderPayout(
+        id=row["id"],
+        status=row["status"],
+        amount_minor=row["amount"],
+        currency=row["currency"],
+        automatic=bool(row["automatic"]),
+        listable=bool(row["automatic"]) and row.get("reconciliation_status", "completed") == "completed",
+        arrives_on=_moment(row["arrival_date"]).date(),
+        created_at=_moment(row["created"]),
+        failure_code=row.get("failure_code") or "",
+        failure_message=row.get("failure_message") or "",
     )
 
 

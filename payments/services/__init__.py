@@ -17,7 +17,9 @@ from payments.services.desk import (
     post_correction,
     take_provider_status,
 )
+from payments.services.disputes import sync_dispute
 from payments.services.inbox import receive_webhook, replay_events
+from payments.services.payouts import sync_payout
 from payments.services.refund_sending import (
     flag_refund,
     post_refund,
@@ -56,7 +58,9 @@ __all__ = [
     "replay_events",
     "request_refund",
     "reverse_sale",
+    "sync_dispute",
     "sync_payment",
+    "sync_payout",
     "sync_refund",
     "take_provider_status",
 ]

@@ -10,15 +10,18 @@ from foundation.errors import InvalidInput, NotFound
 from payments import gateway, ledger, selectors
 from payments.errors import ContradictsProvider, ProviderBusy, ProviderRefused, ProviderUnsure
 from payments.locks import lock_payment, lock_refund
-from payments.models import Payment, PaymentHistory, Refund
+from payments.models import Dispute, Payment, PaymentHistory, Payout, Refund
+from payments.services.disputes import sync_dispute
 from payments.services.payment_news import apply_intent
+from payments.services.payouts import sync_payout
 from payments.services.rereads import sync_payment, sync_refund, unavailable
 from payments.states import PaymentStatus
 from payments.types import PaymentView
 
 
 def take_provider_status(number: str, *, by: str) -> None:
-    """Read a payment (`pay_…`) or a refund (`ref_…`) at the provider and take over what it says.
+    """Read a payment (`pay_…`), refund (`ref_…`), dispute (`dsp_…`) or payout (`pot_…`) at the provider and take over
+    what it says.
 
     Belongs outside of transactions. Raises NotFound, ProviderUnavailable, ContradictsProvider.
     """
@@ -33,6 +36,16 @@ def take_provider_status(number: str, *, by: str) -> None:
 
 
 def _sync(number: str, *, by: str) -> bool:
+    if number.startswith(Dispute.PREFIX):
+        dispute = Dispute.objects.filter(pk=Dispute.id_of(number)).first()
+        if dispute is None:
+            raise NotFound
+        return sync_dispute(dispute.provider_reference, by=by)
+    if number.startswith(Payout.PREFIX):
+        payout = Payout.objects.filter(pk=Payout.id_of(number)).first()
+        if payout is None:
+            raise NotFound
+        return sync_payout(payout.provider_reference, by=by)
     if number.startswith(Refund.PREFIX):
         refund = Refund.objects.filter(pk=Refund.id_of(number), provider_reference__isnull=False).first()
         if refund is None:

@@ -14,7 +14,8 @@ from foundation.errors import NotFound
 from payments import gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
 from payments.locks import lock_payment, lock_refund
-from payments.models import Payment, Refund
+from payments.models import Dispute, Payment, Payout, Refund
+from payments.services import disputes, payouts
 from payments.services.payment_news import apply_intent
 from payments.services.refund_news import apply_refund
 from payments.services.refunds_elsewhere import record_elsewhere
@@ -23,12 +24,19 @@ from payments.types import Intent, ProviderRefund
 
 log = logging.getLogger(__name__)
 
+DISPUTES = ("dp_", "du_")  # the provider has used both
+
 
 def sync_provider_object(*, event_type: str, object_id: str, intent_id: str) -> None:
     """Read what an event told of, and apply it. Objects that are not ours are left to reconciliation."""
     if event_type == "payment_intent.created" and Payment.objects.filter(provider_reference=intent_id).exists():
         return  # we opened it, and know
-    if object_id.startswith(("re_", "pyr_")):
+    if object_id.startswith(DISPUTES):
+        if not disputes.sync_dispute(object_id, by="webhook") and intent_id and sync_payment(intent_id, by="webhook"):
+            disputes.sync_dispute(object_id, by="webhook")
+    elif object_id.startswith("po_"):
+        payouts.sync_payout(object_id, by="webhook")
+    elif object_id.startswith(("re_", "pyr_")):
         sync_refund(object_id, by="webhook")
     elif intent_id:
         sync_payment(intent_id, by="webhook")
@@ -99,6 +107,10 @@ def recheck_due() -> int:
         checked += _recheck(sync_payment, payment.provider_reference)
     for refund in _due(Refund.objects.filter(provider_reference__isnull=False)):
         checked += _recheck(sync_refund, refund.provider_reference)
+    for dispute in _due(Dispute.objects.all()):
+        checked += _recheck(disputes.sync_dispute, dispute.provider_reference)
+    for payout in _due(Payout.objects.all()):
+        checked += _recheck(payouts.sync_payout, payout.provider_reference)
     return checked
 
 

@@ -5,21 +5,21 @@ from django.db.models import Sum
 from payments import ledger
 from payments.errors import PaymentNotRefundable
 from payments.locks import lock_payment
-from payments.models import Payment, Posting, Refund
+from payments.models import Dispute, Payment, Posting, Refund
 from payments.states import PaymentStatus
 
 
 def post_sale(number: str, *, by: str) -> None:
     """Debit the customer, credit the merchant, once per payment. Raises AccountOverdrawn, PaymentNotRefundable.
 
-    A refund that was asked for before this sale was posted took its amount from the customer's account: only the rest
-    is the merchant's.
+    A refund that was asked for before this sale was posted took its amount from the customer's account, and so did a
+    dispute that was lost before: only the rest is the merchant's.
     """
     payment = lock_payment(Payment.id_of(number))
     if payment.status != PaymentStatus.SUCCEEDED:
         raise PaymentNotRefundable(f"{number} has not succeeded: there is no sale to post.")
-    refunds = [refund.number for refund in Refund.objects.filter(payment=payment)]
-    left_minor = payment.captured_minor - _taken_from_customer(payment, entry__subject__in=refunds)
+    takers = [row.number for kind in (Refund, Dispute) for row in kind.objects.filter(payment=payment)]
+    left_minor = payment.captured_minor - _taken_from_customer(payment, entry__subject__in=takers)
     if left_minor:
         _post(payment, f"sale:{number}", "sale", left_minor, by=by)
 

@@ -44,6 +44,12 @@ def trade(books):
         books.abandon()
         books.plant("amount_mismatch")
         books.plant("missing_in_our_system")
+        (payment,) = Payment.objects.filter(reference=sold[1]["number"])
+        body = {"payment_intent": payment.provider_reference, "amount": 500}
+        disputed = books.sandbox.control("POST", "disputes", body)
+        payments.sync_dispute(disputed["id"], by="test")
+        for payout in books.sandbox.control("POST", "payouts", {"include_pending": True})["payouts"]:
+            payments.sync_payout(payout["id"], by="test")
         books.reconcile()
         payments.replay_events(since=database_now() - timedelta(days=2))
         delivery = Delivery.objects.filter(state="done").earliest("pk")

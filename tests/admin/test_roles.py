@@ -10,6 +10,8 @@ BOOKS = [
     "orders_order",
     "payments_payment",
     "payments_refund",
+    "payments_dispute",
+    "payments_payout",
     "payments_journalentry",
     "payments_account",
     "payments_inboxevent",

@@ -57,6 +57,7 @@ WANTED = {
     ("PaymentErrors", "critical"), ("PaymentsSlow", "warning"), ("StripeErrors", "critical"),
     ("DiscrepanciesOpen", "warning"), ("DatabaseConnections", "warning"), ("OutboxLate", "critical"),
     ("DeliveryParked", "critical"), ("CompensationFailed", "critical"), ("BeatSilent", "critical"),
+    ("DisputeOpened", "warning"), ("DisputeDueSoon", "critical"), ("PayoutFailed", "critical"),
     ("DayNotReconciled", "critical"), ("StatementResidual", "critical"), ("Watchdog", "none"),
 }  # fmt: skip
 

@@ -81,7 +81,7 @@ def test_daily_payouts_follow_the_clock(shop):
     advance(shop, 1)
     (first,) = shop.v1.payouts.list().data
     assert (first.amount, first.status) == (2500 - 103, "in_transit")
-    advance(shop, 3)
+    advance(shop, 2)
     second, first = shop.v1.payouts.list().data
     assert (first.status, second.amount, second.status) == ("paid", 1000 - 59, "in_transit")
     assert second.arrival_date == second.created + 2 * DAY_S
