@@ -136,6 +136,8 @@ class _Auditor:
         checks: tuple[Callable[[], None], ...] = (
             self.charges,
             self.refunds,
+            self.disputes,
+            self.payouts,
             self.fees,
             self.clearing,
             self.kept_money,
@@ -238,6 +240,54 @@ class _Auditor:
             if cents:
                 self.found("debts_to_customers", currency, f"the ledger owes {cents} more than payments say")
 
+    def disputes(self) -> None:
+        """Each has its provider's status; what was withdrawn is posted; none of it stays on `disputes` once it is over."""
+        by_reference = {row.provider_reference: (name, row) for name, row in self.ours.disputes.items()}
+        charges = {row.charge_reference for row in self.ours.payments.values()}
+        held: Counter[str] = Counter()
+        for entry in self.ours.entries:
+            for line in self.lines[entry.id]:
+                if self.ours.accounts[line.account_id].kind == "disputes":
+                    held[entry.subject] += line.amount_minor
+        for dispute in self.theirs.disputes.values():
+            name, ours = by_reference.get(dispute["id"], ("", None))
+            taken = -sum(row["amount"] for row in dispute["balance_transactions"])
+            if ours is None:
+                if dispute["charge"] in charges:  # else its charge is told of
+                    self.cents_off[dispute["currency"]] += abs(taken)
+                    self.found("dispute_unknown_to_us", dispute["id"], f"{taken} {dispute['currency']} withdrawn")
+                continue
+            if dispute["status"].replace("warning", "inquiry") != ours.status:
+                self.found("dispute_status", name, f"the provider has {dispute['status']}, we have {ours.status}")
+            self.differs("withdrawn_amount", name, dispute["currency"], taken, ours.withdrawn_minor)
+            posted = -self.cleared["dispute_withdrawn", name] - self.cleared["dispute_reinstated", name]
+            self.differs("withdrawn_in_the_ledger", name, dispute["currency"], taken, posted)
+            still_open = 0 if ours.status == "lost" else taken
+            self.differs("open_in_the_ledger", name, dispute["currency"], still_open, held[name])
+        for name, payment in self.ours.payments.items():
+            mine = [row for row in self.ours.disputes.values() if row.payment_id == payment.id]
+            is_open = any(row.status in ("needs_response", "under_review") and not row.refundable for row in mine)
+            lost = sum(row.lost_minor for row in mine)
+            if (is_open, lost) != (payment.disputed, payment.disputed_lost_minor):
+                self.found("dispute_mark", name, f"disputed {payment.disputed}, lost {payment.disputed_lost_minor}")
+
+    def payouts(self) -> None:
+        """Each has its provider's status; it is posted while it is paid; what is listed adds up to nothing."""
+        by_reference = {row.provider_reference: (name, row) for name, row in self.ours.payouts.items()}
+        for payout in self.theirs.payouts.values():
+            name, ours = by_reference.get(payout["id"], ("", None))
+            if ours is None:
+                self.cents_off[payout["currency"]] += payout["amount"]
+                self.found("payout_unknown_to_us", payout["id"], f"{payout['amount']} {payout['currency']}")
+                continue
+            if payout["status"].replace("canceled", "cancelled") != ours.status:
+                self.found("payout_status", name, f"the provider has {payout['status']}, we have {ours.status}")
+            gone = payout["amount"] if payout["status"] == "paid" else 0
+            posted = -self.cleared["payout", name] - self.cleared["payout_failed", name]
+            self.differs("payout_in_the_ledger", name, payout["currency"], gone, posted)
+            if not ours.listed or ours.net_minor or ours.rows < 2:
+                self.found("payout_transactions", name, f"{ours.rows} rows, {ours.net_minor} off, listed {ours.listed}")
+
     def fees(self) -> None:
         booked = {row["id"]: row for row in self.theirs.balance_transactions.values() if row["fee"]}
         for name, row in booked.items():
@@ -256,6 +306,10 @@ class _Auditor:
         for refund in self.theirs.refunds.values():
             if refund["status"] in ("pending", "requires_action"):
                 ours[refund["currency"]] -= refund["amount"]
+        # So is a payout on its way to the bank.
+        for payout in self.theirs.payouts.values():
+            if payout["status"] in ("pending", "in_transit"):
+                ours[payout["currency"]] -= payout["amount"]
         for currency in ours.keys() | self.theirs.balance.keys():
             theirs = self.theirs.balance.get(currency, 0)
             if theirs != ours[currency]:

@@ -28,17 +28,21 @@ class Theirs:
     intents: dict[str, Json]
     charges: dict[str, Json]
     refunds: dict[str, Json]
+    disputes: dict[str, Json]
+    payouts: dict[str, Json]
     balance_transactions: dict[str, Json]
     balance: dict[str, int]  # currency → Σ net, minor units
 
 
 @dataclass(frozen=True)
 class Ours:
-    """Our tables at one moment. Numbers (`ord_…`, `pay_…`, `ref_…`) stand in place of ids."""
+    """Our tables at one moment. Numbers (`ord_…`, `pay_…`, `ref_…`, `dsp_…`, `pot_…`) stand in place of ids."""
 
     orders: dict[str, Row]
     payments: dict[str, Row]
     refunds: dict[str, Row]
+    disputes: dict[str, Row]
+    payouts: dict[str, Row]
     entries: list[Row]
     postings: list[Row]
     accounts: dict[UUID, Row]
@@ -70,6 +74,8 @@ def read_theirs(url: str) -> Theirs:
             intents=everything("payment_intents"),
             charges=everything("charges"),
             refunds=everything("refunds"),
+            disputes=everything("disputes"),
+            payouts=everything("payouts"),
             balance_transactions=everything("balance_transactions"),
             balance=books["balance"],
         )
@@ -116,6 +122,7 @@ def read_ours(connection: psycopg.Connection[Row]) -> Ours:
             "pay",
             "SELECT id, reference, status, amount_minor, currency, provider_reference, charge_reference,"
             " captured_minor, corrected_minor, refunded_minor, refunds_committed_minor, refunds_owed_minor, settling,"
+            " disputed_at IS NOT NULL AS disputed, disputed_lost_minor,"
             " extract(epoch FROM now() - coalesce(first_sent_at, created_at))::float AS age_s"
             " FROM payments_payment",
         ),
@@ -123,6 +130,17 @@ def read_ours(connection: psycopg.Connection[Row]) -> Ours:
             "ref",
             "SELECT id, payment_id, status, amount_minor, currency, provider_reference, requested_by, paid_outside,"
             " extract(epoch FROM now() - created_at)::float AS age_s FROM payments_refund",
+        ),
+        disputes=numbered(
+            "dsp",
+            "SELECT id, payment_id, provider_reference, status, amount_minor, withdrawn_minor, lost_minor, refundable,"
+            " currency FROM payments_dispute",
+        ),
+        payouts=numbered(
+            "pot",
+            "SELECT p.id, provider_reference, status, p.amount_minor, p.currency, listed_at IS NOT NULL AS listed,"
+            " coalesce(sum(t.net_minor), 0)::bigint AS net_minor, count(t.id) AS rows"
+            " FROM payments_payout p LEFT JOIN payments_payouttransaction t ON t.payout_id = p.id GROUP BY p.id",
         ),
         entries=rows("SELECT id, kind, key, subject, reference, currency FROM payments_journalentry"),
         postings=rows("SELECT entry_id, account_id, amount_minor FROM payments_posting"),

@@ -14,7 +14,16 @@ from itertools import count
 from typing import TypeVar
 
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnsure, SignatureInvalid
-from payments.types import BalanceTransaction, Charge, Failure, Intent, ProviderEvent, ProviderRefund
+from payments.types import (
+    BalanceTransaction,
+    Charge,
+    Failure,
+    Intent,
+    ProviderDispute,
+    ProviderEvent,
+    ProviderPayout,
+    ProviderRefund,
+)
 
 NAME = "paper"
 NOTE, TORN_NOTE = "a note", "a torn note"  # payment methods: all are taken but for the latter
@@ -30,6 +39,9 @@ class Book:
 
     intents: dict[str, Intent] = field(default_factory=dict)
     refunds: dict[str, ProviderRefund] = field(default_factory=dict)
+    disputes: dict[str, ProviderDispute] = field(default_factory=dict)
+    payouts: dict[str, ProviderPayout] = field(default_factory=dict)
+    paid_out: dict[str, str] = field(default_factory=dict)  # booking → the payout that it is part of
     bookings: list[BalanceTransaction] = field(default_factory=list)
     events: list[ProviderEvent] = field(default_factory=list)
     made_under: dict[str, str] = field(default_factory=dict)  # our number → the clerk's
@@ -139,6 +151,23 @@ def find_refund(number: str, *, payment_intent: str) -> ProviderRefund | None:
     return book.refunds.get(reference)
 
 
+# --- Disputes and payouts ---------------------------------------------------------------------------
+
+
+def retrieve_dispute(reference: str) -> ProviderDispute:
+    _end(_begin())
+    return _found(book.disputes, reference)
+
+
+def retrieve_payout(reference: str) -> ProviderPayout:
+    _end(_begin())
+    return _found(book.payouts, reference)
+
+
+def list_payout_transactions(payout: str) -> Iterator[BalanceTransaction]:
+    yield from (row for row in reversed(book.bookings) if book.paid_out.get(row.id) == payout)
+
+
 # --- The provider's books and news ------------------------------------------------------------------
 
 
@@ -223,6 +252,63 @@ def bring_back(reference: str) -> None:
     _write_refund(refund, "refund.failed")
     intent = book.intents[refund.payment_intent]
     _enter("refund_failure", refund.id, refund.amount_minor, intent=intent, metadata=refund.metadata)
+
+
+def dispute(reference: str) -> ProviderDispute:
+    """The customer says that the note was not theirs: the clerk takes it out of the till."""
+    intent = book.intents[reference]
+    number = _new("dp")
+    booked = _enter("dispute", number, -intent.amount_received_minor, intent=intent, metadata={}, fee_minor=FEE_MINOR)
+    made = ProviderDispute(
+        id=number,
+        status="needs_response",
+        amount_minor=intent.amount_received_minor,
+        currency=intent.currency,
+        reason="fraudulent",
+        charge=intent.charge.id if intent.charge else "",
+        payment_intent=intent.id,
+        refundable=False,
+        evidence_due_at=None,
+        created_at=_now(),
+        bookings=[booked],
+    )
+    book.disputes[number] = made
+    _tell("charge.dispute.created", number, intent.id)
+    return made
+
+
+def carry_to_the_bank() -> ProviderPayout:
+    """All that is in the till, in one currency."""
+    rows = [row for row in book.bookings if row.id not in book.paid_out]
+    made = ProviderPayout(
+        id=_new("po"),
+        status="paid",
+        amount_minor=sum(row.net_minor for row in rows),
+        currency=rows[0].currency,
+        automatic=True,
+        listable=True,
+        arrives_on=_now().date(),
+        created_at=_now(),
+        failure_code="",
+        failure_message="",
+    )
+    own = replace(
+        rows[0],
+        id=_new("txn"),
+        type="payout",
+        reporting_category="payout",
+        source=made.id,
+        amount_minor=-made.amount_minor,
+        fee_minor=0,
+        net_minor=-made.amount_minor,
+        payment_intent="",
+        charge="",
+    )
+    book.bookings.append(own)
+    book.paid_out |= {row.id: made.id for row in [*rows, own]}
+    book.payouts[made.id] = made
+    _tell("payout.paid", made.id, "")
+    return made
 
 
 def webhook_of(event: ProviderEvent) -> tuple[bytes, dict[str, str]]:

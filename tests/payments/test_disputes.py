@@ -134,6 +134,29 @@ def test_an_inquiry_that_becomes_a_dispute_is_told_again(shop, sandbox, paid):
 
 
 @pytest.mark.guard(10)
+def test_what_is_disputed_is_not_refunded(shop, sandbox, paid):
+    made = dispute(sandbox, paid)
+    before = books()
+    answer = shop.post(f"/payments/{paid.number}/refunds", {"reason": "torn"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "payment_disputed")
+    settle()
+    assert not Refund.objects.exists()
+    assert books() == before
+    decide(sandbox, made, "won")
+    assert shop.post(f"/payments/{paid.number}/refunds", {"reason": "torn"}).status_code == 201
+    settle()
+    assert Refund.objects.get().status == "succeeded"
+
+
+@pytest.mark.guard(10)
+def test_what_a_lost_dispute_took_is_not_refunded_as_well(shop, sandbox, paid):
+    decide(sandbox, dispute(sandbox, paid, amount=1000), "lost")
+    answer = shop.post(f"/payments/{paid.number}/refunds", {"amount": 501, "reason": "torn"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "refund_exceeds_captured")
+    assert shop.post(f"/payments/{paid.number}/refunds", {"reason": "torn"}).json()["amount"] == 500
+
+
+@pytest.mark.guard(10)
 def test_postgresql_refuses_a_refund_of_a_disputed_payment_whatever_the_code_does(shop, sandbox, paid):
     def insert(amount_minor: int, **values: Any) -> Refund:
         return Refund.objects.create(

@@ -38,6 +38,8 @@ class Rig:
     fail: Callable[[str], object]  # the next asking: "busy", "before" or "after" the effect
     bring_back: Callable[[ProviderRefund], object]  # the refund comes back, if it does not by itself
     sign: Callable[[ProviderEvent], tuple[bytes, dict[str, str]]]
+    dispute: Callable[[Intent], str]  # the customer's bank takes it back: the dispute's id
+    pay_out: Callable[[], str]  # all there is, to our bank: the payout's id
 
     def create(self, number: str = "", *, amount: int = 1500, method: str = "", currency: str = "usd") -> Intent:
         return self.provider.create_intent(
@@ -78,6 +80,8 @@ def on_paper() -> Rig:
         fail=paper.fail_next,
         bring_back=lambda refund: paper.bring_back(refund.id),
         sign=paper.webhook_of,
+        dispute=lambda intent: paper.dispute(intent.id).id,
+        pay_out=lambda: paper.carry_to_the_bank().id,
     )
 
 
@@ -106,6 +110,10 @@ def at_stripe(sandbox, settings, monkeypatch) -> Rig:
         signature = sdk.WebhookSignature._compute_signature(f"{stamp}.{body}", "whsec_sandbox")
         return body.encode(), {"Stripe-Signature": f"t={stamp},v1={signature}"}
 
+    def pay_out() -> str:
+        (made,) = sandbox.control("POST", "payouts", {"include_pending": True, "currency": "sek"})["payouts"]
+        return str(made["id"])
+
     return Rig(
         provider=stripe,
         good="pm_card_visa",
@@ -115,6 +123,8 @@ def at_stripe(sandbox, settings, monkeypatch) -> Rig:
         fail=fail,
         bring_back=lambda refund: None,
         sign=sign,
+        dispute=lambda intent: sandbox.control("POST", "disputes", {"payment_intent": intent.id})["id"],
+        pay_out=pay_out,
     )
 
 
@@ -208,6 +218,12 @@ def test_a_payment_that_was_made_cannot_be_cancelled(rig):
     assert rig.provider.retrieve_intent(intent.id).status == "succeeded"
 
 
+@pytest.mark.parametrize("verb", ["retrieve_dispute", "retrieve_payout"])
+def test_a_dispute_or_payout_that_does_not_exist_is_refused(rig, verb):
+    with pytest.raises(ProviderRefused):
+        getattr(rig.provider, verb)("dp_none")
+
+
 def test_what_does_not_exist_is_refused(rig):
     with pytest.raises(ProviderRefused):
         rig.provider.retrieve_intent("pi_nobodys")
@@ -288,6 +304,31 @@ def test_a_refund_that_succeeded_can_be_read_as_failed_later(rig):
     assert now.status == "failed"
     assert now.failure_reason
     assert sum(row.amount_minor for row in rig.provider.list_balance_transactions(source=refund.id)) == 0
+
+
+# --- Disputes and payouts ---------------------------------------------------------------------------
+
+
+def test_a_dispute_names_its_payment_and_tells_what_was_withdrawn(rig):
+    intent = rig.create(method=rig.good)
+    dispute = rig.provider.retrieve_dispute(rig.dispute(intent))
+    assert dispute.id.startswith(("dp_", "du_"))
+    assert (dispute.status, dispute.amount_minor, dispute.currency) == ("needs_response", 1500, "usd")
+    assert (dispute.payment_intent, dispute.refundable) == (intent.id, False)
+    (booked,) = dispute.bookings
+    assert (booked.amount_minor, booked.source) == (-1500, dispute.id)
+    assert booked.net_minor == booked.amount_minor - booked.fee_minor
+
+
+def test_what_a_payout_is_made_of_adds_up(rig):
+    rig.create(method=rig.good, currency="sek")
+    rig.create(method=rig.good, currency="sek", amount=2000)
+    payout = rig.provider.retrieve_payout(rig.pay_out())
+    assert payout.id.startswith("po_")
+    assert (payout.currency, payout.automatic, payout.listable) == ("sek", True, True)
+    rows = list(rig.provider.list_payout_transactions(payout.id))
+    assert sum(row.net_minor for row in rows) == 0
+    assert sum(row.net_minor for row in rows if row.source != payout.id) == payout.amount_minor
 
 
 # --- Books and news ---------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from foundation.database import database_now
 from orders.models import Order
 from payments import gateway
 from payments import services as payments
-from payments.models import Payment, Refund
+from payments.models import Dispute, Payment, Payout, Refund
 from reconciliation import services as reconciliation
 from reconciliation.models import Discrepancy
 from reconciliation.services.repairs import REPAIRS
@@ -395,6 +395,77 @@ def _refund_and_wait(world: World, card: str, becomes: str) -> None:
         assert time.monotonic() < deadline, f"the refund has not {becomes}"
         time.sleep(0.02)
     Refund.objects.update(next_check_at=Now())
+
+
+# --- Disputes, payouts ------------------------------------------------------------------------------
+
+
+def disputed(world: World) -> dict[str, Any]:
+    """A paid order that its customer's bank takes back; we have not heard of it."""
+    intent = bought(world)["payments"][0]["provider_reference"]
+    made: dict[str, Any] = world.sandbox.control("POST", "disputes", {"payment_intent": intent})
+    return made
+
+
+def decided(world: World, call: str, kind: str, made: dict[str, Any], status: str) -> None:
+    """We know of it, and have not heard how it ended."""
+    all_news(world)
+    world.sandbox.control("POST", f"{call}/outcome", {kind: made["id"], "status": status})
+    Dispute.objects.update(next_check_at=Now())
+    Payout.objects.update(next_check_at=Now())
+
+
+@scenario("news of a dispute")
+def dispute_opened(world: World) -> Played:
+    disputed(world)
+    return partial(run_task, "payments.catch_up_events")
+
+
+@scenario("webhook of a dispute that is won")
+def dispute_won(world: World) -> Played:
+    decided(world, "disputes", "dispute", disputed(world), "won")
+    return webhook(world, "charge.dispute.closed")
+
+
+@scenario("re-check of a dispute that is lost")
+def dispute_lost(world: World) -> Played:
+    decided(world, "disputes", "dispute", disputed(world), "lost")
+    return partial(run_task, "payments.recheck")
+
+
+@scenario("re-check of a dispute that an appeal has turned")
+def dispute_turned(world: World) -> Played:
+    made = disputed(world)
+    decided(world, "disputes", "dispute", made, "lost")
+    decided(world, "disputes", "dispute", made, "won")
+    return partial(run_task, "payments.recheck")
+
+
+def paid_out(world: World) -> dict[str, Any]:
+    """What was sold is on its way to our bank; we have not heard of it."""
+    bought(world)
+    made: dict[str, Any] = world.sandbox.control("POST", "payouts", {"include_pending": True})["payouts"][0]
+    return made
+
+
+@scenario("news of a payout")
+def payout_made(world: World) -> Played:
+    paid_out(world)
+    return partial(run_task, "payments.catch_up_events")
+
+
+@scenario("webhook of a payout that has arrived")
+def payout_arrived(world: World) -> Played:
+    decided(world, "payouts", "payout", paid_out(world), "paid")
+    return webhook(world, "payout.paid")
+
+
+@scenario("re-check of a payout that came back")
+def payout_came_back(world: World) -> Played:
+    made = paid_out(world)
+    decided(world, "payouts", "payout", made, "paid")
+    decided(world, "payouts", "payout", made, "failed")
+    return partial(run_task, "payments.recheck")
 
 
 # --- Shipping, stock --------------------------------------------------------------------------------

@@ -48,6 +48,12 @@ _BOOKS = {
     "refunds": """SELECT status, amount_minor, corrected_minor, made_elsewhere, paid_outside, automatic, approved_by,
         again_of_id IS NOT NULL, failed_late_at IS NOT NULL, provider_reference IS NOT NULL, failure_code,
         failure_message, count(*) FROM payments_refund GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12""",
+    "disputes": """SELECT status, amount_minor, withdrawn_minor, lost_minor, refundable, closed_at IS NULL, count(*)
+        FROM payments_dispute GROUP BY 1, 2, 3, 4, 5, 6""",
+    "disputed": "SELECT disputed_at IS NULL, disputed_lost_minor, count(*) FROM payments_payment GROUP BY 1, 2",
+    "payouts": """SELECT status, amount_minor, currency, failure_code, listed_at IS NULL, count(*)
+        FROM payments_payout GROUP BY 1, 2, 3, 4, 5""",
+    "paid out": "SELECT reporting_category, net_minor, count(*) FROM payments_payouttransaction GROUP BY 1, 2",
     "ledger": """SELECT a.kind, a.currency, sum(p.amount_minor) FROM payments_posting p
         JOIN payments_account a ON a.id = p.account_id GROUP BY 1, 2""",
     "journal": "SELECT kind, count(*) FROM payments_journalentry GROUP BY 1",
