@@ -50,6 +50,11 @@ def note_closed_dispute(event: DisputeClosed) -> None:
     services.note_dispute(number=event.reference, by=event.dispute, why=why)
 
 
+@handles(DisputeClosed, name="orders.give_back_after_dispute", since=Since.OLDEST_KEPT)
+def give_back_after_dispute(event: DisputeClosed) -> None:
+    services.give_back_after_dispute(order=event.reference, payment=event.payment, by="orders")
+
+
 # --- Mail -------------------------------------------------------------------------------------------
 
 

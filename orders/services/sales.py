@@ -79,7 +79,8 @@ def cancel_and_request_refund(*, number: str, payment: str, by: str) -> None:
 def give_back(payment: str, *, reason: str, by: str) -> None:
     """Refund, by itself, whatever no order explains of a payment. Nobody decides it, so nobody approves it.
 
-    Not while the payment is disputed: the bank may be paying the customer already.
+    Not while the payment is disputed: the bank may be paying the customer already. What is left then goes back when
+    the dispute is closed.
     """
     try:
         with transaction.atomic():
@@ -90,6 +91,15 @@ def give_back(payment: str, *, reason: str, by: str) -> None:
         return  # nothing is left
     except PaymentDisputed:
         log.error("payment %s is disputed: it is not given back (%s)", payment, reason)
+
+
+def give_back_after_dispute(*, order: str, payment: str, by: str) -> None:
+    """A dispute was closed: what no order explains of its payment could not go back meanwhile, and goes back now."""
+    if not selectors.is_order(order):
+        return
+    row = lock_order(order)
+    if row.status == OrderStatus.CANCELLED or not payment_reads.get_payment(payment).settling:
+        give_back(payment, reason="its dispute is closed, and no order explains the money", by=by)
 
 
 def refund_in_full(payment: str, *, reason: str, by: str) -> None:

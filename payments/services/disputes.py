@@ -24,7 +24,7 @@ from payments.locks import lock_payment
 from payments.metrics import count_after_commit
 from payments.models import Dispute, DisputeHistory, Payment, Posting
 from payments.services.payment_news import about, post_fee
-from payments.services.refund_books import refund_source
+from payments.services.refund_books import refund_source, settle_debt_by_loss
 from payments.states import DISPUTE_CLOSED, DISPUTE_EDGES, DISPUTE_OPEN, DisputeStatus
 from payments.types import BalanceTransaction, ProviderDispute
 
@@ -107,6 +107,7 @@ def _apply(payment: Payment, news: ProviderDispute, *, seen: int, by: str) -> bo
         for name, value in values.items():
             setattr(dispute, name, value)
     _mark(payment)
+    settle_debt_by_loss(payment, cause=f"{dispute.number}:{dispute.readings}", by=by)
     if before != to:
         _tell(dispute, payment, before=before)
     return True
@@ -147,10 +148,9 @@ def _mark(payment: Payment) -> None:
     """Say on the payment what its disputes mean for refunds."""
     disputes = Dispute.objects.filter(payment=payment)
     blocking = disputes.filter(status__in=DISPUTE_OPEN, refundable=False)
-    Payment.objects.filter(pk=payment.pk).update(
-        disputed_at=blocking.aggregate(first=Min("opened_at"))["first"],
-        disputed_lost_minor=max(0, disputes.aggregate(lost=Sum("lost_minor"))["lost"] or 0),
-    )
+    payment.disputed_at = blocking.aggregate(first=Min("opened_at"))["first"]
+    payment.disputed_lost_minor = max(0, disputes.aggregate(lost=Sum("lost_minor"))["lost"] or 0)
+    payment.save(update_fields=["disputed_at", "disputed_lost_minor"])
 
 
 # --- The books --------------------------------------------------------------------------------------

@@ -103,6 +103,25 @@ def take_back(refund: Refund, payment: Payment, *, late: bool, by: str) -> None:
     set_sums(payment, refunds_owed_minor=payment.refunds_owed_minor + debt_minor)
 
 
+def settle_debt_by_loss(payment: Payment, *, cause: str, by: str) -> None:
+    """A lost dispute gave the customer what was owed: the merchant, who bears the loss, has no debt beside it."""
+    settled_minor = min(payment.refunds_owed_minor, max(0, -free_minor(payment)))
+    if not settled_minor:
+        return
+    ledger.post(
+        key=f"refund_owed_lost:{cause}",
+        kind="refund_owed_lost",
+        debit=_owed(payment),
+        credit=refund_source(payment),
+        amount_minor=settled_minor,
+        by=by,
+        merchant_id=payment.merchant_id,
+        subject=payment.number,
+        reference=payment.reference,
+    )
+    set_sums(payment, refunds_owed_minor=payment.refunds_owed_minor - settled_minor)
+
+
 def free_minor(payment: Payment) -> int:
     """What of a payment is neither given back, nor on its way, nor lost to a dispute, nor owed: may be negative."""
     committed_minor = payment.refunds_committed_minor + payment.refunds_owed_minor

@@ -166,17 +166,27 @@ def test_where_the_provider_refuses_the_refund_the_customer_is_owed_and_staff_pa
     assert_given_back(shop, number)
 
 
-def test_what_is_disputed_when_the_sale_fails_is_not_given_back_and_the_order_is_not_open(shop, monkeypatch, caplog):
+@pytest.mark.guard(10)
+@pytest.mark.parametrize(("outcome", "refunds"), [("won", 1), ("lost", 0)])
+def test_what_is_disputed_when_the_sale_fails_goes_back_once_by_one_of_the_two_ways(  # noqa: PLR0917
+    shop, monkeypatch, caplog, sandbox, outcome, refunds
+):
     number = paid(shop)
     with monkeypatch.context() as minute:
         minute.setattr(*STEPS["commit stock"], breaks)
         settle()
-        Payment.objects.update(disputed_at=Now())
+        disputed = sandbox.control("POST", "disputes", {"payment_intent": Payment.objects.get().provider_reference})
+        settle()
     monkeypatch.setattr(*STEPS["commit stock"], refuses)
     tried_often()
-    assert (shop.order(number)["status"], sale().state) == ("cancelled", "compensated")
-    assert not Refund.objects.exists()
+    assert (shop.order(number)["status"], sale().state) == ("cancelled", "compensated")  # not open
+    assert not Refund.objects.exists()  # and not paid twice
     assert "is disputed" in caplog.text
+    sandbox.control("POST", "disputes/outcome", {"dispute": disputed["id"], "status": outcome})
+    settle()
+    assert Refund.objects.filter(status="succeeded").count() == refunds
+    assert balance("customer") == balance("refunds_in_flight") == 0
+    assert shop.level() == (10, 0)
 
 
 # --- Cancelling what was paid, above the limit ------------------------------------------------------

@@ -127,6 +127,19 @@ def test_a_refund_that_did_not_fail_is_not_made_again(shop):
         again(made)
 
 
+def test_what_a_lost_dispute_gave_the_customer_is_not_owed_any_more(shop, sold, sandbox):
+    came_back(shop, sold)
+    payment = Payment.objects.get()
+    made = sandbox.control("POST", "disputes", {"payment_intent": payment.provider_reference, "amount": 1200})
+    sandbox.control("POST", "disputes/outcome", {"dispute": made["id"], "status": "lost"})
+    settle()
+    payment.refresh_from_db()
+    assert (payment.disputed_lost_minor, payment.refunds_owed_minor) == (1200, 300)  # of 5.00: 3.00 are left to give
+    assert (balance("refunds_owed"), balance("merchant_payable")) == (-300, 0)
+    settle()
+    assert balance("refunds_owed") == -300
+
+
 def test_a_cancelled_order_whose_refund_came_back_stays_cancelled_and_owes(shop):
     body = {"method": "card", "payment_method": "pm_card_refundFail", "confirm": True}
     number = shop.checkout(payment=body).json()["order"]["number"]
