@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
+from typing import Any
 
 from config.trading_day.books import Book
 from config.trading_day.client import Client
@@ -16,6 +17,8 @@ class Page:
 
     day: str
     planted: bool = False
+    disputed: bool = False
+    paid_out: bool = False
     loaded: bool = False
 
 
@@ -31,8 +34,8 @@ class Diary:
     def day(self) -> date:
         return date.fromisoformat(self.page.day)
 
-    def write(self, *, planted: bool = False, loaded: bool = False) -> None:
+    def write(self, **done: bool) -> None:
         """Keep what is done by now; what was done stays done. The book has to be listed."""
-        known = self.page
-        self.page = replace(known, planted=known.planted or planted, loaded=known.loaded or loaded)
+        news: dict[str, Any] = {name: True for name, is_done in done.items() if is_done}
+        self.page = replace(self.page, **news)
         self._client.patch(self._path, {"metadata": {_MEMBER: asdict(self.page)}})

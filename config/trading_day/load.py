@@ -80,6 +80,7 @@ class Loader:
                 self._provider.turn_clock(None)
                 self._set_expiry(_EXPIRY_AFTERWARDS_S)
             self._trade_today()
+            self._settle_up()
         report = self._reconcile()
         self._diary.write(loaded=True)
         return report
@@ -130,6 +131,29 @@ class Loader:
                 visit_shop(visit, shop=self._shops[visit.wish.currency], provider=self._provider)
                 advance()
         self._rest("Webhooks arrive, sales are posted")
+
+    def _settle_up(self) -> None:
+        """What the bank of a customer does, and what goes to ours: today's, so that the day itself stays as it was."""
+        with self._steps.step("A payment is disputed, a payout arrives", 2) as advance:
+            if not self._diary.page.disputed:
+                self._dispute(self._day.today)
+                self._diary.write(disputed=True)
+            advance()
+            if not self._diary.page.paid_out:
+                self._provider.pay_out("usd")
+                self._diary.write(paid_out=True)
+            advance()
+        self._rest("Finance hears of both")
+
+    def _dispute(self, visits: Sequence[Visit]) -> None:
+        """The first of these orders that was paid."""
+        for visit in visits:
+            shop = self._shops[visit.wish.currency]
+            order = shop.operations.get(f"/orders/{visit_shop(visit, shop=shop, provider=self._provider)}")
+            for payment in order["payments"]:
+                if payment["status"] == "succeeded":
+                    self._provider.dispute(payment["provider_reference"], reason="product_not_received")
+                    return
 
     def _reconcile(self) -> RunReport:
         with self._steps.step("Reconciling, closing one discrepancy, reconciling again", 3) as advance:

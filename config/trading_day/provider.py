@@ -14,6 +14,7 @@ Json = dict[str, Any]
 
 _PUBLISHABLE_KEY = "pk_test_sandbox"
 _TIMEOUT_S = 30
+_ANSWER_WITHIN_S = 5 * 86_400  # waits for an answer, and alarms nobody on the first day
 # Stripe's published test cards; the names are those of its test tokens (pm_card_visa).
 _NUMBERS = {
     "visa": "4242424242424242",
@@ -88,6 +89,15 @@ class Provider:
     def plant(self, kind: str, count: int) -> None:
         """Make its books differ from ours, in silence."""
         self._control("POST", "plant", {"kind": kind, "count": count})
+
+    def dispute(self, intent: str, *, reason: str) -> None:
+        """A customer's bank takes a payment back."""
+        self._control("POST", "disputes", {"payment_intent": intent, "reason": reason, "due_in_s": _ANSWER_WITHIN_S})
+
+    def pay_out(self, currency: str) -> None:
+        """Send everything in a currency to our bank, where it arrives."""
+        for payout in self._control("POST", "payouts", {"currency": currency, "include_pending": True})["payouts"]:
+            self._control("POST", "payouts/outcome", {"payout": payout["id"], "status": "paid"})
 
     def waiting_webhooks(self) -> int:
         return int(self._control("GET", "webhooks")["waiting"])

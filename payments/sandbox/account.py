@@ -59,6 +59,7 @@ class Account:
         self.webhook_mode: str = self.store.read_setting("webhook_mode", "normal")
         self.webhook_copies: int = self.store.read_setting("webhook_copies", 2)
         self.faults: list[Json] = self.store.read_setting("faults", [])
+        self.settle_after_s: float = self.store.read_setting("settle_after_s", self.config.settle_after_s)
         self.payout_schedule: str = self.store.read_setting("payout_schedule", "manual")
         self.payouts_run_until: int = self.store.read_setting("payouts_run_until", 0)  # a midnight; 0: never
         self.idempotent_replays: int = self.store.read_setting("idempotent_replays", 0)

@@ -84,6 +84,8 @@ class Control:
             ("POST", "plant"): self._plant,
             ("GET", "clock"): self._clock,
             ("POST", "clock"): self._advance,
+            ("GET", "settle_after"): self._settle_after,
+            ("POST", "settle_after"): self._set_settle_after,
             ("GET", "success_rate"): self._success_rate,
             ("POST", "success_rate"): self._set_success_rate,
             ("POST", "authenticate"): self._authenticate,
@@ -158,6 +160,13 @@ class Control:
         self.account.set("clock_offset_s", self.account.clock_offset_s + step)
         payouts.run_schedule(self.account)
         return self._clock(body)
+
+    def _settle_after(self, _body: Body) -> Json:
+        return {"milliseconds": round(self.account.settle_after_s * 1000)}
+
+    def _set_settle_after(self, body: Body) -> Json:
+        self.account.set("settle_after_s", body.integer("milliseconds", 0, 86_400_000) / 1000)
+        return self._settle_after(body)
 
     def _success_rate(self, _body: Body) -> Json:
         account = self.account

@@ -272,9 +272,7 @@ def _attempt(call: Call, intent: Json, method: Json | None) -> None:
 
 def succeed(account: Account, intent: Json, method: Json) -> Json:
     """Capture the whole amount; returns the charge. Legal from every state: differences are planted with it too."""
-    delay = (
-        account.config.settle_after_s if intent["capture_method"] == "automatic_async" and not account.silent else 0.0
-    )
+    delay = account.settle_after_s if intent["capture_method"] == "automatic_async" and not account.silent else 0.0
     charge = charges.succeed(account, intent, method, settle_after_s=delay)
     intent |= {
         "status": "succeeded",

@@ -1,6 +1,6 @@
 """Our books and the provider's, made through the real services and the real SDK, then pulled apart."""
 
-from reconciliation.models import Discrepancy, ReconciliationRun
+from reconciliation.models import Discrepancy, ProviderTransaction, ReconciliationRun
 from reconciliation.types import Kind
 
 PLANTED = [
@@ -30,6 +30,25 @@ def test_equal_books_have_no_discrepancies(books):
     assert report.ours_totals == report.theirs_totals == {"usd": 3 * 1500 - 500}
     assert report.residual == {"usd": 0}
     assert not report.provisional
+
+
+def test_disputes_and_payouts_stand_in_the_providers_books_and_disturb_nothing(books):
+    """They are known and compared with nothing yet: no break, no residual, and the charges beside them still match."""
+    won, lost, asked, _ = books.sell(4)
+    for order, outcome in ((won, "won"), (lost, "lost"), (asked, "")):
+        body = {"payment_intent": order["payments"][0]["provider_reference"], "inquiry": not outcome}
+        made = books.sandbox.control("POST", "disputes", body)
+        if outcome:
+            books.sandbox.control("POST", "disputes/outcome", {"dispute": made["id"], "status": outcome})
+    for status in ("failed", "paid"):  # what came back goes out again
+        for payout in books.sandbox.control("POST", "payouts", {"include_pending": True})["payouts"]:
+            books.sandbox.control("POST", "payouts/outcome", {"payout": payout["id"], "status": status})
+    report = books.reconcile()
+    seen = set(ProviderTransaction.objects.values_list("reporting_category", flat=True))
+    assert seen == {"charge", "dispute", "dispute_reversal", "payout", "payout_reversal"}
+    assert (report.kinds, report.matched, report.residual) == ({}, 4, {"usd": 0})
+    assert report.theirs_totals == {"usd": 4 * 1500}
+    assert open_now() == set()
 
 
 def test_a_run_finds_exactly_what_differs_and_a_second_run_changes_nothing(books):

@@ -130,6 +130,16 @@ def test_the_balance_transaction_may_come_later_with_charge_updated(start):
     assert shop.pay(capture_method="automatic", expand=["latest_charge"]).latest_charge.balance_transaction
 
 
+def test_how_long_charges_wait_for_their_balance_transaction_can_be_changed_while_it_runs(shop):
+    assert shop.sandbox.control("POST", "settle_after", {"milliseconds": 300}) == {"milliseconds": 300}
+    intent = shop.pay()
+    assert shop.charge_of(intent).balance_transaction is None
+    eventually(lambda: shop.charge_of(intent).balance_transaction)
+    assert shop.event_types()[-1] == "charge.updated"
+    shop.sandbox.control("POST", "settle_after", {"milliseconds": 0})
+    assert shop.charge_of(shop.pay()).balance_transaction
+
+
 def test_a_settlement_that_was_due_survives_a_kill(start):
     shop = start(settle_after_s=0.5)
     intent = shop.pay()
