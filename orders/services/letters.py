@@ -140,7 +140,7 @@ def failed_refund(
     *, refund: str, payment: str, reference: str, amount_minor: int, currency: str, late: bool
 ) -> EmailMultiAlternatives:
     amount = format_minor(amount_minor, currency)
-    what = "came back weeks after it had succeeded" if late else "failed"
+    what = "came back after it had succeeded" if late else "failed"
     return _to_staff(
         "staff_refund",
         key=refund,
