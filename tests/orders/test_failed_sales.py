@@ -189,6 +189,24 @@ def test_what_is_disputed_when_the_sale_fails_goes_back_once_by_one_of_the_two_w
     assert shop.level() == (10, 0)
 
 
+# --- Money for an order that is closed --------------------------------------------------------------
+
+
+@pytest.mark.guard(9)
+def test_a_success_after_the_cancellation_is_refunded_by_itself(shop, sandbox):
+    """The provider's word alone makes a cancelled payment succeed; nobody asked for this money any more."""
+    body = shop.checkout().json()
+    number = body["order"]["number"]
+    shop.post(f"/orders/{number}/cancel")
+    settle()
+    sandbox.control("POST", "plant", {"kind": "status_mismatch"})  # the cancelled intent has succeeded after all
+    payments.sync_payment(body["payment"]["provider_reference"], by="re-check")
+    settle()
+    assert_given_back(shop, number)
+    refund = Refund.objects.get()
+    assert (refund.automatic, refund.amount_minor, refund.status) == (True, 1500, "succeeded")
+
+
 # --- Cancelling what was paid, above the limit ------------------------------------------------------
 
 

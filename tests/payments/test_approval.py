@@ -13,6 +13,7 @@ from payments.errors import PaymentDisputed, SecondPersonNeeded
 from payments.models import Payment, Refund
 from tests.factories import make_merchant
 from tests.payments.books import balance
+from tests.races import orders
 from tests.shop import Shop, open_shop, settle
 
 
@@ -106,6 +107,21 @@ def test_it_is_decided_once_and_with_a_reason(careful, verb):
     for again in (services.approve_refund, services.reject_refund):
         with pytest.raises(IllegalTransition):
             decide(again, refund)
+
+
+@pytest.mark.guard(15)
+@pytest.mark.parametrize("turns", orders("yes", "yes", "no", "no"))
+def test_of_an_approval_and_a_rejection_at_once_one_counts(race, careful, turns):
+    refund = ask(paid(careful))
+    race.stop("payments.services.refunds.lock_refund", at="after")
+    race.actor("yes", lambda: decide(services.approve_refund, Refund.objects.get(), by="paul").status)
+    race.actor("no", lambda: decide(services.reject_refund, Refund.objects.get(), by="vera").status)
+    results = race.play(turns)
+    told = [result for result in results.values() if isinstance(result, str)]
+    assert len(told) == 1
+    refund.refresh_from_db()
+    assert refund.status == told[0]
+    assert balance("refunds_in_flight") == (-501 if told[0] == "processing" else 0)
 
 
 @pytest.mark.guard(10)
