@@ -7,7 +7,7 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: help up down reset test check fmt crash boundaries soak bench screenshots lock
+.PHONY: help up down reset test check fmt crash boundaries history soak bench screenshots lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ crash: .venv/.installed ## Kill its processes N times under load, then look whet
 
 boundaries: .venv/.installed ## Kill a process at every boundary of every step, handler and phase (SEED= JOBS= ONLY='checkout' WRITE=1)
 	@SEED='$(SEED)' JOBS='$(JOBS)' ONLY='$(ONLY)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.boundaries
+
+history: .venv/.installed ## A random history of N operations, after each of which every law of conservation is checked (N=2000 SEED= WRITE=1)
+	@N='$(N)' SEED='$(SEED)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.histories
 
 soak: .venv/.installed ## Load at 70 % of the measured limit with a kill a minute: what grows, what waits, what is lost (MINUTES=30 SEED= WRITE=1)
 	@MINUTES='$(MINUTES)' SEED='$(SEED)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.soak
