@@ -46,8 +46,8 @@ def run(*, operations: int, seed: int) -> bool:
     began = time.monotonic()
     try:
         played = machine(world, goes_on=True)
-        tell(played, operations, seed)
-        if not played.broken:
+        text = ""
+        if tell(played, operations, seed):
             audit = world.books().audit
             text = written(played.diary, audit, operations=operations, seed=seed, took_s=time.monotonic() - began)
     finally:
@@ -56,7 +56,7 @@ def run(*, operations: int, seed: int) -> bool:
         connections.close_all()
         world.sandbox.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    if played.broken:
+    if not text:
         return False
     print(f"\n{text}")
     if report.told_to_write():
@@ -92,24 +92,22 @@ def play(
     )
 
 
-def tell(played: type[Teller], operations: int, seed: int) -> None:
-    """Chapter after chapter; the first one that breaks a law is shown, and is the last."""
+def tell(played: type[Teller], operations: int, seed: int) -> bool:
+    """Chapter after chapter. The first one that breaks a law is shown, and is the last: False."""
     diary = played.diary
-    while not played.broken and (left := operations - diary.operations) > 0:
+    while (left := operations - diary.operations) > 0:
+        histories = min(_AT_A_TIME, -(-left // CHAPTER))
         try:
-            play(
-                played,
-                histories=min(_AT_A_TIME, -(-left // CHAPTER)),
-                operations=min(CHAPTER, left),
-                seed=seed * 1_000 + diary.rests,
-            )
+            play(played, histories=histories, operations=min(CHAPTER, left), seed=seed * 1_000 + diary.rests)
         except BaseException:
-            if not played.broken:
+            if not diary.broken_chapter:
                 raise
             print(f"\nBROKEN in chapter {diary.rests + 1}: make history N={operations} SEED={seed}")
-            print("The chapter as it was:", *diary.broken_chapter, sep="\n  ")
             traceback.print_exc()
+            print("\nThe chapter as it was, before it was shrunk:", *diary.broken_chapter, sep="\n  ")
+            return False
         print(f"{diary.operations} operations, {diary.rests} times at rest, all laws true", flush=True)
+    return True
 
 
 def written(diary: Diary, audit: Audit, *, operations: int, seed: int, took_s: float) -> str:

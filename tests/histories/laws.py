@@ -121,7 +121,8 @@ def the_ledger_says_captured_less_refunded(books: Books) -> Iterator[str]:
             WITH money AS (
                 SELECT payment.reference, payment.currency, payment.captured_minor
                        - coalesce((SELECT sum(r.amount_minor) FROM payments_refund r
-                                   WHERE r.payment_id = payment.id AND r.status = 'succeeded'), 0) AS cents
+                                   WHERE r.payment_id = payment.id AND r.status = 'succeeded'
+                                     AND NOT r.paid_outside), 0) AS cents
                 FROM payments_payment payment
             ), booked AS (
                 SELECT e.reference, e.currency, p.amount_minor AS cents
@@ -165,6 +166,28 @@ def what_is_in_flight_is_on_its_way(books: Books) -> Iterator[str]:
 
 
 @always
+def what_is_owed_to_customers_is_told_by_the_payments(books: Books) -> Iterator[str]:
+    """Of each order the account of debts to customers holds what its payments say is owed since refunds came back."""
+    yield from map(
+        str,
+        books.rows(
+            """
+            WITH booked AS (
+                SELECT e.reference, -p.amount_minor AS cents
+                FROM payments_journalentry e
+                JOIN payments_posting p ON p.entry_id = e.id JOIN payments_account a ON a.id = p.account_id
+                WHERE a.kind = 'refunds_owed'
+            )
+            SELECT reference, sum(owed), sum(booked) FROM (
+                SELECT reference, refunds_owed_minor AS owed, 0 AS booked FROM payments_payment
+                UNION ALL SELECT reference, 0, cents FROM booked
+            ) both_sides GROUP BY reference HAVING sum(owed) <> sum(booked)
+            """
+        ),
+    )
+
+
+@always
 def refunds_stay_within_what_was_captured(books: Books) -> Iterator[str]:
     """The open and the paid refunds of a payment are at most what it captured, and its columns say their sums."""
     yield from map(
@@ -172,7 +195,7 @@ def refunds_stay_within_what_was_captured(books: Books) -> Iterator[str]:
         books.rows(
             """
             SELECT payment.id, payment.captured_minor, payment.refunds_committed_minor, payment.refunded_minor,
-                   r.held, r.paid
+                   payment.refunds_excess_minor, r.held, r.paid
             FROM payments_payment payment
             JOIN LATERAL (
                 SELECT coalesce(sum(amount_minor) FILTER (WHERE status NOT IN ('failed', 'cancelled')), 0) AS held,
@@ -183,6 +206,7 @@ def refunds_stay_within_what_was_captured(books: Books) -> Iterator[str]:
             WHERE r.held > payment.captured_minor AND NOT r.is_elsewhere
                OR payment.refunds_committed_minor <> least(r.held, payment.captured_minor)
                OR payment.refunded_minor <> least(r.paid, payment.captured_minor)
+               OR payment.refunds_excess_minor <> greatest(r.held - payment.captured_minor, 0)
             """
         ),
     )
@@ -306,6 +330,23 @@ def every_refund_stands_in_both_books(books: Books) -> Iterator[str]:
 
 
 @at_rest
+def every_dispute_and_payout_stands_in_both_books(books: Books) -> Iterator[str]:
+    """Each dispute and payout of the provider's is one of ours, of the same state, and what it moved is posted once."""
+    yield from books.found(
+        "dispute_unknown_to_us",
+        "dispute_status",
+        "dispute_mark",
+        "withdrawn_amount",
+        "withdrawn_in_the_ledger",
+        "open_in_the_ledger",
+        "payout_unknown_to_us",
+        "payout_status",
+        "payout_in_the_ledger",
+        "payout_transactions",
+    )
+
+
+@at_rest
 def every_fee_is_posted_once(books: Books) -> Iterator[str]:
     """Each fee in the provider's books is posted once in ours."""
     yield from books.found("fee", "fee_unknown_to_the_provider")
@@ -320,7 +361,7 @@ def the_clearing_account_is_the_provider_s_balance(books: Books) -> Iterator[str
 @at_rest
 def no_money_is_kept_that_no_order_explains(books: Books) -> Iterator[str]:
     """A sold order keeps one charge less its refunds; for any other order no money is kept."""
-    yield from books.found("kept_money", "money_without_an_order", "sold_order_is_paid_once")
+    yield from books.found("kept_money", "money_without_an_order", "sold_order_is_paid_once", "sale_given_back")
 
 
 @at_rest

@@ -130,6 +130,10 @@ class Teller(RuleBasedStateMachine):
         found = self.choose("payments_payment", fits, pick)
         return numbered("pay", found) if found else ""
 
+    def refund_number(self, fits: str, pick: int) -> str:
+        found = self.choose("payments_refund", fits, pick)
+        return numbered("ref", found) if found else ""
+
     def name(self, number: str) -> str:
         return self.world.memory.name(number)
 
@@ -406,6 +410,24 @@ class History(Teller):
         self._killed("refund by API", line, f"/payments/{number}/refunds", body, at, scope="operations")
         return None
 
+    @rule(pick=_picks, by=st.sampled_from(["bela", "clara", "api"]), yes=st.booleans())
+    def decide_on_a_refund(self, pick: int, by: str, yes: bool) -> None:
+        """Above the limit a second person is needed; clara and the API ask for refunds."""
+        number = self.refund_number("status = 'awaiting_approval'", pick)
+        if not number:
+            return self.did("refund approved", NOBODY)
+        outcome = outcome_of(lambda: self.world.decide(number, by=by, yes=yes))
+        return self.did("refund approved" if yes else "refund rejected", outcome, f"{self.name(number)} by {by}")
+
+    @rule(pick=_picks, outside=st.booleans())
+    def refund_again(self, pick: int, outside: bool) -> None:
+        """One that failed, by the provider or by our own bank."""
+        number = self.refund_number("status = 'failed'", pick)
+        if not number:
+            return self.did("refund again", NOBODY)
+        outcome = outcome_of(lambda: self.world.refund_again(number, outside=outside))
+        return self.did("refund again", outcome, f"{self.name(number)}{', by our bank' if outside else ''}")
+
     @rule(book=st.sampled_from(list(BOOKS)), quantity=st.integers(1, 5))
     def restock(self, book: str, quantity: int) -> None:
         line = f"{quantity} × {book}"
@@ -436,6 +458,60 @@ class History(Teller):
         """A quarter of an hour passes, and nobody pays."""
         self.world.expire()
         self.did("expiry of all", "ok")
+
+    # --- Banks, and the provider's dashboard -------------------------------------------------------------
+
+    @rule(pick=_picks, share=_shares)
+    def refund_in_the_dashboard(self, pick: int, share: str) -> None:
+        """Behind our back."""
+        found = self._to_refund(pick, share)
+        intent = found and self.world.get(f"/payments/{found[0]}").document["provider_reference"]
+        if not found or not intent:
+            return self.did("refund in the dashboard", NOBODY)
+        body = {} if found[1] is None else {"amount": found[1]}
+        outcome = self.world.bank("refunds", payment_intent=intent, **body)
+        return self.did("refund in the dashboard", outcome, f"{share} of {self.name(found[0])}")
+
+    @rule(pick=_picks, status=st.sampled_from(["failed", "failed", "succeeded", "canceled", "requires_action"]))
+    def the_bank_decides_on_a_refund(self, pick: int, status: str) -> None:
+        """Also weeks after it succeeded."""
+        number = self.refund_number("status IN ('succeeded', 'pending', 'requires_action')", pick)
+        at_provider = number and self.world.refund_reference(number)
+        if not at_provider:
+            return self.did("bank decides on a refund", NOBODY)
+        outcome = self.world.bank("refunds/outcome", refund=at_provider, status=status)
+        return self.did("bank decides on a refund", outcome, f"{self.name(number)} to be {status}")
+
+    @rule(pick=_picks, share=st.sampled_from(["everything", "half"]), inquiry=st.booleans())
+    def dispute(self, pick: int, share: str, inquiry: bool) -> None:
+        found = self._to_refund(pick, share)
+        intent = found and self.world.get(f"/payments/{found[0]}").document["provider_reference"]
+        if not found or not intent:
+            return self.did("dispute", NOBODY)
+        outcome = self.world.bank("disputes", payment_intent=intent, amount=found[1], inquiry=inquiry)
+        return self.did("dispute", outcome, f"over {share} of {self.name(found[0])}")
+
+    @rule(pick=_picks, status=st.sampled_from(["won", "lost", "under_review", "needs_response", "warning_closed"]))
+    def the_bank_decides_on_a_dispute(self, pick: int, status: str) -> None:
+        """Also after it was closed: an appeal."""
+        disputes = self.world.provider_objects("disputes")[:10]
+        if not disputes:
+            return self.did("bank decides on a dispute", NOBODY)
+        outcome = self.world.bank("disputes/outcome", dispute=disputes[pick % len(disputes)]["id"], status=status)
+        return self.did("bank decides on a dispute", outcome, f"to be {status}")
+
+    @rule(currency=st.sampled_from(["usd", "jpy", "kwd"]), at_once=st.booleans())
+    def pay_out(self, currency: str, at_once: bool) -> None:
+        """What the provider holds goes to our bank."""
+        self.did("payout", self.world.bank("payouts", currency=currency, include_pending=at_once), currency)
+
+    @rule(pick=_picks, status=st.sampled_from(["paid", "failed", "canceled"]))
+    def our_bank_decides_on_a_payout(self, pick: int, status: str) -> None:
+        payouts = self.world.provider_objects("payouts")[:10]
+        if not payouts:
+            return self.did("our bank decides on a payout", NOBODY)
+        outcome = self.world.bank("payouts/outcome", payout=payouts[pick % len(payouts)]["id"], status=status)
+        return self.did("our bank decides on a payout", outcome, f"to be {status}")
 
     # --- The provider and its webhooks -------------------------------------------------------------------
 

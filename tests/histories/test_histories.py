@@ -1,8 +1,9 @@
 """Short random histories. `make history` tells long ones."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -13,7 +14,7 @@ from inventory import services as inventory
 from orders import selectors
 from payments import ledger
 from payments import services as payments
-from payments.services import payment_news, refund_news, refunds
+from payments.services import payment_news, refund_news
 from tests.histories import laws
 from tests.histories.campaign import machine, play
 from tests.histories.laws import Broken
@@ -76,15 +77,15 @@ def forget_failed_refunds(monkeypatch):
 
 def forget_what_was_refunded(monkeypatch):
     monkeypatch.setattr(refund_news, "post_refund_paid", lambda *_, **__: None)
-    monkeypatch.setattr(refunds, "post_refund_paid", lambda *_, **__: None)
+    monkeypatch.setattr(payments, "post_refund", lambda *_, **__: None)
 
 
 def call_nothing_refunded(monkeypatch):
-    monkeypatch.setattr(selectors, "_refund_status", lambda _: "none")
+    monkeypatch.setattr(selectors, "refund_status", lambda **_: "none")
 
 
 # What is taken out → the law that breaks, and the shortest history that shows it: operations with their arguments.
-CONTROLS = {
+CONTROLS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Callable[..., object], list[tuple[Any, ...]]]] = {
     forget_keys: (a_repeated_request_is_answered_as_before, [("a_sale",), ("ask_again", 0)]),
     post_fees_with_each_news: (laws.every_fee_is_posted_once, [("a_sale",), ("webhooks_come", "in order", 1, 0)]),
     keep_the_stock_of_cancelled_orders: (

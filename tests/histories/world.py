@@ -21,6 +21,7 @@ from django.db.models.functions import Least, Now
 from django.test import override_settings
 from rest_framework.test import APIClient
 
+from catalog.models import Merchant
 from durability import services as durability
 from durability import shares
 from durability.types import Lane
@@ -49,6 +50,7 @@ BOOKS = {
     "manga": (980, "jpy", 60),
     "poems": (1250, "kwd", 60),
 }
+APPROVED_ABOVE = 3000  # cents; refunds in other currencies always wait for a second person
 PROVIDER_PATIENCE_S = 2  # in place of 10: so long a history waits for a provider that hangs
 # The same draw is the same history, however slow the machine is: nothing is due, or over, because real time has passed.
 _FOR_EVER_S = 24 * 3600
@@ -66,8 +68,10 @@ _IN_NO_HURRY = {"payments.catch_up_events", "durability.clean_up", "payments.cle
 # What waits for news that the bank sends by itself.
 _AWAITED = """
 SELECT (SELECT count(*) FROM payments_payment WHERE status IN ('processing', 'unknown'))
-     + (SELECT count(*) FROM payments_refund WHERE status IN ('requested', 'processing', 'pending'))
+     + (SELECT count(*) FROM payments_refund WHERE status IN ('requested', 'processing')),
+       (SELECT count(*) FROM payments_refund WHERE status = 'pending')
 """
+_BANK_ROUNDS = 4  # of waiting for news of pending refunds; the bank may also have chosen to let them wait
 
 
 class NeverAtRest(AssertionError):
@@ -161,13 +165,15 @@ class Workshop(World):
     def fresh(self) -> None:
         super().fresh()
         self.memory = Memory()
+        Merchant.objects.update(refund_approval_above_minor=APPROVED_ABOVE)
         for book, (price, currency, copies) in BOOKS.items():
             self.shop.stock(book, copies, price=price, currency=currency)
 
     def rows(self, query: str, *values: Any) -> Sequence[Any]:
         with connection.cursor() as cursor:
             cursor.execute(query, values or None)
-            return cursor.fetchall()
+            found: list[Any] = cursor.fetchall()
+            return found
 
     # --- Clients ------------------------------------------------------------------------------------
 
@@ -209,7 +215,7 @@ class Workshop(World):
 
     def _believe(self, request: Request, answer: Answer) -> None:
         document = answer.document
-        order = document.get("order") if isinstance(document.get("order"), dict) else document
+        order: Json = document["order"] if isinstance(document.get("order"), dict) else document
         if request.path == "/checkout":
             self.memory.accepted.append(Accepted(request.key, order["number"]))
         if request.path.endswith("/refunds") and answer.status == 201:
@@ -241,9 +247,9 @@ class Workshop(World):
         outcome = {"payment_intent": intent, "outcome": "succeed" if passed else "fail"}
         return self._at_provider("/_sandbox/authenticate", json=outcome)
 
-    def refund_in_dashboard(self, intent: str, amount: int) -> str:
-        """Somebody refunds in the provider's dashboard, and tells us nothing."""
-        return self._at_provider("/v1/refunds", key=SECRET_KEY, data={"payment_intent": intent, "amount": amount})
+    def bank(self, call: str, **body: Any) -> str:
+        """What happens at somebody's bank, or in the provider's dashboard: a call of the sandbox's control interface."""
+        return self._at_provider(f"/_sandbox/{call}", json=body)
 
     def _at_provider(self, path: str, *, key: str = "", **request: Any) -> str:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -255,9 +261,13 @@ class Workshop(World):
             return "no answer"
         document = answer.json()
         if answer.status_code == 200:
-            return str(document["status"])
+            return str(document.get("status", "ok"))
         error = document["error"]
         return "declined" if answer.status_code == 402 else str(error.get("code") or error.get("type") or "refused")
+
+    def refund_reference(self, number: str) -> str:
+        """What the provider calls one of our refunds; empty while it has not told."""
+        return Refund.objects.values_list("provider_reference", flat=True).get(pk=Refund.id_of(number)) or ""
 
     # --- The provider's webhooks ------------------------------------------------------------------------
 
@@ -278,7 +288,7 @@ class Workshop(World):
         while True:
             answer = self._browser.get(
                 f"{self.sandbox.url}/v1/events",
-                params={"limit": 100, "ending_before": newest},
+                params={"limit": "100", "ending_before": newest},
                 headers={"Authorization": f"Bearer {SECRET_KEY}"},
                 timeout=30,
             )
@@ -322,6 +332,17 @@ class Workshop(World):
             return refusal.code
         self.memory.refunds.append(number)
         return "ok"
+
+    def decide(self, number: str, *, by: str, yes: bool) -> None:
+        """Somebody's word on a refund that waits for a second person. Raises a DomainError."""
+        with transaction.atomic(durable=True):
+            (payments.approve_refund if yes else payments.reject_refund)(number=number, by=by, why="looked at it")
+
+    def refund_again(self, number: str, *, outside: bool) -> None:
+        """A refund that failed is made again, by the provider or by our bank. Raises a DomainError."""
+        with transaction.atomic(durable=True):
+            again = payments.refund_again(number=number, by="clara", why="it came back", paid_outside=outside)
+        self.memory.refunds.append(again)
 
     def work_a_bit(self, lane: Lane, bite: int) -> int:
         """A worker takes up so many deliveries and one saga, and is then called away."""
@@ -389,7 +410,7 @@ class Workshop(World):
     def rest(self) -> None:
         """Faults end, held webhooks come, clients ask again, beat ticks, workers work: until nothing is left to do."""
         self.sandbox.control("DELETE", "faults")
-        for _ in range(_ROUNDS):
+        for played in range(_ROUNDS):
             self.collect()
             for event in self.memory.posted:
                 self.deliver(event)
@@ -401,9 +422,10 @@ class Workshop(World):
             for name in [*beat_tasks(), *worker_tasks()]:
                 if name not in _IN_NO_HURRY:
                     run_task(name)
-            awaited = self.rows(_AWAITED)[0][0]
-            if awaited:
-                time.sleep(0.01)  # the bank's news are a matter of milliseconds here
+            awaited, pending = self.rows(_AWAITED)[0]
+            if awaited or pending:
+                time.sleep(0.05)  # the bank's news are a matter of milliseconds here
+            awaited += pending if played < _BANK_ROUNDS else 0
             if not (awaited or self.unfinished() or self.memory.unanswered or self.collect()):
                 return
         left = f"{self.unfinished()} deliveries, sagas and messages, {awaited} payments and refunds"
