@@ -80,14 +80,12 @@ def mail_refund(event: RefundSucceeded) -> None:
 
 @handles(RefundFailed, name="orders.mail_failed_refund", since=Since.DEPLOYMENT, outside=True, aside=MAIL)
 def mail_failed_refund(event: RefundFailed) -> None:
-    letters.warn_of_failed_refund(
-        refund=event.refund,
-        payment=event.payment,
-        reference=event.reference,
-        amount_minor=event.amount_minor,
-        currency=event.currency,
-        late=event.late,
-    )
+    letters.warn_of_failed_refund(event=event)
+
+
+@handles(DisputeOpened, name="orders.mail_dispute", since=Since.DEPLOYMENT, outside=True, aside=MAIL)
+def mail_dispute(event: DisputeOpened) -> None:
+    letters.warn_of_dispute(event=event)
 
 
 # --- Text messages ----------------------------------------------------------------------------------
@@ -116,6 +114,13 @@ def call_merchant(event: OrderPaid | OrderCancelled) -> None:
 @handles(RefundFailed, name="orders.call_merchant_refund_failed", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
 def call_merchant_of_refund(event: RefundSucceeded | RefundFailed) -> None:
     merchant_calls.call_merchant(merchant_id=event.merchant_id, event=event, subject=event.refund)
+
+
+@handles(DisputeOpened, name="orders.call_merchant_disputed", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
+def call_merchant_of_dispute(event: DisputeOpened) -> None:
+    # An inquiry may become a dispute, and an appeal opens one again.
+    subject = f"{event.dispute} {event.inquiry} {event.evidence_due_at}"
+    merchant_calls.call_merchant(merchant_id=event.merchant_id, event=event, subject=subject)
 
 
 # --- Statistics: our own database, but nothing waits for it -----------------------------------------

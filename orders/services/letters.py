@@ -7,6 +7,7 @@ that is none, is not told; nothing else is skipped.
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 from email.utils import formataddr, parseaddr
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from foundation import sms
 from foundation.money import format_minor
 from orders import selectors
 from orders.types import OrderView
+from payments.events import DisputeOpened, RefundFailed
 
 log = logging.getLogger(__name__)
 
@@ -120,36 +122,58 @@ def about(order: OrderView) -> dict[str, Any]:
 # --- To staff ---------------------------------------------------------------------------------------
 
 
-def warn_of_failed_refund(
-    *, refund: str, payment: str, reference: str, amount_minor: int, currency: str, late: bool
-) -> None:
+def warn_of_failed_refund(*, event: RefundFailed) -> None:
     """A refund failed: a person must find another way to give the money back."""
-    _post(
-        failed_refund(
-            refund=refund,
-            payment=payment,
-            reference=reference,
-            amount_minor=amount_minor,
-            currency=currency,
-            late=late,
-        )
+    _post(failed_refund(event))
+
+
+def warn_of_dispute(*, event: DisputeOpened) -> None:
+    """A customer's bank wants money back, or an answer: a person must give it, by a date."""
+    _post(dispute(event))
+
+
+def failed_refund(event: RefundFailed) -> EmailMultiAlternatives:
+    amount = format_minor(event.amount_minor, event.currency)
+    what = "came back after it had succeeded" if event.late else "failed"
+    return _to_staff(
+        "staff_refund",
+        key=event.refund,
+        headline=f"A refund of {amount} {'came back' if event.late else 'failed'}",
+        says=f"The refund {what}: the customer has not got the money, and we owe it. Refund it anew, or agree on another "
+        "way with the customer.",
+        facts=[("Refund", event.refund), ("Payment", event.payment), ("For", event.reference), ("Amount", amount)],
+        page="payments_refund",
+        find=event.refund,
     )
 
 
-def failed_refund(
-    *, refund: str, payment: str, reference: str, amount_minor: int, currency: str, late: bool
-) -> EmailMultiAlternatives:
-    amount = format_minor(amount_minor, currency)
-    what = "came back after it had succeeded" if late else "failed"
+def dispute(event: DisputeOpened) -> EmailMultiAlternatives:
+    amount = format_minor(event.amount_minor, event.currency)
+    due = (
+        f"{datetime.fromisoformat(event.evidence_due_at):%d %B %Y, %H:%M} UTC" if event.evidence_due_at else "not said"
+    )
+    if event.inquiry:
+        headline, says = (
+            f"A bank asks about {amount}",
+            "The customer's bank asks about a payment; no money was taken yet.",
+        )
+    else:
+        headline, says = f"A payment of {amount} is disputed", "The customer's bank takes the money of a payment back."
     return _to_staff(
-        "staff_refund",
-        key=refund,
-        headline=f"A refund of {amount} {'came back' if late else 'failed'}",
-        says=f"The refund {what}: the customer has not got the money, and we owe it again. Refund it anew, or agree on "
-        "another way with the customer.",
-        facts=[("Refund", refund), ("Payment", payment), ("For", reference), ("Amount", amount)],
-        page="payments_refund",
-        find=refund,
+        "staff_inquiry" if event.inquiry else "staff_dispute",
+        key=f"{event.dispute}.{event.evidence_due_at[:10]}",  # an appeal opens it again, with another date
+        headline=headline,
+        says=f"{says} Answer at the provider before evidence is due: who is silent has lost.",
+        facts=[
+            ("Evidence due", due),
+            ("Reason", event.reason.replace("_", " ")),
+            ("Dispute", event.dispute),
+            ("Payment", event.payment),
+            ("For", event.reference),
+            ("Amount", amount),
+        ],
+        page="payments_dispute",
+        find=event.dispute,
     )
 
 

@@ -18,6 +18,7 @@ from orders import selectors
 from orders.models import Order
 from orders.services import letters
 from payments import gateway
+from payments.events import DisputeOpened, RefundFailed
 from payments.locks import lock_refund
 from payments.models import Refund
 from payments.services import refund_news
@@ -140,15 +141,26 @@ def test_a_refund_names_its_amount(shop, mailoutbox):
         assert Refund.objects.get().number in text
 
 
+def failed(*, late: bool) -> RefundFailed:
+    return RefundFailed(
+        refund="ref_1",
+        payment="pay_1",
+        merchant_id="",
+        reference="ord_1",
+        amount_minor=1500,
+        currency="usd",
+        provider_reference="re_1",
+        late=late,
+    )
+
+
 @pytest.mark.parametrize(
     ("late", "subject"), [(True, "A refund of $15.00 came back"), (False, "A refund of $15.00 failed")]
 )
 def test_staff_is_told_of_a_refund_that_failed(settings, mailoutbox, late, subject):
     settings.STAFF_EMAILS = ["finance@example.com", "no address"]
     settings.PUBLIC_URL = "https://desk.example/"
-    letters.warn_of_failed_refund(
-        refund="ref_1", payment="pay_1", reference="ord_1", amount_minor=1500, currency="usd", late=late
-    )
+    letters.warn_of_failed_refund(event=failed(late=late))
     message = named(mailoutbox, subject)
     assert message.to == ["finance@example.com"]
     for text in both(message):
@@ -168,11 +180,36 @@ def test_a_refund_that_comes_back_is_told_to_staff_by_itself(shop, sandbox, sett
     assert named(mailoutbox, "A refund of $15.00 came back").to == ["finance@example.com"]
 
 
+@pytest.mark.parametrize(
+    ("inquiry", "subject"), [(True, "A bank asks about $15.00"), (False, "A payment of $15.00 is disputed")]
+)
+def test_staff_is_told_of_a_dispute_and_until_when_to_answer(settings, mailoutbox, inquiry, subject):
+    settings.STAFF_EMAILS = ["finance@example.com"]
+    opened = DisputeOpened(
+        dispute="dsp_1",
+        payment="pay_1",
+        merchant_id="",
+        reference="ord_1",
+        amount_minor=1500,
+        currency="usd",
+        provider_reference="dp_1",
+        reason="product_not_received",
+        inquiry=inquiry,
+        evidence_due_at="2026-12-01T23:59:00+00:00",
+    )
+    letters.warn_of_dispute(event=opened)
+    letters.warn_of_dispute(event=replace(opened, evidence_due_at="2027-01-05T23:59:00+00:00"))
+    first, again = mailoutbox
+    assert first.subject == subject
+    for text in both(first):
+        assert "01 December 2026, 23:59 UTC" in text
+        assert "product not received" in text
+    assert first.extra_headers["Message-ID"] != again.extra_headers["Message-ID"]
+
+
 def test_nobody_is_told_where_staff_named_nobody(settings, mailoutbox):
     settings.STAFF_EMAILS = []
-    letters.warn_of_failed_refund(
-        refund="ref_1", payment="pay_1", reference="x", amount_minor=1, currency="usd", late=False
-    )
+    letters.warn_of_failed_refund(event=failed(late=False))
     assert mailoutbox == []
 
 
@@ -257,5 +294,5 @@ def test_every_letter_can_be_looked_at(shop, tmp_path, mailoutbox):
     call_command("preview_emails", number, "--out", str(tmp_path), stdout=StringIO())
     pages = {page.name for page in tmp_path.glob("*.html")}
     assert pages == {page.name.replace(".txt", ".html") for page in tmp_path.glob("*.txt")}
-    assert len(pages) == 6
+    assert len(pages) == 8
     assert mailoutbox == []

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand
 
 from orders import selectors
 from orders.services import letters
+from payments.events import DisputeOpened, RefundFailed
 
 
 class Command(BaseCommand):
@@ -20,15 +21,27 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         order = selectors.get_order(options["order"])
-        refund: dict[str, Any] = {"refund": "ref_preview", "amount_minor": order.total_minor // 2}
-        failed = refund | {"payment": "pay_preview", "reference": order.number, "currency": order.currency}
+        half_minor = order.total_minor // 2
+        about = {
+            "payment": "pay_preview",
+            "merchant_id": str(order.merchant_id),
+            "reference": order.number,
+            "currency": order.currency,
+            "provider_reference": "",
+            "amount_minor": half_minor,
+        }
+        disputed = about | {"dispute": "dsp_preview", "reason": "fraudulent", "evidence_due_at": "2030-01-31T23:59:00Z"}
         messages = {
             "receipt": letters.receipt(order),
             "shipment": letters.shipment(order),
             "cancellation": letters.cancellation(order),
-            "refund": letters.refund_note(order, **refund),
-            "staff_refund_failed": letters.failed_refund(**failed, late=False),
-            "staff_refund_came_back": letters.failed_refund(**failed, late=True),
+            "refund": letters.refund_note(order, refund="ref_preview", amount_minor=half_minor),
+            "staff_refund_failed": letters.failed_refund(RefundFailed.from_payload(about | {"refund": "ref_preview"})),
+            "staff_refund_came_back": letters.failed_refund(
+                RefundFailed.from_payload(about | {"refund": "ref_preview", "late": True})
+            ),
+            "staff_inquiry": letters.dispute(DisputeOpened.from_payload(disputed | {"inquiry": True})),
+            "staff_dispute": letters.dispute(DisputeOpened.from_payload(disputed | {"inquiry": False})),
         }
         folder: Path = options["out"]
         folder.mkdir(parents=True, exist_ok=True)

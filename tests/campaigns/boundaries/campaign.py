@@ -120,7 +120,7 @@ def run(*, processes: int, seed: int, only: str = "") -> int:
     folder = servers.TEST_DATA / f"{os.getpid()}-boundaries"
     folder.mkdir(parents=True)
     setup_test_environment()
-    setup_databases(verbosity=0, interactive=False, parallel=processes)
+    setup_databases(verbosity=0, interactive=False, parallel=max(2, processes))  # Django clones nothing for one
     connections.close_all()
     context = multiprocessing.get_context("fork")
     try:
