@@ -10,9 +10,9 @@ from django.utils.safestring import SafeString
 
 from catalog import search, services
 from catalog.models import ApiKey, Merchant, Product
-from foundation import cells
+from foundation import cells, numbers
 from foundation.desk import Act, ActForm, NoteForm, ReadOnlyAdmin, choice_filter
-from foundation.money import BASIS_POINTS, EXPONENTS, parse_major
+from foundation.money import BASIS_POINTS, EXPONENTS
 from foundation.sections import Facts, Page, Table
 
 _SHOWN = 50
@@ -63,7 +63,7 @@ class ProductForm(NoteForm):
     title = forms.CharField(label="Title", max_length=500)
     author = forms.CharField(label="Author", max_length=1000, required=False)
     isbn = forms.CharField(label="ISBN", max_length=17, required=False)
-    price = forms.CharField(label="Price", help_text="As 12.34, in the product's currency.")
+    price = forms.CharField(label="Price", help_text=numbers.explained("As {}, in the product's currency."))
     description = forms.CharField(label="Description", required=False, widget=forms.Textarea(attrs={"rows": 2}))
     published = forms.BooleanField(label="For sale", required=False)
     field_order = ("title", "author", "isbn", "price", "description", "published", "note")
@@ -76,8 +76,8 @@ def set_terms(merchant: Merchant, data: dict[str, Any], by: str) -> str:
         order_expires_after_s=data["order_expires_after_s"],
         refund_window_days=data["refund_window_days"],
         refund_ratio_bp=data["refund_ratio_bp"],
-        refund_fee_minor=parse_major(data["refund_fee"], merchant.currency),
-        refund_approval_above_minor=parse_major(above, merchant.currency) if above else None,
+        refund_fee_minor=numbers.read(data["refund_fee"], merchant.currency),
+        refund_approval_above_minor=numbers.read(above, merchant.currency) if above else None,
         webhook_url=data["webhook_url"],
     )
     return "The new terms hold for every order and refund from now on."
@@ -93,7 +93,7 @@ def add_product(merchant: Merchant, data: dict[str, Any], by: str) -> str:
         title=data["title"],
         author=data["author"],
         isbn=data["isbn"] or None,
-        price_minor=parse_major(data["price"], merchant.currency),
+        price_minor=numbers.read(data["price"], merchant.currency),
         currency=merchant.currency,
         description=data["description"],
         published=data["published"],
@@ -321,7 +321,7 @@ def change_product(product: Product, data: dict[str, Any], by: str) -> str:
         title=data["title"],
         author=data["author"],
         isbn=data["isbn"] or None,
-        price_minor=parse_major(data["price"], product.currency),
+        price_minor=numbers.read(data["price"], product.currency),
         description=data["description"],
         published=data["published"],
     )

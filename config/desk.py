@@ -9,7 +9,7 @@ from django.urls import reverse
 
 LIVE_KEYS = ("sk_live", "rk_live")
 
-# (title, [(title, icon, model whose list it is)])
+# (title, [(title, icon, model whose list it is, or model/report)])
 _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     (
         "Desk",
@@ -33,6 +33,8 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Journal", "menu_book", "payments.journalentry"),
             ("Accounts", "account_balance", "payments.account"),
             ("Payouts", "savings", "payments.payout"),
+            ("Trial balance", "balance", "payments.account/trial_balance"),
+            ("Proofs", "verified", "payments.bookscheck"),
         ),
     ),
     (
@@ -86,7 +88,9 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
 def _links(request: HttpRequest, links: tuple[tuple[str, str, str], ...]) -> list[dict[str, Any]]:
     items = []
     for title, icon, model in links:
-        app, name = model.split(".")
+        listed, _, report = model.partition("/")
+        app, name = listed.split(".")
         if request.user.has_perm(f"{app}.view_{name}"):
-            items.append({"title": title, "icon": icon, "link": reverse(f"admin:{app}_{name}_changelist")})
+            link = reverse(f"admin:{app}_{name}_{report or 'changelist'}")
+            items.append({"title": title, "icon": icon, "link": link})
     return items

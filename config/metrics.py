@@ -66,7 +66,7 @@ class Readings(Collector):
 def _read() -> list[Metric]:
     with connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = {settings.METRICS_STATEMENT_TIMEOUT_MS:d}")
-    return [*_durable(), *_owed(), *_disputed(), *_reconciled(), *_database()]
+    return [*_durable(), *_owed(), *_disputed(), *_reconciled(), *_booked(), *_database()]
 
 
 def _durable() -> Iterator[Metric]:
@@ -152,6 +152,16 @@ def _reconciled() -> Iterator[Metric]:
         "Minor units that neither a match nor a discrepancy accounts for.",
         {(currency,): minor for currency, minor in reconciliation.residuals().items()},
     )
+
+
+def _booked() -> Iterator[Metric]:
+    found = GaugeMetricFamily("everycent_books_differences", "What the newest proof of the books found.")
+    finished = GaugeMetricFamily("everycent_books_checked_timestamp_seconds", "When that proof finished.")
+    if check := payments.last_books_check():  # absent until there was one: the alert asks for that, too
+        found.add_metric([], check.found)
+        finished.add_metric([], check.finished_at.timestamp())
+    yield found
+    yield finished
 
 
 def _database() -> Iterator[Metric]:

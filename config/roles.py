@@ -18,6 +18,7 @@ _READ = (
     "payments.view_payout",
     "payments.view_journalentry",
     "payments.view_account",
+    "payments.view_bookscheck",
     "payments.view_inboxevent",
     "catalog.view_merchant",
     "catalog.view_product",
@@ -47,6 +48,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "reconciliation.start_reconciliation",
         "payments.refund_payment",
         "payments.approve_refund",  # a manager approves what another one asked for
+        "payments.correct_ledger",
         "orders.cancel_order",
         "catalog.change_merchant",
         "catalog.view_apikey",

@@ -94,6 +94,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
     "foundation.middleware.AdminScriptsMiddleware",
+    "foundation.middleware.ReaderMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -249,6 +250,15 @@ PAYMENT_RECHECK_LONGEST_S = 6 * 3600
 PAYMENT_RECHECK_CLOSED_FOR_DAYS = 45
 DISPUTE_DUE_SOON_S = 48 * 3600  # a weekend: who learns of it on Friday evening must not be late on Monday
 INBOX_CATCH_UP_INTERVAL_S = 3600  # events that no webhook brought are listed hourly
+BOOKS_CUT_INTERVAL_S = 60
+# Postings between two cuts: one transaction of about a second, and the most that a reader adds up after the last one.
+BOOKS_CUT_POSTINGS = 10_000
+BOOKS_SNAPSHOT_POSTINGS = 100  # lines of one account that make a snapshot worth its row: fewer are as fast to add up
+BOOKS_SETTLE_WAIT_S = 5  # for transactions under way, milliseconds as a rule; the next tick tries again
+BOOKS_CHECK_INTERVAL_S = 3600  # "was today's proof done?": survives a beat that slept through midnight
+BOOKS_CHECK_BATCH = 1_000  # rows compared at once: a few milliseconds, and a few megabytes
+BOOKS_CHECK_SHOWN = 100  # differences that are written down: a person needs the first, and their number
+BOOKS_CHECK_STATEMENT_TIMEOUT_MS = 600_000  # adding up every posting there is
 
 # --- Reconciliation ---------------------------------------------------------------------------------
 
@@ -315,6 +325,8 @@ _JOBS = {
     "payments.recheck": ("outside", PAYMENT_RECHECK_INTERVAL_S),
     "payments.catch_up_events": ("long", INBOX_CATCH_UP_INTERVAL_S),
     "payments.clean_up": ("long", CLEAN_UP_INTERVAL_S),
+    "payments.cut_books": ("long", BOOKS_CUT_INTERVAL_S),
+    "payments.check_books": ("long", BOOKS_CHECK_INTERVAL_S),
     "reconciliation.nightly": ("long", RECONCILE_CHECK_INTERVAL_S),
 }
 CELERY_TASK_ROUTES = {name: {"queue": queue} for name, (queue, _) in _JOBS.items()} | {

@@ -14,7 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.timesince import timesince
 
-from foundation.money import format_minor
+from foundation import numbers
 
 Tone = Literal["good", "bad", "busy", "warn", "info", "quiet"]
 
@@ -61,7 +61,7 @@ def money(amount_minor: int | None, currency: str) -> SafeString:
     if amount_minor is None:
         return format_html('<span class="ec-money">{}</span>', NOTHING)
     sign = "ec-negative" if amount_minor < 0 else ""
-    return format_html('<span class="ec-money {}">{}</span>', sign, format_minor(amount_minor, currency))
+    return format_html('<span class="ec-money {}">{}</span>', sign, numbers.show(amount_minor, currency))
 
 
 def difference(amount_minor: int | None, currency: str) -> SafeString:
@@ -70,7 +70,7 @@ def difference(amount_minor: int | None, currency: str) -> SafeString:
         return money(None, currency)
     sign = "+" if amount_minor > 0 else ""
     css = "ec-off" if amount_minor else "ec-zero"
-    return format_html('<span class="ec-money {}">{}{}</span>', css, sign, format_minor(amount_minor, currency))
+    return format_html('<span class="ec-money {}">{}{}</span>', css, sign, numbers.show(amount_minor, currency))
 
 
 def figure(content: str | SafeString) -> SafeString:
@@ -85,12 +85,12 @@ def pile(count: str | SafeString, value: str | SafeString) -> SafeString:
 
 def number(value: int) -> SafeString:
     """A count, aligned right."""
-    return format_html('<span class="ec-money">{}</span>', f"{value:,}".replace("-", "−"))
+    return format_html('<span class="ec-money">{}</span>', numbers.count(value))
 
 
 def change(value: int) -> SafeString:
     """A count with its sign."""
-    return format_html('<span class="ec-money">{}{}</span>', "+" if value > 0 else "", f"{value:,}".replace("-", "−"))
+    return format_html('<span class="ec-money">{}{}</span>', "+" if value > 0 else "", numbers.count(value))
 
 
 def code(text: str | None) -> SafeString:

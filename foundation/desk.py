@@ -27,7 +27,9 @@ __all__ = [
     "AdminPasswordChangeForm",
     "ChoiceFilter",
     "DeskAdmin",
+    "MomentForm",
     "NoteForm",
+    "PeriodForm",
     "ReadOnlyAdmin",
     "StyledAdmin",
     "UserChangeForm",
@@ -70,6 +72,25 @@ class ActForm(forms.Form):
         for name, field in self.fields.items():
             field.widget.attrs.setdefault("class", "ec-input")
             field.widget.attrs.setdefault("aria-label", str(field.label or name))
+
+
+class PeriodForm(ActForm):
+    """Days of a report, both included, UTC. Comes by GET."""
+
+    since = forms.DateField(label="From", widget=forms.DateInput(attrs={"type": "date"}))
+    until = forms.DateField(label="To", widget=forms.DateInput(attrs={"type": "date"}))
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        if data.get("since") and data.get("until") and data["until"] < data["since"]:
+            raise forms.ValidationError("The last day lies before the first one.")
+        return data
+
+
+class MomentForm(ActForm):
+    """The end of a day (UTC), as of which a report is made; empty for now. Comes by GET."""
+
+    day = forms.DateField(label="At the end of", required=False, widget=forms.DateInput(attrs={"type": "date"}))
 
 
 class NoteForm(ActForm):
@@ -309,16 +330,20 @@ class ReadOnlyAdmin(DeskAdmin[Row]):
         status: int = 200,
         secret: str = "",
     ) -> HttpResponse:
-        page = self.page(request, row)
+        # `str(row)`, not `original`: the page itself says what it is about, the path above it which list.
+        acts = self._offered(request, row, bound)
+        return self.show(request, str(row), self.page(request, row), status=status, secret=secret, acts=acts)
+
+    def show(self, request: HttpRequest, title: str, page: Page, *, status: int = 200, **more: Any) -> HttpResponse:
+        """A page of this admin, of a row or of none (a report)."""
         request.current_app = self.admin_site.name
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
-            "title": str(row),  # not `original`: the page itself says what it is about, the path above it which list
+            "title": title,
             "media": self.media,
             "page": page,
-            "secret": secret,
-            "acts": self._offered(request, row, bound),
+            **more,
         }
         return TemplateResponse(request, "admin/desk/page.html", context, status=status)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponseBase
 
+from foundation import numbers
 from foundation.ids import public_id, uuid7
 from foundation.logs import bound, bound_id, named
 
@@ -55,3 +56,14 @@ class AdminScriptsMiddleware:
         if request.resolver_match and request.resolver_match.app_name == "admin":
             response._csp_update = {"script-src": ["'unsafe-eval'"]}  # type: ignore[attr-defined]
         return response
+
+
+class ReaderMiddleware:
+    """Amounts on a page are written, and those in its forms read, as the browser's language has them."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        with numbers.written_for(request.headers.get("Accept-Language", "")):
+            return self.get_response(request)

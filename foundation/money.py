@@ -1,11 +1,13 @@
 """Money: integer minor units beside a currency. Never a float.
 
-Exponents follow ISO 4217 as the provider applies it: https://docs.stripe.com/currencies#zero-decimal.
-ISK and UGX have no decimals in ISO 4217, but the provider counts them in hundredths of whole units.
+Exponents follow ISO 4217 as the provider applies it, and so do its special cases: https://docs.stripe.com/currencies
+(sections "Zero-decimal currencies", "Three-decimal currencies", "Special cases", "Minimum and maximum charge amounts").
+ISK and UGX have no decimals in ISO 4217, but the provider counts them in hundredths, and only whole units of them.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 
 from foundation.errors import InvalidInput
 
@@ -15,7 +17,7 @@ _TWO_DECIMALS = (
     "czk dkk dop dzd egp etb eur fjd fkp gbp gel gip gmd gtq gyd hkd hnl htg huf idr ils inr isk jmd kes kgs khr kyd kzt "
     "lak lbp lkr lrd lsl mad mdl mkd mmk mnt mop mur mvr mwk mxn myr mzn nad ngn nio nok npr nzd pab pen pgk php pkr pln "
     "qar ron rsd rub sar sbd scr sek sgd shp sle sos srd std szl thb tjs top try ttd twd tzs uah ugx usd uyu uzs wst xcd "
-    "yer zar zmw"
+    "xcg yer zar zmw"
 )
 _THREE_DECIMALS = "bhd jod kwd omr tnd"
 
@@ -26,8 +28,31 @@ EXPONENTS: dict[str, int] = {
 }
 _SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥"}
 
+# What a charge or a refund must be a multiple of. The card networks behind the provider count three-decimal currencies
+# in hundredths, so that the last digit is 0; ISK and UGX have no hundredths at all.
+_STEPS = {**dict.fromkeys(_THREE_DECIMALS.split(), 10), "isk": 100, "ugx": 100}
+# What a payout must be a multiple of. HUF and TWD are charged with two decimals and paid out in whole units: what is
+# left over stays in the provider's balance until the next payout.
+_PAYOUT_STEPS = {**_STEPS, "huf": 100, "twd": 100}
+# The least that the provider charges where it settles in the same currency. Elsewhere it converts, so it has the last
+# word; a smaller amount is certain to be refused.
+MINIMUM_CHARGE_MINOR = {
+    **dict.fromkeys(("usd", "aud", "brl", "cad", "chf", "eur", "inr", "nzd", "sgd"), 50),
+    "gbp": 30,
+    "bgn": 100,
+    **dict.fromkeys(("aed", "myr", "pln", "ron"), 200),
+    "dkk": 250,
+    **dict.fromkeys(("nok", "sek"), 300),
+    "hkd": 400,
+    **dict.fromkeys(("mxn", "thb"), 1_000),
+    "czk": 1_500,
+    "huf": 17_500,
+    "jpy": 50,
+}
+
 BASIS_POINTS = 10_000
 MAX_AMOUNT_MINOR = 99_999_999_999  # one amount at the edges: twelve digits are a typing error, and the provider's limit
+_LONGEST_DIGITS = 18  # what a bigint surely holds
 
 
 class UnknownCurrency(InvalidInput):
@@ -47,6 +72,22 @@ class Money:
         return format_minor(self.amount_minor, self.currency)
 
 
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a reader writes numbers: what groups the thousands, what begins the decimals."""
+
+    group: str = ","
+    decimal: str = "."
+
+    @property
+    def symbol_behind(self) -> bool:
+        """`1.234,50 €`: as a rule where the comma begins the decimals. `€1,234.50` elsewhere."""
+        return self.decimal == ","
+
+
+PLAIN = Style()  # in e-mails, logs, commands
+
+
 def exponent(currency: str) -> int:
     """How many decimals a currency has. Raises UnknownCurrency."""
     try:
@@ -55,26 +96,93 @@ def exponent(currency: str) -> int:
         raise UnknownCurrency(f"Currency {currency!r} is not known: use a lower-case ISO 4217 code.") from None
 
 
-def format_minor(amount_minor: int, currency: str) -> str:
+def step(currency: str) -> int:
+    """What a charge or refund must be a multiple of, in minor units: 1, 10 (three decimals), or 100 (ISK, UGX)."""
+    return _STEPS.get(currency, 1)
+
+
+def payout_step(currency: str) -> int:
+    """What a payout must be a multiple of, in minor units: as for a charge, and whole units of HUF and TWD."""
+    return _PAYOUT_STEPS.get(currency, 1)
+
+
+def check_step(amount_minor: int, currency: str) -> None:
+    """Raises InvalidInput for an amount that the provider cannot charge or refund: 1.234 KWD, 1.50 ISK."""
+    if amount_minor % step(currency):
+        unit = format_minor(step(currency), currency)
+        raise InvalidInput(f"{format_minor(amount_minor, currency)} cannot be charged: use a multiple of {unit}.")
+
+
+def whole_steps(amount_minor: int, currency: str) -> int:
+    """The amount down to what can be charged or refunded: `1239, "kwd"` → 1230."""
+    return amount_minor - amount_minor % step(currency)
+
+
+def plain_major(amount_minor: int, currency: str) -> str:
+    """For machines, without symbol and grouping: `-123456, "usd"` → `-1234.56`."""
+    decimals = exponent(currency)
+    whole, rest = divmod(abs(amount_minor), 10**decimals)
+    sign = "-" if amount_minor < 0 else ""
+    return f"{sign}{whole}.{rest:0{decimals}}" if decimals else f"{sign}{whole}"
+
+
+def format_minor(amount_minor: int, currency: str, style: Style = PLAIN) -> str:
     """`1234, "usd"` → `$12.34`; `-500, "jpy"` → `−¥500`; a currency without a short sign is named behind the amount."""
     decimals = exponent(currency)
-    digits = f"{Decimal(abs(amount_minor)).scaleb(-decimals):,.{decimals}f}"
+    whole, rest = divmod(abs(amount_minor), 10**decimals)
+    digits = f"{whole:,}".replace(",", style.group)
+    if decimals:
+        digits = f"{digits}{style.decimal}{rest:0{decimals}}"
     sign = "−" if amount_minor < 0 else ""
     symbol = _SYMBOLS.get(currency)
-    return f"{sign}{symbol}{digits}" if symbol else f"{sign}{digits} {currency.upper()}"
+    if symbol and not style.symbol_behind:
+        return f"{sign}{symbol}{digits}"
+    return f"{sign}{digits} {symbol or currency.upper()}"
 
 
-def parse_major(text: str, currency: str) -> int:
-    """`"12.34", "usd"` → 1234. Raises InvalidInput for what is not a number or has too many decimals."""
-    try:
-        minor = Decimal(text).scaleb(exponent(currency))
-    except InvalidOperation:
-        raise InvalidInput(f"{text!r} is not an amount: write it as 12.34.") from None
-    if not minor.is_finite() or minor != minor.to_integral_value():
+def parse_major(text: str, currency: str, style: Style = PLAIN) -> int:
+    """`"12.34", "usd"` → 1234. Raises InvalidInput for what is not a number, or has too many decimals.
+
+    What groups the thousands may stand between groups of three and nowhere else: `12.50` is not 1250 for a reader who
+    groups by points.
+    """
+    decimals = exponent(currency)
+    group = r"\s" if style.group.isspace() else re.escape(style.group)
+    pattern = rf"(-?)([0-9]+|[0-9]{{1,3}}(?:{group}[0-9]{{3}})+)(?:{re.escape(style.decimal)}([0-9]+))?"
+    found = re.fullmatch(pattern, text.strip().replace("−", "-"))
+    if found is None:
+        raise InvalidInput(f"{text!r} is not an amount: write it as {_example(currency, style)}.")
+    sign, whole, rest = found[1], re.sub("[^0-9]", "", found[2]), found[3] or ""
+    if rest[decimals:].strip("0"):
         raise InvalidInput(f"{text!r} has more decimals than {currency.upper()} counts.")
-    return int(minor)
+    digits = whole + rest[:decimals].ljust(decimals, "0")
+    if len(digits.lstrip("0")) > _LONGEST_DIGITS:
+        raise InvalidInput(f"{text!r} is too large.")
+    return int(sign + digits)
+
+
+def _example(currency: str, style: Style) -> str:
+    return f"12{style.decimal}{'34500'[: exponent(currency)]}" if exponent(currency) else "1200"
 
 
 def share(amount_minor: int, basis_points: int) -> int:
     """A share of an amount, rounded half to even: `share(12345, 5000)` → 6172."""
-    return int((Decimal(amount_minor * basis_points) / BASIS_POINTS).to_integral_value(ROUND_HALF_EVEN))
+    whole, rest = divmod(amount_minor * basis_points, BASIS_POINTS)
+    is_more = 2 * rest > BASIS_POINTS or (2 * rest == BASIS_POINTS and whole % 2 == 1)
+    return whole + is_more
+
+
+def allocate(amount_minor: int, weights: Sequence[int]) -> list[int]:
+    """Split an amount by weights so that the parts add up to it; the largest remainders get what rounding left over.
+
+    `allocate(100, [1, 1, 1])` → `[34, 33, 33]`. Raises InvalidInput where no weight is above zero, or one is below.
+    """
+    total = sum(weights)
+    if total <= 0 or min(weights) < 0:
+        raise InvalidInput("An amount is split by weights of zero and more, not all of them zero.")
+    parts = [divmod(abs(amount_minor) * weight, total) for weight in weights]
+    left = abs(amount_minor) - sum(whole for whole, _ in parts)
+    by_remainder = sorted(range(len(parts)), key=lambda place: (-parts[place][1], place))
+    extra = set(by_remainder[:left])
+    sign = -1 if amount_minor < 0 else 1
+    return [sign * (whole + (place in extra)) for place, (whole, _) in enumerate(parts)]

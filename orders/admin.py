@@ -15,11 +15,10 @@ from django.utils.safestring import SafeString
 from catalog import selectors as catalog
 from durability import desk as durability_looks
 from durability import selectors as durability
-from foundation import cells
+from foundation import cells, numbers
 from foundation.desk import Act, ActForm, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_number, choice_filter
 from foundation.errors import NotFound
 from foundation.ids import parse_public_id
-from foundation.money import parse_major
 from foundation.sections import Cell, Entry, Facts, Page, Table, Timeline
 from inventory import selectors as inventory
 from inventory.types import MovementView
@@ -47,7 +46,7 @@ class RefundForm(NoteForm):
     amount = forms.CharField(
         label="Amount",
         required=False,
-        help_text="As 12.34. Empty: all that is not refunded yet.",
+        help_text=numbers.explained("As {}. Empty: all that is not refunded yet."),
         widget=forms.TextInput(attrs={"inputmode": "decimal", "placeholder": "all"}),
     )
     field_order = ("payment", "amount", "note")
@@ -66,7 +65,7 @@ def refund(order: Order, data: dict[str, Any], by: str) -> str:
     with transaction.atomic():
         number = payment_services.request_refund(
             payment=data["payment"],
-            amount_minor=parse_major(amount, order.currency) if amount else None,
+            amount_minor=numbers.read(amount, order.currency) if amount else None,
             reason=data["note"],
             requested_by=by,
             policy=None,  # staff with a reason pass the merchant's terms for customers

@@ -52,6 +52,13 @@ class AccountOverdrawn(DomainError):
     status = 409
 
 
+class EntryNotReversible(DomainError):
+    """This entry follows from a payment, a refund or an order: what takes that back takes the entry back."""
+
+    code = "entry_not_reversible"
+    status = 409
+
+
 class SignatureInvalid(DomainError):
     """The webhook's signature does not match: check the endpoint's signing secret and this host's clock."""
 

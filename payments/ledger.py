@@ -15,25 +15,33 @@
 | dispute lost     | merchant payable, or customer | disputes            |
 | payout paid      | bank                          | provider clearing   |
 | payout failed    | provider clearing             | bank                |
+| reversal         | what the old entry credited   | what it debited     |
+| adjustment       | an account of ours            | another one of ours |
 
 Of a dispute only what the provider really withdrew or gave back is posted, once per booking (`txn_…`); its fee is a fee
 like any other. While it is open the amount stands on `disputes`: nobody's loss yet. A lost one is the merchant's loss,
 who sold; where no sale was posted the money is still the customer's account's, and is taken from there. An appeal that
 turns a lost dispute posts the opposite.
+
+A reversal and an adjustment name the entry that they correct (`corrects`); a correction of a payment or refund names the
+entry that posted it. An entry is reversed once.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid5
 
 from django.db import connection
-from django.db.models import F, Sum
+from django.db.models import Sum
 
+from foundation.ids import uuid7
 from payments.errors import AccountOverdrawn
 from payments.models import Account, JournalEntry, Posting
 
 _NAMESPACE = UUID("6a3f4c1e-8d5b-5e0e-9a57-2f7f0c9f1c11")
 Kind = Account.Kind
+KEEPS_BALANCE = frozenset({Kind.CUSTOMER})  # all others are added up from their postings: payments/books.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,16 @@ class AccountKey:
     @property
     def id(self) -> UUID:
         return uuid5(_NAMESPACE, f"{self.kind}|{self.merchant_id}|{self.customer}|{self.currency}")
+
+    @property
+    def keeps_balance(self) -> bool:
+        """Whether its row holds a running balance, is locked by each entry, and never falls below zero."""
+        return self.kind in KEEPS_BALANCE
+
+    @property
+    def columns(self) -> tuple[UUID, str, str, UUID | None, str]:
+        """Its row but for the balance: id, kind, currency, merchant, customer."""
+        return self.id, self.kind, self.currency, self.merchant_id, self.customer
 
 
 def clearing(currency: str) -> AccountKey:
@@ -104,32 +122,64 @@ def post(
     """Move an amount from `credit` to `debit` in the caller's transaction, once per `key`. A negative amount moves it
     the other way. True if it was posted now, False if that cause was posted before.
 
-    Raises AccountOverdrawn where a customer's account would fall below zero.
+    Raises AccountOverdrawn where a customer's account would fall below zero: the transaction must not commit then.
     """
-    entry = JournalEntry(
-        merchant_id=merchant_id,
-        kind=kind,
+    return post_lines(
         key=key,
+        kind=kind,
+        lines=[(debit, amount_minor), (credit, -amount_minor)],
+        by=by,
+        merchant_id=merchant_id,
         subject=subject,
         reference=reference,
-        currency=debit.currency,
         memo=memo,
-        by=by,
-        corrects_id=corrects,
+        corrects=corrects,
     )
-    if not _insert_once(entry):
-        return False
-    _ensure_accounts([debit, credit])
-    Posting.objects.bulk_create(
-        [
-            Posting(entry=entry, account_id=debit.id, amount_minor=amount_minor),
-            Posting(entry=entry, account_id=credit.id, amount_minor=-amount_minor),
-        ]
+
+
+def post_lines(
+    *,
+    key: str,
+    kind: str,
+    lines: Sequence[tuple[AccountKey, int]],
+    by: str,
+    merchant_id: UUID | None = None,
+    subject: str = "",
+    reference: str = "",
+    memo: str = "",
+    corrects: UUID | None = None,
+) -> bool:
+    """The same for an entry of several lines, each an account and an amount: debit positive, credit negative."""
+    entry = (uuid7(), merchant_id, kind, key, subject, reference, lines[0][0].currency, len(lines), memo, by, corrects)
+    changes: Counter[AccountKey] = Counter()  # of balances that are kept: credit positive
+    for account, amount_minor in lines:
+        if account.keeps_balance:
+            changes[account] -= amount_minor
+    credited = {account: change for account, change in changes.items() if change >= 0}
+    debited = {account: -change for account, change in changes.items() if change < 0}
+    bare = {account: 0 for account, _ in lines if not account.keeps_balance}
+    if len(changes) > 1:
+        _lock(changes)
+    statement = _POST.format(
+        lines=_rows(lines, "%s::uuid, %s::bigint"),
+        opened=_opened("opened", bare, "DO NOTHING") if bare else "",
+        credited=_opened("credited", credited, _ADDED) if credited else "",
+        debited=_DEBITED.format(rows=_rows(debited, "%s::uuid, %s::bigint")) if debited else _NOTHING_DEBITED,
     )
-    for account, change in ((debit, -amount_minor), (credit, amount_minor)):
-        if account.kind == Kind.CUSTOMER:
-            _change_balance(account, change)
-    return True
+    parameters = [
+        *entry,
+        *(value for account, amount_minor in lines for value in (account.id, amount_minor)),
+        *(value for account in bare for value in (*account.columns, 0)),
+        *(value for account, change in credited.items() for value in (*account.columns, change)),
+        *(value for account, change in debited.items() for value in (account.id, change)),
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        is_posted, debits = cursor.fetchone()
+    if is_posted and debits < len(debited):
+        customers = ", ".join(sorted({account.customer for account in debited}))
+        raise AccountOverdrawn(f"The account of customer {customers} would fall below zero.")
+    return bool(is_posted)
 
 
 def was_posted(key: str) -> bool:
@@ -142,44 +192,47 @@ def amounts_of(keys: Sequence[str]) -> dict[str, int]:
     return dict.fromkeys(keys, 0) | dict(debits.values_list("entry__key").annotate(Sum("amount_minor")))
 
 
-def _insert_once(entry: JournalEntry) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            INSERT INTO payments_journalentry
-                (id, merchant_id, kind, key, subject, reference, currency, memo, by, corrects_id)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-            ON CONFLICT (key) DO NOTHING
-            """,
-            [
-                entry.id,
-                entry.merchant_id,
-                entry.kind,
-                entry.key,
-                entry.subject,
-                entry.reference,
-                entry.currency,
-                entry.memo,
-                entry.by,
-                entry.corrects_id,
-            ],
-        )
-        return bool(cursor.rowcount)
+# One round trip an entry. Where the cause was posted before, `entry` is empty, and so is all that follows from it.
+# What an account is credited with may be the first that it ever gets; only what is there can be debited.
+_POST = """
+WITH entry AS (
+    INSERT INTO payments_journalentry
+        (id, merchant_id, kind, key, subject, reference, currency, lines, memo, by, corrects_id)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    ON CONFLICT (key) DO NOTHING
+    RETURNING id
+), posted AS (
+    INSERT INTO payments_posting (entry_id, account_id, amount_minor)
+    SELECT entry.id, line.account_id, line.amount_minor
+    FROM entry, (VALUES {lines}) AS line (account_id, amount_minor)
+), {opened} {credited} {debited}
+SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM debited)
+"""
+_OPENED = """{name} AS (
+    INSERT INTO payments_account (id, kind, currency, merchant_id, customer, balance_minor)
+    SELECT account.* FROM entry, (VALUES {rows}) AS account
+    ON CONFLICT (id) {otherwise}
+),"""
+_ADDED = "DO UPDATE SET balance_minor = payments_account.balance_minor + excluded.balance_minor"
+_DEBITED = """debited AS (
+    UPDATE payments_account account SET balance_minor = account.balance_minor - change.debit_minor
+    FROM entry, (VALUES {rows}) AS change (id, debit_minor)
+    WHERE account.id = change.id AND account.balance_minor >= change.debit_minor
+    RETURNING account.id
+)"""
+_NOTHING_DEBITED = "debited AS (SELECT 1 WHERE false)"
 
 
-def _ensure_accounts(keys: Sequence[AccountKey]) -> None:
-    Account.objects.bulk_create(
-        [
-            Account(id=key.id, kind=key.kind, currency=key.currency, merchant_id=key.merchant_id, customer=key.customer)
-            for key in keys
-        ],
-        ignore_conflicts=True,
-    )
+def _opened(name: str, accounts: Mapping[AccountKey, int], otherwise: str) -> str:
+    rows = _rows(accounts, "%s::uuid, %s, %s, %s::uuid, %s, %s::bigint")
+    return _OPENED.format(name=name, rows=rows, otherwise=otherwise)
 
 
-def _change_balance(account: AccountKey, change: int) -> None:
-    changed = Account.objects.filter(pk=account.id, balance_minor__gte=-change).update(
-        balance_minor=F("balance_minor") + change
-    )
-    if not changed:
-        raise AccountOverdrawn(f"The account of customer {account.customer} would fall below zero.")
+def _rows(what: Collection[object], row: str) -> str:
+    return ", ".join([f"({row})"] * len(what))
+
+
+def _lock(accounts: Iterable[AccountKey]) -> None:
+    """Of several balances in one entry: in the order of their keys, or two such entries could wait for each other."""
+    ids = [account.id for account in accounts]
+    list(Account.objects.filter(pk__in=ids).order_by("pk").select_for_update(no_key=True).values_list("pk"))

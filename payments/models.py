@@ -415,6 +415,17 @@ class PayoutTransaction(models.Model):
         return self.id
 
 
+def _never_emptied() -> pgtrigger.Trigger:
+    """TRUNCATE passes by row triggers: it has one of its own."""
+    return pgtrigger.Trigger(
+        name="never_emptied",
+        level=pgtrigger.Statement,
+        when=pgtrigger.Before,
+        operation=pgtrigger.Truncate,
+        func="RAISE EXCEPTION 'pgtrigger: Cannot truncate % table: what is written stays written', TG_TABLE_NAME;",
+    )
+
+
 class Account(models.Model):
     """An account of the ledger. Only a customer's keeps a balance: it alone is locked, and never overdrawn."""
 
@@ -449,6 +460,10 @@ class Account(models.Model):
             # Beside millions of customers' accounts, the few others stay findable.
             models.Index(fields=["kind", "id"], name="account_of_the_books", condition=~Q(kind="customer")),
         ]
+        triggers = [
+            # An account that became another one would take the history of its postings with it.
+            pgtrigger.ReadOnly(name="only_its_balance_changes", exclude=["balance_minor"]),
+        ]
 
     def __str__(self) -> str:
         owner = f" {self.customer}" if self.customer else ""
@@ -456,7 +471,11 @@ class Account(models.Model):
 
 
 class JournalEntry(models.Model):
-    """One balanced posting, written once. `key` says what caused it: the same cause posts once."""
+    """One balanced posting, written once. `key` says what caused it: the same cause posts once.
+
+    It declares how many lines it has. They are all there when it commits, and no line is added to it later: so an
+    entry and its lines are of one transaction.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     merchant_id = models.UUIDField(null=True)
@@ -465,21 +484,74 @@ class JournalEntry(models.Model):
     subject = models.CharField(max_length=64, blank=True)  # the payment's or refund's number
     reference = models.CharField(max_length=64, blank=True)  # the order's number
     currency = models.CharField(max_length=3)
+    lines = models.PositiveSmallIntegerField(db_default=2)
     memo = models.TextField(blank=True)
     by = models.CharField(max_length=150)
     corrects = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="+")
-    created_at = models.DateTimeField(db_default=Now())
+    created_at = models.DateTimeField(db_default=Now())  # PostgreSQL's clock, whatever an INSERT says
 
     class Meta:
         verbose_name_plural = "journal entries"
+        permissions = [("correct_ledger", "Can post corrections to the ledger")]
         constraints = [
             models.UniqueConstraint(fields=["key"], name="journal_entry_once_per_cause"),
+            models.CheckConstraint(condition=Q(lines__gte=2), name="journal_entry_has_two_lines_at_least"),
+            models.UniqueConstraint(
+                fields=["corrects"], condition=Q(kind="reversal"), name="journal_entry_reversed_once"
+            ),
+            models.CheckConstraint(
+                condition=~Q(kind__in=["reversal", "adjustment"]) | Q(corrects__isnull=False),
+                name="journal_entry_correction_names_the_old_one",
+            ),
+            models.CheckConstraint(
+                condition=Q(corrects__isnull=True) | ~Q(corrects=F("id")), name="journal_entry_corrects_another"
+            ),
         ]
         indexes = [
             models.Index(fields=["reference"], name="journal_entry_by_reference"),
             models.Index(fields=["subject"], name="journal_entry_by_subject"),
         ]
-        triggers = [protect_append_only()]
+        triggers = [
+            protect_append_only(),
+            _never_emptied(),
+            # First the transaction has its number, then the entry its moment; and no moment lies before a cut of the
+            # books, even if a clock was turned back. Why that matters: payments/books.py, `settled_moment`.
+            pgtrigger.Trigger(
+                name="dated_by_the_database",
+                level=pgtrigger.Row,
+                when=pgtrigger.Before,
+                operation=pgtrigger.Insert,
+                func="""
+                    PERFORM pg_current_xact_id();
+                    NEW.created_at := greatest(clock_timestamp(), (SELECT max(at) FROM payments_bookcut));
+                    RETURN NEW;
+                """,
+            ),
+            # Deferred to the commit, when all lines are there. One currency an entry, so one sum.
+            pgtrigger.Trigger(
+                name="entry_balances",
+                level=pgtrigger.Row,
+                when=pgtrigger.After,
+                operation=pgtrigger.Insert,
+                timing=pgtrigger.Deferred,
+                declare=[("found", "record")],
+                func="""
+                    SELECT count(*) AS lines, coalesce(sum(p.amount_minor), 0) AS total,
+                           coalesce(bool_or(a.currency <> NEW.currency), false) AS mixed INTO found
+                    FROM payments_posting p LEFT JOIN payments_account a ON a.id = p.account_id
+                    WHERE p.entry_id = NEW.id;
+                    IF found.lines <> NEW.lines THEN
+                        RAISE EXCEPTION 'journal entry % has % lines, not the % that it declares',
+                            NEW.id, found.lines, NEW.lines USING ERRCODE = '23514';
+                    ELSIF found.total <> 0 THEN
+                        RAISE EXCEPTION 'journal entry % does not balance', NEW.id USING ERRCODE = '23514';
+                    ELSIF found.mixed THEN
+                        RAISE EXCEPTION 'journal entry % mixes currencies', NEW.id USING ERRCODE = '23514';
+                    END IF;
+                    RETURN NULL;
+                """,
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.key
@@ -490,37 +562,115 @@ class Posting(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     entry = models.ForeignKey(JournalEntry, on_delete=models.PROTECT, related_name="postings")
-    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+")
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+", db_index=False)
     amount_minor = models.BigIntegerField()
+    posted_at = models.DateTimeField(db_default=Now())  # its entry's `created_at`, whatever an INSERT says
 
     class Meta:
         constraints = [
             models.CheckConstraint(condition=~Q(amount_minor=0), name="posting_not_zero"),
         ]
+        indexes = [
+            # An account's lines in their order: its statement, and its balance since a snapshot from the index alone.
+            models.Index(fields=["account", "posted_at", "id"], include=["amount_minor"], name="posting_of_account"),
+            models.Index(fields=["posted_at"], name="posting_by_time"),  # all lines since a cut, in their order
+        ]
         triggers = [
             protect_append_only(),
-            # Deferred to the commit, when all lines are there. One currency an entry, so one sum.
+            _never_emptied(),
             pgtrigger.Trigger(
-                name="entry_balances",
+                name="belongs_to_an_open_entry",
                 level=pgtrigger.Row,
-                when=pgtrigger.After,
+                when=pgtrigger.Before,
                 operation=pgtrigger.Insert,
-                timing=pgtrigger.Deferred,
+                declare=[("entry", "record")],
                 func="""
-                    IF (SELECT sum(amount_minor) FROM payments_posting WHERE entry_id = NEW.entry_id) <> 0 THEN
-                        RAISE EXCEPTION 'journal entry % does not balance', NEW.entry_id USING ERRCODE = '23514';
+                    SELECT e.created_at, e.lines,
+                           (SELECT count(*) FROM payments_posting p WHERE p.entry_id = e.id) AS there
+                    INTO entry FROM payments_journalentry e WHERE e.id = NEW.entry_id;
+                    IF entry.there >= entry.lines THEN
+                        RAISE EXCEPTION 'journal entry % is complete', NEW.entry_id USING ERRCODE = '23514';
                     END IF;
-                    IF (SELECT e.currency FROM payments_journalentry e WHERE e.id = NEW.entry_id)
-                       <> (SELECT a.currency FROM payments_account a WHERE a.id = NEW.account_id) THEN
-                        RAISE EXCEPTION 'journal entry % mixes currencies', NEW.entry_id USING ERRCODE = '23514';
-                    END IF;
-                    RETURN NULL;
+                    NEW.posted_at := entry.created_at;
+                    RETURN NEW;
                 """,
             ),
         ]
 
     def __str__(self) -> str:
         return f"{self.amount_minor}"
+
+
+class BookCut(models.Model):
+    """A moment before which nothing can be posted any more. What snapshots say of it is true for ever."""
+
+    number = models.BigIntegerField(primary_key=True)  # counted without a gap: two jobs cannot make the same cut
+    at = models.DateTimeField(unique=True)  # every posting with `posted_at` < at is in
+    postings = models.IntegerField()  # between the cut before and this one
+    made_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        triggers = [protect_append_only(), _never_emptied()]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S.%f} UTC"
+
+
+class BalanceSnapshot(models.Model):
+    """An account's balance at a cut: Σ of its postings before `at`. Written where enough were posted since the last."""
+
+    id = models.BigAutoField(primary_key=True)
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+", db_index=False)
+    at = models.DateTimeField()
+    balance_minor = models.BigIntegerField()  # debit positive
+    postings = models.BigIntegerField()  # how many there were before `at`
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account", "at"], name="snapshot_once_per_account_and_cut"),
+        ]
+        triggers = [protect_append_only(), _never_emptied()]
+
+    def __str__(self) -> str:
+        return f"{self.balance_minor}"
+
+
+class KindTotal(models.Model):
+    """All accounts of a kind and currency at a cut: what was debited and credited before it, ever."""
+
+    id = models.BigAutoField(primary_key=True)
+    cut = models.ForeignKey(BookCut, on_delete=models.PROTECT, related_name="totals", db_index=False)
+    kind = models.CharField(max_length=24)
+    currency = models.CharField(max_length=3)
+    debit_minor = models.BigIntegerField()
+    credit_minor = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["cut", "kind", "currency"], name="total_once_per_cut_kind_and_currency"),
+        ]
+        triggers = [protect_append_only(), _never_emptied()]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.currency}"
+
+
+class BooksCheck(models.Model):
+    """One day's proof that the books agree with themselves. `differences` holds the first ones found."""
+
+    id = models.BigAutoField(primary_key=True)
+    day = models.DateField(unique=True)  # UTC
+    began_at = models.DateTimeField(db_default=Now())
+    finished_at = models.DateTimeField(null=True)
+    rows = models.BigIntegerField(default=0)  # accounts, payments and refunds looked at
+    found = models.IntegerField(default=0)
+    differences = models.JSONField(default=list)  # [{"law", "object", "text"}]
+
+    class Meta:
+        verbose_name_plural = "books checks"
+
+    def __str__(self) -> str:
+        return f"Check of {self.day}"
 
 
 class InboxEvent(models.Model):

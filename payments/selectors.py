@@ -12,10 +12,11 @@ from foundation.database import in_seconds
 from foundation.errors import NotFound
 from payments import gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
-from payments.models import Dispute, InboxEvent, JournalEntry, Payment, Refund
+from payments.models import BooksCheck, Dispute, InboxEvent, JournalEntry, Payment, Refund
 from payments.states import DISPUTE_NEEDS_RESPONSE, DISPUTE_OPEN, PAYMENT_LIVE, PaymentStatus, RefundStatus
 from payments.types import (
     BalanceTransaction,
+    BooksProof,
     DisputesWaiting,
     DisputeView,
     EntryView,
@@ -261,6 +262,12 @@ def is_awaiting_booking(intent: str) -> bool:
     except (ProviderBusy, ProviderUnsure) as error:
         raise ProviderUnavailable from error
     return charge is not None and charge.status == "succeeded" and charge.balance_transaction is None
+
+
+def last_books_check() -> BooksProof | None:
+    """The newest proof of the books that finished."""
+    check = BooksCheck.objects.filter(finished_at__isnull=False).order_by("-day").first()
+    return BooksProof(check.day, check.finished_at, check.found) if check and check.finished_at else None
 
 
 def first_capture_at() -> datetime | None:

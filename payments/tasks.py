@@ -1,8 +1,8 @@
-"""Scheduled reads at the provider: what no webhook brought."""
+"""What is done on a schedule: reads at the provider that no webhook brought, and the books' own work."""
 
 from celery import shared_task
 
-from payments.services import inbox, rereads
+from payments.services import books, inbox, rereads
 
 
 @shared_task(name="payments.recheck")
@@ -21,3 +21,15 @@ def catch_up_events() -> None:
 def clean_up() -> None:
     """Delete events of the inbox that cannot come again."""
     inbox.clean_up_inbox()
+
+
+@shared_task(name="payments.cut_books")
+def cut_books() -> None:
+    """Snapshot balances and totals of the books, where enough was posted."""
+    books.cut_books()
+
+
+@shared_task(name="payments.check_books")
+def check_books() -> None:
+    """Prove once a day that the books agree with themselves."""
+    books.check_books_of_today()

@@ -136,6 +136,15 @@ class DisputesWaiting:
     overdue: int
 
 
+@dataclass(frozen=True, slots=True)
+class BooksProof:
+    """One day's proof that the books agree with themselves: when it finished, how many differences it found."""
+
+    day: date
+    finished_at: datetime
+    found: int
+
+
 # --- The provider's side, as the gateway translates it ----------------------------------------------
 
 

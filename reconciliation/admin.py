@@ -12,12 +12,11 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from foundation import cells
+from foundation import cells, numbers
 from foundation.database import database_now
 from foundation.desk import Act, ActForm, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_number, choice_filter
 from foundation.errors import NotFound
 from foundation.ids import parse_public_id
-from foundation.money import parse_major
 from foundation.sections import Cell, Custom, Entry, Facts, Page, Section, Table, Timeline
 from orders.types import OrderView
 from reconciliation import selectors, services
@@ -131,7 +130,7 @@ class RefundForm(OrderForm):
     amount = forms.CharField(
         label="Amount",
         required=False,
-        help_text="As 12.34. Empty: what was taken too much, or all of a charge that we do not know.",
+        help_text=numbers.explained("As {}. Empty: what was taken too much, or all of a charge that we do not know."),
         widget=forms.TextInput(attrs={"inputmode": "decimal"}),
     )
     field_order = ("amount", "order_number", "note")
@@ -176,7 +175,7 @@ def _act(info: ActionInfo) -> Act[Discrepancy]:
         amount = data.get("amount", "").strip()
         given = ActionInput(
             order_number=data.get("order_number", ""),
-            amount_minor=parse_major(amount, item.currency) if amount else None,
+            amount_minor=numbers.read(amount, item.currency) if amount else None,
             owner=data.get("owner", ""),
             until=data.get("until"),
         )

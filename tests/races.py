@@ -24,6 +24,8 @@ from typing import Any, Literal
 import pytest
 from django.db import connection
 
+from tests import cleaning
+
 PATIENCE_S = 20  # far above anything that happens here: reached by a bug alone
 LOOK_EVERY_S = 0.005  # how soon a wait for a lock is noticed
 
@@ -227,7 +229,7 @@ class Unguarded:
 
     def restore(self) -> None:
         for table, statement in reversed(self._back):
-            self._run(f"TRUNCATE {table} CASCADE")  # the damage would not pass
+            cleaning.truncate([table])  # the damage would not pass
             self._run(statement)
 
 

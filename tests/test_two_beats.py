@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from celery import current_app
 from django.conf import settings
+from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
@@ -23,7 +24,8 @@ from inventory.models import StockMovement
 from orders import locks, timer
 from orders import services as orders_services
 from orders.models import Order, OrderHistory
-from payments.models import InboxEvent, JournalEntry, Payment
+from payments import services as payments_services
+from payments.models import BookCut, BooksCheck, InboxEvent, JournalEntry, Payment, Posting
 from payments.providers import stripe as provider
 from reconciliation.models import Discrepancy, ReconciliationRun
 from tests.races import Race
@@ -174,6 +176,25 @@ def reconciled_once(shop: Shop) -> None:
     assert set(found.values()) == {1}
 
 
+def posted_yesterday(shop: Shop) -> None:
+    """Nobody can date a posting: past the triggers, as a superuser may."""
+    shop.bought()
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        for table, column in (("payments_journalentry", "created_at"), ("payments_posting", "posted_at")):
+            cursor.execute(f"UPDATE {table} SET {column} = {column} - interval '1 day'")
+
+
+def cut_once(shop: Shop) -> None:
+    assert list(BookCut.objects.values_list("number", "postings")) == [(1, Posting.objects.count())]
+    payments_services.check_books(day=database_now().date())
+    proved_once(shop)
+
+
+def proved_once(shop: Shop) -> None:
+    assert list(BooksCheck.objects.values_list("found", flat=True)) == [0]
+
+
 JOBS = {
     "durability.work_own": Job(captured, "durability.outbox.claim", sold_once),
     "durability.work_outside": Job(unsent, "durability.engine._take", opened_once),
@@ -188,6 +209,8 @@ JOBS = {
     "payments.recheck": Job(unchecked, "payments.services.rereads._due", checked_once),
     "payments.catch_up_events": Job(untold, "commit", told_once),
     "payments.clean_up": Job(old_rows, "commit", only_young_events),
+    "payments.cut_books": Job(posted_yesterday, "payments.services.books._insert_cut", cut_once),
+    "payments.check_books": Job(posted_yesterday, "commit", proved_once),
     "reconciliation.nightly": Job(yesterday, "reconciliation.services.runs._begin", reconciled_once),
 }
 

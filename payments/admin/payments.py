@@ -9,9 +9,8 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from foundation import cells
+from foundation import cells, numbers
 from foundation.desk import Act, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_number, choice_filter
-from foundation.money import parse_major
 from foundation.sections import Entry, Facts, Page, Section, Timeline
 from payments import selectors, services
 from payments.admin.disputes import disputes_table
@@ -27,7 +26,7 @@ class RefundForm(NoteForm):
     amount = forms.CharField(
         label="Amount",
         required=False,
-        help_text="As 12.34. Empty: all that is not refunded yet.",
+        help_text=numbers.explained("As {}. Empty: all that is not refunded yet."),
         widget=forms.TextInput(attrs={"inputmode": "decimal", "placeholder": "all"}),
     )
     field_order = ("amount", "note")
@@ -38,7 +37,7 @@ def refund(payment: Payment, data: dict[str, Any], by: str) -> str:
     with transaction.atomic():
         number = services.request_refund(
             payment=payment.number,
-            amount_minor=parse_major(amount, payment.currency) if amount else None,
+            amount_minor=numbers.read(amount, payment.currency) if amount else None,
             reason=data["note"],
             requested_by=by,
             policy=None,  # staff with a reason pass the merchant's terms for customers

@@ -10,6 +10,7 @@ from payments.services.attempts import (
     record_cancelling,
     record_opening,
 )
+from payments.services.books import adjust_entry, check_books, cut_books, reverse_entry
 from payments.services.desk import (
     adopt_charge,
     adopt_refund,
@@ -32,14 +33,17 @@ from payments.services.rereads import recheck_due, sync_payment, sync_refund
 from payments.services.sales import post_sale, reverse_sale
 
 __all__ = [
+    "adjust_entry",
     "adopt_charge",
     "adopt_refund",
     "approve_refund",
     "begin_payment",
     "cancel_at_provider",
     "cancel_never_sent",
+    "check_books",
     "client_secret",
     "close_intent",
+    "cut_books",
     "flag_refund",
     "mark_fraud",
     "open_at_provider",
@@ -57,6 +61,7 @@ __all__ = [
     "release_refundable",
     "replay_events",
     "request_refund",
+    "reverse_entry",
     "reverse_sale",
     "sync_dispute",
     "sync_payment",

@@ -10,7 +10,7 @@ from foundation.errors import InvalidInput, NotFound
 from payments import gateway, ledger, selectors
 from payments.errors import ContradictsProvider, ProviderBusy, ProviderRefused, ProviderUnsure
 from payments.locks import lock_payment, lock_refund
-from payments.models import Dispute, Payment, PaymentHistory, Payout, Refund
+from payments.models import Dispute, JournalEntry, Payment, PaymentHistory, Payout, Refund
 from payments.services.disputes import sync_dispute
 from payments.services.payment_news import apply_intent
 from payments.services.payouts import sync_payout
@@ -140,10 +140,10 @@ def post_correction(*, number: str, amount_minor: int, cause: str, by: str, why:
         row: Payment | Refund
         if number.startswith(Refund.PREFIX):
             row, payment = lock_refund(Refund.id_of(number))
-            change = -amount_minor  # a larger refund leaves less at the provider
+            change, corrected = -amount_minor, f"refund:{number}"  # a larger refund leaves less at the provider
         else:
             row = payment = lock_payment(Payment.id_of(number))
-            change = amount_minor
+            change, corrected = amount_minor, f"capture:{number}"
         posted = ledger.post(
             key=f"correction:{cause}",
             kind="correction",
@@ -155,6 +155,7 @@ def post_correction(*, number: str, amount_minor: int, cause: str, by: str, why:
             subject=number,
             reference=payment.reference,
             memo=why,
+            corrects=JournalEntry.objects.filter(key=corrected).values_list("pk", flat=True).first(),
         )
         if posted:
             type(row).objects.filter(pk=row.pk).update(corrected_minor=F("corrected_minor") + change)

@@ -51,6 +51,7 @@ def trade(books):
         for payout in books.sandbox.control("POST", "payouts", {"include_pending": True})["payouts"]:
             payments.sync_payout(payout["id"], by="test")
         books.reconcile()
+        payments.check_books(day=database_now().date())
         payments.replay_events(since=database_now() - timedelta(days=2))
         delivery = Delivery.objects.filter(state="done").earliest("pk")
         Delivery.objects.filter(pk=delivery.pk).update(state="parked", last_error="Traceback\nValueError: no")

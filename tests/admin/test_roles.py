@@ -14,6 +14,7 @@ BOOKS = [
     "payments_payout",
     "payments_journalentry",
     "payments_account",
+    "payments_bookscheck",
     "payments_inboxevent",
     "catalog_merchant",
     "catalog_product",

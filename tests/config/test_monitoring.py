@@ -59,6 +59,7 @@ WANTED = {
     ("DeliveryParked", "critical"), ("CompensationFailed", "critical"), ("BeatSilent", "critical"),
     ("DisputeOpened", "warning"), ("DisputeDueSoon", "critical"), ("PayoutFailed", "critical"),
     ("DayNotReconciled", "critical"), ("StatementResidual", "critical"), ("Watchdog", "none"),
+    ("BooksDiffer", "critical"), ("BooksNotChecked", "warning"),
 }  # fmt: skip
 
 

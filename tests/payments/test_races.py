@@ -128,13 +128,11 @@ def test_control_without_lock_guarded_update_and_unique_cause_the_money_is_booke
     def unguarded_move(payment, to, *, by, values, why="") -> None:
         Payment.objects.filter(pk=payment.pk).update(status=to, **values)
 
-    def insert_again(entry) -> bool:
-        entry.save(force_insert=True)
-        return True
-
+    once = "ON CONFLICT (key) DO NOTHING"
+    assert once in ledger._POST
     monkeypatch.setattr("payments.services.rereads.lock_payment", unlocked)
     monkeypatch.setattr("payments.services.payment_news._move", unguarded_move)
-    monkeypatch.setattr(ledger, "_insert_once", insert_again)
+    monkeypatch.setattr(ledger, "_POST", ledger._POST.replace(once, ""))
     unguarded.unique("payments_journalentry", "journal_entry_once_per_cause")
     two_tellers(race, captured)
     race.play("webhook recheck webhook recheck")

@@ -569,6 +569,13 @@ def clean_up(world: World) -> Played:
     return _several("durability.clean_up", "payments.clean_up")
 
 
+@scenario("the books are cut and proved")
+def books(world: World) -> Played:
+    refund(world, bought(world), 500)
+    all_news(world)
+    return _several("payments.cut_books", "payments.check_books")
+
+
 @scenario("a handler that was deployed later")
 def subscribe(world: World) -> Played:
     """Its messages were published by processes that did not know it."""

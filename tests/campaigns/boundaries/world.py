@@ -57,6 +57,8 @@ _BOOKS = {
     "ledger": """SELECT a.kind, a.currency, sum(p.amount_minor) FROM payments_posting p
         JOIN payments_account a ON a.id = p.account_id GROUP BY 1, 2""",
     "journal": "SELECT kind, count(*) FROM payments_journalentry GROUP BY 1",
+    "cuts": "SELECT max(number) = count(*) FROM payments_bookcut",  # how many depends on when they are looked at
+    "proof": "SELECT found, differences::text FROM payments_bookscheck",
     "customers": "SELECT balance_minor, count(*) FROM payments_account WHERE kind = 'customer' GROUP BY 1",
     "statistics": """SELECT currency, orders_paid, revenue_minor, refunds, refunded_minor, count(*)
         FROM orders_dailysales GROUP BY 1, 2, 3, 4, 5""",
@@ -131,6 +133,7 @@ class World:
             EMAIL_BACKEND="django.core.mail.backends.filebased.EmailBackend",
             EMAIL_FILE_PATH=str(self.mails),
             WEBHOOK_ALLOWED_NETWORKS=["127.0.0.0/8"],
+            BOOKS_CUT_POSTINGS=2,  # a cut after each entry, so that a short scene has some
             PROVIDER_LOOKUP_GRACE_S=0,  # resumed runs do not wait for the provider's list to catch up
         )
         opened.enable()
