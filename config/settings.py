@@ -302,8 +302,11 @@ CELERY_TASK_IGNORE_RESULT = True  # results live in our tables
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-CELERY_TASK_TIME_LIMIT = 900  # seconds; a reconciliation of a very large day
-CELERY_TASK_SOFT_TIME_LIMIT = 840
+# What hangs so that not even our own limits end it (C code that never returns) is killed by the worker's parent. Celery's
+# general limits hold wherever a task names none, a soft one of 0 included; and its parent keeps a timer for each task until the
+# limit has passed, long after the task: a general limit of 15 minutes is megabytes of timers in a busy worker.
+CELERY_TASK_TIME_LIMIT = WORK_FOR_S + 2 * CALL_TIME_LIMIT_S
+_LONG_TASK_TIME_LIMIT_S, _LONG_TASK_SOFT_TIME_LIMIT_S = 900, 840  # a reconciliation of a very large day
 CELERY_TASK_SERIALIZER = "json"
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "config.beat:SteadyScheduler"
@@ -331,6 +334,11 @@ _JOBS = {
 }
 CELERY_TASK_ROUTES = {name: {"queue": queue} for name, (queue, _) in _JOBS.items()} | {
     "reconciliation.reconcile_day": {"queue": "long"}  # a person asks for it
+}
+CELERY_TASK_ANNOTATIONS = {
+    name: {"time_limit": _LONG_TASK_TIME_LIMIT_S, "soft_time_limit": _LONG_TASK_SOFT_TIME_LIMIT_S}
+    for name, route in CELERY_TASK_ROUTES.items()
+    if route["queue"] == "long"
 }
 CELERY_BEAT_SCHEDULE = {
     name: {"task": name, "schedule": timedelta(seconds=every_s)} for name, (_, every_s) in _JOBS.items()

@@ -1,25 +1,19 @@
 """Doorbells and scans. A task is a batch: it works until nothing is due, or until others want their turn."""
 
 from celery import shared_task
-from django.conf import settings
 
 from durability import doorbell, services, stream
 from durability.types import Lane
 
-# What hangs so that not even its time limit ends it (C code that never returns) is killed by the worker's parent.
-_KILL_AFTER_S = settings.WORK_FOR_S + 2 * settings.CALL_TIME_LIMIT_S
-# The general soft limit is longer, and Celery refuses to send a task whose soft limit is above its hard one.
-_NO_WARNING = 0
 
-
-@shared_task(name="durability.work_own", time_limit=_KILL_AFTER_S, soft_time_limit=_NO_WARNING)
+@shared_task(name="durability.work_own")
 def work_own() -> None:
     """Handlers and steps of our own database."""
     doorbell.answer(Lane.OWN)
     services.work(Lane.OWN)
 
 
-@shared_task(name="durability.work_outside", time_limit=_KILL_AFTER_S, soft_time_limit=_NO_WARNING)
+@shared_task(name="durability.work_outside")
 def work_outside() -> None:
     """Handlers and calls that leave the process."""
     doorbell.answer(Lane.OUTSIDE)

@@ -1,5 +1,11 @@
 """Every task has a queue, and each queue has workers."""
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import psycopg
 from celery import current_app
 from celery.fixups.django import DjangoWorkerFixup  # type: ignore[attr-defined]
@@ -58,3 +64,40 @@ def test_a_worker_whose_connection_broke_opens_another(transactional_db):
         other.execute("SELECT pg_terminate_backend(%s)", [before])
     around_a_task()
     assert backend() != before
+
+
+# --- What hangs ----------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_nothing_can_interrupt_is_killed_with_its_process(valkey, tmp_path):
+    """Celery takes a general soft limit wherever there is one, and then the hard one counts from its end."""
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tests.config.hanging",
+        "worker",
+        "-Q",
+        "own",
+        "--concurrency",
+        "1",
+    ]
+    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        current_app.send_task("tests.hang", args=[str(tmp_path)], queue="own")
+        assert until(lambda: list(tmp_path.iterdir()))
+        pid = int(next(tmp_path.iterdir()).name)
+        assert until(lambda: not Path(f"/proc/{pid}").exists())
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def until(happens: Callable[[], object], *, within_s: float = 20) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if happens():
+            return True
+        time.sleep(0.1)
+    return False
