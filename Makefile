@@ -43,8 +43,8 @@ crash: .venv/.installed ## Kill its processes N times under load, then look whet
 boundaries: .venv/.installed ## Kill a process at every boundary of every step, handler and phase (SEED= JOBS= ONLY='checkout' WRITE=1)
 	@SEED='$(SEED)' JOBS='$(JOBS)' ONLY='$(ONLY)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.boundaries
 
-history: .venv/.installed ## A random history of N operations, after each of which every law of conservation is checked (N=2000 SEED= WRITE=1)
-	@N='$(N)' SEED='$(SEED)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.histories
+history: .venv/.installed ## A random history of N operations, after each of which every law of conservation is checked (N=2000 SEED= ON=stack WRITE=1)
+	@N='$(N)' SEED='$(SEED)' ON='$(ON)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.histories
 
 soak: .venv/.installed ## Load at 70 % of the measured limit with a kill a minute: what grows, what waits, what is lost (MINUTES=30 SEED= WRITE=1)
 	@MINUTES='$(MINUTES)' SEED='$(SEED)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.soak

@@ -202,6 +202,8 @@ class _Auditor:
         for refund in self.theirs.refunds.values():
             gone = refund["amount"] if refund["status"] == "succeeded" else 0
             name, ours = by_reference.get(refund["id"], ("", None))
+            if ours is None and refund["status"] in ("failed", "canceled"):
+                continue  # made behind our back, and came to nothing before we heard of it
             if ours is None:
                 self.cents_off[refund["currency"]] += refund["amount"]
                 self.found("refund_unknown_to_us", refund["id"], f"{refund['amount']} {refund['currency']}")

@@ -10,8 +10,10 @@ import shutil
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
 
 import hypothesis
 from django.db import connections
@@ -24,8 +26,10 @@ from tests.campaigns import report
 from tests.campaigns.audit import Audit
 from tests.histories.laws import ALWAYS, AT_REST
 from tests.histories.machine import NOBODY, Diary, History, Teller
+from tests.histories.stack import SLACK_S, FarSandbox, StackWorkshop
 from tests.histories.world import Workshop
-from tests.sandbox_process import start_sandbox
+from tests.sandbox_process import SandboxProcess, start_sandbox
+from tests.stack_process import RunningStack
 
 CHAPTER = 50  # operations
 _AT_A_TIME = (
@@ -33,35 +37,51 @@ _AT_A_TIME = (
 )
 
 
-def run(*, operations: int, seed: int) -> bool:
+def run(*, operations: int, seed: int, stack: RunningStack | None = None) -> bool:
     """The campaign; prints and, when told, writes the report. False if a law was broken."""
     print(f"Seed {seed}: {operations} operations, chapters of {CHAPTER}.", flush=True)
     folder = servers.TEST_DATA / f"{os.getpid()}-history"
     folder.mkdir(parents=True)
     setup_test_environment()
-    setup_databases(verbosity=0, interactive=False)
     logging.disable(logging.CRITICAL)
-    world = Workshop(start_sandbox(folder, news_after_s=0), folder / "mails")
-    opened = world.open()
     began = time.monotonic()
+    text = ""
     try:
-        played = machine(world, goes_on=True)
-        text = ""
-        if tell(played, operations, seed):
-            audit = world.books().audit
-            text = written(played.diary, audit, operations=operations, seed=seed, took_s=time.monotonic() - began)
+        with _beside(stack, folder) if stack else _alone(folder) as world:
+            opened = world.open()
+            played = machine(world, goes_on=True)
+            if tell(played, operations, seed, shrink=stack is None):
+                audit = world.books().audit
+                text = written(played.diary, audit, seed=seed, on_stack=bool(stack), took_s=time.monotonic() - began)
+            opened.disable()
+            world.close()
     finally:
-        opened.disable()
-        world.close()
         connections.close_all()
-        world.sandbox.stop()
         shutil.rmtree(folder, ignore_errors=True)
     if not text:
         return False
     print(f"\n{text}")
     if report.told_to_write():
-        report.write_section(report.RELIABILITY, "history", text)
+        report.write_section(report.RELIABILITY, "history on a stack" if stack else "history", text)
     return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[Workshop]:
+    """A shop with a database and a sandbox of its own, in which nothing runs by itself."""
+    setup_databases(verbosity=0, interactive=False)
+    sandbox = start_sandbox(folder, news_after_s=0)
+    try:
+        yield Workshop(sandbox, folder / "mails")
+    finally:
+        sandbox.stop()
+
+
+@contextmanager
+def _beside(stack: RunningStack, folder: Path) -> Iterator[Workshop]:
+    yield StackWorkshop(
+        cast(SandboxProcess, FarSandbox(stack.info["stripe_api_base"])), folder / "mails", slack_s=SLACK_S, stack=stack
+    )
 
 
 def machine(world: Workshop, *, goes_on: bool = False, rules: Sequence[str] = ()) -> type[Teller]:
@@ -92,13 +112,19 @@ def play(
     )
 
 
-def tell(played: type[Teller], operations: int, seed: int) -> bool:
+def tell(played: type[Teller], operations: int, seed: int, *, shrink: bool) -> bool:
     """Chapter after chapter. The first one that breaks a law is shown, and is the last: False."""
     diary = played.diary
     while (left := operations - diary.operations) > 0:
         histories = min(_AT_A_TIME, -(-left // CHAPTER))
         try:
-            play(played, histories=histories, operations=min(CHAPTER, left), seed=seed * 1_000 + diary.rests)
+            play(
+                played,
+                histories=histories,
+                operations=min(CHAPTER, left),
+                seed=seed * 1_000 + diary.rests,
+                shrink=shrink,
+            )
         except BaseException:
             if not diary.broken_chapter:
                 raise
@@ -110,7 +136,7 @@ def tell(played: type[Teller], operations: int, seed: int) -> bool:
     return True
 
 
-def written(diary: Diary, audit: Audit, *, operations: int, seed: int, took_s: float) -> str:
+def written(diary: Diary, audit: Audit, *, seed: int, on_stack: bool, took_s: float) -> str:
     """The report, in Markdown."""
     by_operation: dict[str, Counter[str]] = defaultdict(Counter)
     for (operation, outcome), count in diary.outcomes.items():
@@ -133,7 +159,8 @@ def written(diary: Diary, audit: Audit, *, operations: int, seed: int, took_s: f
     ]
     return "\n\n".join(
         [
-            f"{report.heading(seed=seed)}; `make history N={operations} SEED={seed}`; took {took_s / 60:.1f} min.",
+            f"{report.heading(seed=seed)}; `make history N={diary.operations} SEED={seed}{' ON=stack' if on_stack else ''}`;"
+            f" took {took_s / 60:.1f} min.",
             report.table(["", "in the end"], totals),
             report.table(["operation", "times", "what came of it"], rows),
         ]

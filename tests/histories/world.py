@@ -11,17 +11,18 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import requests
+from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Least, Now
 from django.test import override_settings
 from rest_framework.test import APIClient
 
-from catalog.models import Merchant
 from durability import services as durability
 from durability import shares
 from durability.types import Lane
@@ -39,7 +40,8 @@ from tests.campaigns.boundaries.recorder import watch
 from tests.campaigns.boundaries.world import Performance, World, beat_tasks, run_task, worker_tasks
 from tests.campaigns.evidence import read_theirs
 from tests.histories.laws import Books
-from tests.sandbox_process import PUBLISHABLE_KEY, SECRET_KEY, WEBHOOK_SECRET
+from tests.sandbox_process import PUBLISHABLE_KEY, SECRET_KEY
+from tests.shop import open_shop
 
 Json = dict[str, Any]
 
@@ -148,6 +150,7 @@ class Workshop(World):
     """A boundary campaign's world, in which nothing happens unless it is asked for."""
 
     memory: Memory = field(default_factory=Memory)
+    slack_s: float = 0  # how late anything may be when all is at rest
 
     def open(self) -> override_settings:
         opened = super().open()
@@ -165,9 +168,19 @@ class Workshop(World):
     def fresh(self) -> None:
         super().fresh()
         self.memory = Memory()
-        Merchant.objects.update(refund_approval_above_minor=APPROVED_ABOVE)
+        self.open_shop()
+
+    def open_shop(self) -> None:
+        self.shop = open_shop(refund_approval_above_minor=APPROVED_ABOVE)
         for book, (price, currency, copies) in BOOKS.items():
             self.shop.stock(book, copies, price=price, currency=currency)
+
+    @contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        """What is read within is of one moment, whoever commits meanwhile."""
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield
 
     def rows(self, query: str, *values: Any) -> Sequence[Any]:
         with connection.cursor() as cursor:
@@ -185,6 +198,10 @@ class Workshop(World):
         return self.shop.operations if scope == "operations" else self.shop.storefront
 
     def send(self, request: Request) -> Answer:
+        return self.answer_here(request)
+
+    def answer_here(self, request: Request) -> Answer:
+        """By this very process."""
         headers = {"Idempotency-Key": request.key} | ({"Prefer": "respond-async"} if request.respond_async else {})
         response = self.client(request.scope).post(
             f"/api/v1{request.path}", request.body, format="json", headers=headers
@@ -207,7 +224,7 @@ class Workshop(World):
     def dies_of(self, request: Request, *, at: int) -> bool:
         """The process that answers is killed at its nth boundary: the client hears nothing. False if it ended before."""
         self.memory.unanswered.append(request)
-        return self.dies(lambda: self.send(request), at=at)
+        return self.dies(lambda: self.answer_here(request), at=at)
 
     def get(self, path: str, scope: str = "storefront") -> Answer:
         response = self.client(scope).get(f"/api/v1{path}")
@@ -299,14 +316,18 @@ class Workshop(World):
                 return
             newest = page["data"][0]["id"]
 
-    def deliver(self, event: Json, *, secret: str = WEBHOOK_SECRET) -> int:
+    def deliver(self, event: Json, *, secret: str = "") -> int:
         """One webhook, signed as the provider signs. The status that it was answered with."""
         body = json.dumps(event).encode()
         response = APIClient().post(
             "/api/v1/webhooks/stripe",
             body,
             content_type="application/json",
-            headers={"Stripe-Signature": sign(body, secret.encode(), int(time.time()))},
+            headers={
+                "Stripe-Signature": sign(
+                    body, (secret or settings.STRIPE_WEBHOOK_SECRETS[0]).encode(), int(time.time())
+                )
+            },
         )
         return int(response.status_code)
 
@@ -413,7 +434,7 @@ class Workshop(World):
         for played in range(_ROUNDS):
             self.collect()
             for event in self.memory.posted:
-                self.deliver(event)
+                assert self.deliver(event) == 200, event
             self.memory.posted = []
             self.catch_up()
             for request in self.memory.unanswered[:]:
@@ -436,7 +457,7 @@ class Workshop(World):
     def books(self) -> Books:
         return Books(
             rows=self.rows,
-            audited=lambda: judge(self._read_ours(), read_theirs(self.sandbox.url), slack_s=0),
+            audited=lambda: judge(self._read_ours(), read_theirs(self.sandbox.url), slack_s=self.slack_s),
             kept_promises=self._promises_broken,
             reconciled=self._differences,
             shown_orders=lambda: self.get("/orders?limit=100").document["data"],
