@@ -1,5 +1,6 @@
 """Celery: tasks are doorbells and scans; the rows in PostgreSQL are the truth."""
 
+import logging
 import logging.config
 import os
 from pathlib import Path
@@ -8,8 +9,12 @@ from celery import Celery
 from celery.signals import beat_init, setup_logging, task_postrun, task_prerun, worker_ready
 from django.conf import settings
 from django.db import close_old_connections
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
-from foundation import logs
+from foundation import logs, redis
+
+log = logging.getLogger(__name__)
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -40,6 +45,18 @@ def _bind_task(task_id: str, task: object, **_: object) -> None:
 @task_postrun.connect
 def _unbind_task(**_: object) -> None:
     logs.begin()
+
+
+@worker_ready.connect
+@beat_init.connect
+def _catch_up(**_: object) -> None:
+    """After an outage the provider's news are listed at once, not at the next full hour. Idempotent, and asked for once."""
+    try:
+        first = redis.client().set("everycent:catch_up", "1", nx=True, ex=settings.INBOX_CATCH_UP_AT_START_S)
+        if first:
+            app.send_task("payments.catch_up_events", retry=False)
+    except (RedisError, OperationalError) as error:
+        log.warning("events are not caught up at the start: %s", error)  # the hourly job does it
 
 
 @worker_ready.connect

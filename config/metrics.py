@@ -66,7 +66,7 @@ class Readings(Collector):
 def _read() -> list[Metric]:
     with connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = {settings.METRICS_STATEMENT_TIMEOUT_MS:d}")
-    return [*_durable(), *_owed(), *_disputed(), *_reconciled(), *_booked(), *_database()]
+    return [*_durable(), *_unsettled(), *_owed(), *_disputed(), *_reconciled(), *_booked(), *_database()]
 
 
 def _durable() -> Iterator[Metric]:
@@ -105,6 +105,15 @@ def _durable() -> Iterator[Metric]:
         "everycent_worker_age_seconds",
         "Since a worker of the queue was last seen.",
         {(queue,): age_s for queue, age_s in durability.worker_ages_s().items()},
+    )
+
+
+def _unsettled() -> Iterator[Metric]:
+    yield _by(
+        ["what"],
+        "everycent_needs_a_person",
+        "Payments and refunds that nobody but a person can settle.",
+        {(what,): count for what, count in payments.needing_a_person().items()},
     )
 
 

@@ -47,6 +47,8 @@ ROLES: dict[str, tuple[str, ...]] = {
         "reconciliation.accept_discrepancy",
         "reconciliation.start_reconciliation",
         "payments.refund_payment",
+        "payments.decide_payment",
+        "payments.replay_inboxevent",
         "payments.approve_refund",  # a manager approves what another one asked for
         "payments.correct_ledger",
         "orders.cancel_order",
@@ -64,6 +66,9 @@ ROLES: dict[str, tuple[str, ...]] = {
         "catalog.view_apikey",
         "durability.retry_sagarun",
         "durability.decide_sagarun",
+        "payments.recheck_payment",
+        "payments.decide_payment",
+        "payments.replay_inboxevent",
         "durability.decide_delivery",
         "orders.cancel_order",
     ),

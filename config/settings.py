@@ -249,7 +249,15 @@ PAYMENT_RECHECK_LONGEST_S = 6 * 3600
 # A refund can fail and a payout come back for 30 days, a lost dispute be appealed: so long is what is closed read again.
 PAYMENT_RECHECK_CLOSED_FOR_DAYS = 45
 DISPUTE_DUE_SOON_S = 48 * 3600  # a weekend: who learns of it on Friday evening must not be late on Monday
+# Payments and refunds that have ended: pauses grow by the factor until those days are over; four reads of a payment, seven
+# of a refund.
+SETTLED_RECHECK_FIRST_S = 6 * 3600
+PAYMENT_SETTLED_RECHECK_FACTOR = 4
+REFUND_SETTLED_RECHECK_FACTOR = 2
+SETTLED_RECHECK_BATCH = 20  # each interval, behind what is open: 2 reads a second at most, whatever has piled up
 INBOX_CATCH_UP_INTERVAL_S = 3600  # events that no webhook brought are listed hourly
+INBOX_CATCH_UP_MARGIN_S = 3600  # before what was listed last: the provider may list an event a little late
+INBOX_CATCH_UP_AT_START_S = 60  # of several processes that start, one asks for the list
 BOOKS_CUT_INTERVAL_S = 60
 # Postings between two cuts: one transaction of about a second, and the most that a reader adds up after the last one.
 BOOKS_CUT_POSTINGS = 10_000

@@ -39,3 +39,10 @@ class PaymentStillProcessing(DomainError):
     code = "payment_in_progress"
     status = 409
     retry_after_s = 5
+
+
+class PaymentContradicts(DomainError):
+    """What the provider took for an earlier attempt is not what was asked for: our staff looks at it. Check out anew."""
+
+    code = "payment_in_progress"
+    status = 409

@@ -41,10 +41,20 @@ class PaymentCancelled(_AboutPayment):
 
 @dataclass(frozen=True, slots=True)
 class PaymentContradicted(_AboutPayment):
-    """The provider reports another amount, currency or mode than ours: a person must look."""
+    """The provider's intent cannot be this payment: another amount, currency, mode or intent. A person must look.
+
+    Told once for each contradiction; again when an intent that had no charge has one.
+    """
 
     name: ClassVar[str] = "payments.payment_contradicted.v1"
     detail: str
+    contradicts: str = ""  # amount, currency, mode, intent
+    intent: str = ""
+    charge: str = ""  # empty while no money was taken
+    theirs_amount_minor: int = 0
+    theirs_currency: str = ""
+    theirs_status: str = ""
+    theirs_at: str = ""  # ISO 8601
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +159,20 @@ class PayoutPaid(_AboutPayout):
 class PayoutFailed(_AboutPayout):
     name: ClassVar[str] = "payments.payout_failed.v1"
     code: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefundContradicted(_AboutRefund):
+    """The provider's refund cannot be this one: another amount or currency. Told once for each contradiction."""
+
+    name: ClassVar[str] = "payments.refund_contradicted.v1"
+    detail: str
+    contradicts: str  # amount, currency, refund
+    theirs: str  # the provider's id of what it reports, re_…
+    theirs_amount_minor: int
+    theirs_currency: str
+    theirs_status: str
+    theirs_at: str  # ISO 8601
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,9 @@ STRIPE_REQUEST_DURATION = Histogram(
     buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 15),
 )
 STRIPE_ERRORS = Counter("everycent_stripe_errors", "Calls to the provider that failed, by type.", ["type"])
+UNKNOWN_EVENTS = Counter(
+    "everycent_provider_events_unknown", "Events of the provider that nothing here handles, by type.", ["type"]
+)
 CAPTURED = Counter("everycent_captured_minor", "Minor units captured.", ["currency"])
 REFUNDED = Counter("everycent_refunded_minor", "Minor units refunded.", ["currency"])
 REFUNDS_FAILED_LATE = Counter(

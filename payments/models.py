@@ -18,6 +18,7 @@ from payments.states import (
     PAYOUT_EDGES,
     REFUND_EDGES,
     REFUND_ENDED_UNPAID,
+    REFUND_OPEN,
     REFUND_UNAPPROVED,
     PaymentStatus,
     RefundStatus,
@@ -62,6 +63,12 @@ class Payment(models.Model):
     failure_decline_code = models.CharField(max_length=64, blank=True)
     failure_message = models.TextField(blank=True)
     fraud_marked_at = models.DateTimeField(null=True)
+    # What the provider says and cannot be: a line a contradiction, each told once. Such an attempt is never marked paid.
+    contradicted_at = models.DateTimeField(null=True)
+    contradiction = models.TextField(blank=True, default="", db_default="")
+    # Nobody but a person can settle it: why, and since when. What was tried stands in ProviderTry.
+    person_needed_at = models.DateTimeField(null=True)
+    person_needed_why = models.TextField(blank=True, default="", db_default="")
     paid_at = models.DateTimeField(null=True)
     next_check_at = models.DateTimeField(null=True)
     checks = models.PositiveIntegerField(default=0)
@@ -71,6 +78,7 @@ class Payment(models.Model):
         permissions = [
             ("recheck_payment", "Can read payments and refunds again at the provider"),
             ("refund_payment", "Can refund payments"),
+            ("decide_payment", "Can decide over payments and refunds that need a person"),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(amount_minor__gt=0), name="payment_amount_positive"),
@@ -108,7 +116,18 @@ class Payment(models.Model):
         indexes = [
             models.Index(fields=["merchant_id", "reference"], name="payment_by_reference"),
             models.Index(fields=["captured_at"], name="payment_captured", condition=Q(captured_at__isnull=False)),
-            models.Index(fields=["next_check_at"], name="payment_due_check", condition=Q(next_check_at__isnull=False)),
+            # What is open goes first; what has ended is read again with what is left of the rate.
+            models.Index(
+                fields=["next_check_at"],
+                name="payment_to_recheck",
+                condition=Q(next_check_at__isnull=False, status__in=PAYMENT_LIVE),
+            ),
+            models.Index(
+                fields=["next_check_at"],
+                name="payment_to_reread",
+                condition=Q(next_check_at__isnull=False) & ~Q(status__in=PAYMENT_LIVE),
+            ),
+            models.Index(fields=["id"], name="payment_needs_a_person", condition=Q(person_needed_at__isnull=False)),
             models.Index(fields=["id"], name="payment_owes_a_refund", condition=Q(refunds_owed_minor__gt=0)),
         ]
         triggers = [transition_guard(field="status", edges=PAYMENT_EDGES)]
@@ -165,6 +184,10 @@ class Refund(models.Model):
     provider_created_at = models.DateTimeField(null=True)  # the provider's clock: decides the day in the books
     failure_code = models.CharField(max_length=64, blank=True)
     failure_message = models.TextField(blank=True)
+    contradicted_at = models.DateTimeField(null=True)
+    contradiction = models.TextField(blank=True, default="", db_default="")  # as on a payment
+    person_needed_at = models.DateTimeField(null=True)
+    person_needed_why = models.TextField(blank=True, default="", db_default="")
     completed_at = models.DateTimeField(null=True)
     next_check_at = models.DateTimeField(null=True)
     checks = models.PositiveIntegerField(default=0)
@@ -204,7 +227,17 @@ class Refund(models.Model):
                 name="refund_provider_created",
                 condition=Q(provider_created_at__isnull=False),
             ),
-            models.Index(fields=["next_check_at"], name="refund_due_check", condition=Q(next_check_at__isnull=False)),
+            models.Index(
+                fields=["next_check_at"],
+                name="refund_to_recheck",
+                condition=Q(next_check_at__isnull=False, status__in=REFUND_OPEN),
+            ),
+            models.Index(
+                fields=["next_check_at"],
+                name="refund_to_reread",
+                condition=Q(next_check_at__isnull=False) & ~Q(status__in=REFUND_OPEN),
+            ),
+            models.Index(fields=["id"], name="refund_needs_a_person", condition=Q(person_needed_at__isnull=False)),
             # The desk's views of what waits or went wrong, beside millions that succeeded.
             models.Index(fields=["status", "id"], name="refund_not_succeeded", condition=~Q(status="succeeded")),
             models.Index(fields=["again_of"], name="refund_made_again", condition=Q(again_of__isnull=False)),
@@ -688,6 +721,7 @@ class InboxEvent(models.Model):
     received_at = models.DateTimeField(db_default=Now())
 
     class Meta:
+        permissions = [("replay_inboxevent", "Can have the provider's events worked on again")]
         indexes = [
             models.Index(fields=["object_id"], name="inbox_by_object"),
             models.Index(fields=["intent_id"], name="inbox_by_intent"),
@@ -696,3 +730,37 @@ class InboxEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} {self.object_id}"
+
+
+class InboxMark(models.Model):
+    """Up to where the provider's list of events was read without a gap: by its clock, one row."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    listed_until = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="inbox_mark_is_one_row")]
+
+    def __str__(self) -> str:
+        return f"{self.listed_until:%Y-%m-%d %H:%M:%S}"
+
+
+class ProviderTry(models.Model):
+    """What the provider was asked about a payment or refund without a clear answer; one row an answer, however often."""
+
+    id = models.BigAutoField(primary_key=True)
+    subject = models.CharField(max_length=64)  # the payment's or refund's number
+    asked = models.CharField(max_length=100)
+    answer = models.CharField(max_length=300)
+    times = models.PositiveIntegerField(default=1)
+    first_at = models.DateTimeField(db_default=Now())
+    last_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name_plural = "provider tries"
+        constraints = [
+            models.UniqueConstraint(fields=["subject", "asked", "answer"], name="provider_try_one_row_an_answer")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.asked}: {self.answer}"

@@ -12,7 +12,7 @@ from foundation.database import in_seconds
 from foundation.errors import NotFound
 from payments import gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
-from payments.models import BooksCheck, Dispute, InboxEvent, JournalEntry, Payment, Refund
+from payments.models import BooksCheck, Dispute, InboxEvent, JournalEntry, Payment, ProviderTry, Refund
 from payments.states import DISPUTE_NEEDS_RESPONSE, DISPUTE_OPEN, PAYMENT_LIVE, PaymentStatus, RefundStatus
 from payments.types import (
     BalanceTransaction,
@@ -60,6 +60,7 @@ def view(payment: Payment) -> PaymentView:
         charge_reference=payment.charge_reference or "",
         failure=failure,
         sent=payment.first_sent_at is not None,
+        contradicted=payment.contradicted_at is not None,
         created_at=payment.created_at,
         paid_at=payment.paid_at,
         disputed=payment.disputed_at is not None,
@@ -187,6 +188,19 @@ def inbox_of(provider_references: Sequence[str]) -> list[InboxEvent]:
             "received_at"
         )
     )
+
+
+def tries_of(number: str) -> list[ProviderTry]:
+    """What the provider was asked about a payment or refund without a clear answer, the latest first."""
+    return list(ProviderTry.objects.filter(subject=number).order_by("-last_at"))
+
+
+def needing_a_person() -> dict[str, int]:
+    """`payment` and `refund` → how many nobody but a person can settle."""
+    return {
+        name: model.objects.filter(person_needed_at__isnull=False).count()
+        for name, model in (("payment", Payment), ("refund", Refund))
+    }
 
 
 def captured_between(since: datetime, until: datetime) -> list[Total]:

@@ -38,6 +38,7 @@ class PaymentView:
     charge_reference: str
     failure: Failure | None
     sent: bool
+    contradicted: bool  # the provider's intent cannot be this payment; with a charge_reference, it took money
     created_at: datetime
     paid_at: datetime | None
     disputed: bool  # while a dispute is open nothing is refunded
@@ -261,3 +262,12 @@ class ProviderEvent:
     intent_id: str
     livemode: bool
     created_at: datetime
+
+
+@dataclass(slots=True)
+class Rechecked:
+    """What reading everything open at the provider came to."""
+
+    asked: int = 0
+    answered: int = 0
+    needs_person: int = 0  # payments and refunds on the operators' list afterwards

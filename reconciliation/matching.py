@@ -13,7 +13,7 @@ two): the rows of one source are added up. Amounts in `recon_pair` are positive 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
 
@@ -21,8 +21,10 @@ from django.conf import settings
 from django.db import connection
 
 from durability import selectors as durability
+from foundation.ids import parse_public_id
 from payments.selectors import MOVEMENTS_VIEW
 from reconciliation.states import UNRESOLVED_STATES
+from reconciliation.types import Finding
 
 # What the provider's reporting categories mean here (https://docs.stripe.com/reports/reporting-categories).
 CHARGE_CATEGORIES: Final = ["charge", "charge_failure", "partial_capture_reversal"]
@@ -165,6 +167,11 @@ WITH judged AS (
         WHEN theirs = 'none' THEN NULL
         -- A payment that failed asynchronously at the provider can be tried again: ours stays open.
         WHEN kind = 'charge' AND ours = 'open' AND theirs = 'dead' THEN NULL
+        -- Money was taken, or given back, that is not what we asked for: nothing was marked paid for it.
+        WHEN theirs = 'settled' AND ours <> 'settled' AND ours_currency <> theirs_currency THEN 'currency_mismatch'
+        WHEN theirs = 'settled' AND ours <> 'settled'
+            AND theirs_minor <> CASE kind WHEN 'refund' THEN ours_minor ELSE expected_minor END
+            THEN 'amount_mismatch' || form
         WHEN ours <> theirs THEN 'status_mismatch' || form
         WHEN ours = 'settled' AND ours_currency <> theirs_currency THEN 'currency_mismatch'
         WHEN ours = 'settled' AND ours_minor <> theirs_minor THEN 'amount_mismatch' || form
@@ -205,6 +212,20 @@ FROM recon_item i
 JOIN reconciliation_providertransaction t ON t.id = i.source
 WHERE i.kind = 'other' AND t.withdrawn_at IS NULL AND NOT t.reporting_category = ANY(%(known)s)
 """  # noqa: S608
+
+_NOTED = """
+CREATE TEMPORARY TABLE recon_found ON COMMIT DROP AS
+SELECT %(kind)s::text || ':' || %(source)s::text AS fingerprint, %(kind)s::text AS kind, %(object_kind)s::text AS object_kind,
+       (coalesce(%(theirs_at)s::timestamptz, %(now)s::timestamptz) AT TIME ZONE 'UTC')::date AS business_date,
+       %(source)s::text AS source, %(intent)s::text AS intent, %(charge)s::text AS charge,
+       %(merchant_id)s::uuid AS merchant_id, %(payment_id)s::uuid AS payment_id, %(refund_id)s::uuid AS refund_id,
+       %(order_reference)s::text AS order_reference, %(ours_amount_minor)s::bigint AS ours_amount_minor,
+       %(ours_currency)s::text AS ours_currency, %(ours_status)s::text AS ours_status, NULL::timestamptz AS ours_at,
+       %(theirs_amount_minor)s::bigint AS theirs_amount_minor, %(theirs_currency)s::text AS theirs_currency,
+       %(theirs_status)s::text AS theirs_status, %(theirs_at)s::timestamptz AS theirs_at,
+       %(difference_minor)s::bigint AS difference_minor, jsonb_build_object('told', %(detail)s::text) AS evidence,
+       NULL::timestamptz AS becomes_break_at, ''::text AS timing
+"""
 
 _MAY_BE_TIMING = ["missing_in%", "status_mismatch%"]
 
@@ -284,6 +305,20 @@ def match_objects(objects: Sequence[tuple[str, str]], *, now: datetime) -> None:
     with connection.cursor() as cursor:
         cursor.executemany("INSERT INTO recon_item VALUES (%s, %s)", objects)
     _match(_parameters((now, now)), now=now, unbooked=())
+
+
+def note_found(found: Finding, *, now: datetime) -> None:
+    """Fill `recon_found` with what news told, as if it had been matched. Belongs inside a transaction."""
+    _start()
+    _run(
+        _NOTED,
+        {
+            **asdict(found),
+            "payment_id": parse_public_id("pay", found.payment) if found.payment else None,
+            "refund_id": parse_public_id("ref", found.refund) if found.refund else None,
+            "now": now,
+        },
+    )
 
 
 def day_totals(day: date) -> DayTotals:

@@ -157,8 +157,9 @@ class Discrepancy(models.Model):
     becomes_break_at = models.DateTimeField(null=True)
     ignored_until = models.DateField(null=True)
     cycle = models.PositiveIntegerField(default=1)  # counts how often it was opened: an action is done once a cycle
-    first_seen_run = models.ForeignKey(ReconciliationRun, on_delete=models.PROTECT, related_name="+")
-    last_seen_run = models.ForeignKey(ReconciliationRun, on_delete=models.PROTECT, related_name="+")
+    # Null where news told of it before any run saw it.
+    first_seen_run = models.ForeignKey(ReconciliationRun, on_delete=models.PROTECT, null=True, related_name="+")
+    last_seen_run = models.ForeignKey(ReconciliationRun, on_delete=models.PROTECT, null=True, related_name="+")
     first_seen_at = models.DateTimeField(db_default=Now())
     closed_as = models.CharField(
         max_length=16, choices=_choices(ClosedAs.AUTO, ClosedAs.FIXED, ClosedAs.ACCEPTED), blank=True

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from typing import Final
 from uuid import UUID
 
@@ -22,6 +22,11 @@ class Kind:
     DUPLICATE_CHARGE: Final = "duplicate_charge"
     FOREIGN_INSTANCE: Final = "foreign_instance"
     UNKNOWN_TYPE: Final = "unknown_type"
+    REFUND_FAILED_LATE: Final = "refund_failed_late"
+
+
+# Told by news alone. Both books may agree about such an item and it is open all the same: a run leaves it to people.
+NOT_JUDGED_BY_RUNS: Final = (Kind.REFUND_FAILED_LATE,)
 
 
 class Severity:
@@ -92,7 +97,40 @@ KINDS: Mapping[str, KindInfo] = {
     Kind.UNKNOWN_TYPE: KindInfo(
         "Unknown type", Severity.MEDIUM, "Stripe's books hold a row of a category that this version cannot classify."
     ),
+    Kind.REFUND_FAILED_LATE: KindInfo(
+        "Refund failed late",
+        Severity.HIGH,
+        "A refund had succeeded, and the bank sent it back: the money is with us again, and the customer still waits "
+        "for it.",
+    ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A difference that news told of, before any run looked. Amounts are positive minor units, empty where unknown.
+
+    `source` is the charge or refund at the provider (`ch_…`, `re_…`); the intent (`pi_…`) while it has no charge.
+    """
+
+    kind: str
+    object_kind: str  # charge, refund
+    source: str
+    order_reference: str
+    merchant_id: UUID
+    ours_amount_minor: int | None
+    ours_currency: str
+    ours_status: str
+    theirs_amount_minor: int | None
+    theirs_currency: str
+    theirs_status: str
+    difference_minor: int | None  # what the provider holds more than our books say
+    payment: str = ""  # numbers
+    refund: str = ""
+    intent: str = ""
+    charge: str = ""
+    theirs_at: datetime | None = None  # the provider's clock decides the day; without it, today
+    detail: str = ""  # a sentence for whoever opens it
 
 
 @dataclass(slots=True)
@@ -241,7 +279,8 @@ _ALL = {
         ActionInfo(
             Action.REFUND_CUSTOMER,
             "Refund the customer",
-            "Asks Stripe to give the money back. A charge that we do not know is recorded first, apart from its order.",
+            "Asks Stripe to give the money back. A charge that we do not know, or that is not what we asked for, is "
+            "recorded first, apart from its order.",
             _REPAIR,
             asks_for=("amount_minor", "order_number"),
             repairs=True,
@@ -278,7 +317,8 @@ def _offer(*repairs: str, requery: bool = True) -> tuple[ActionInfo, ...]:
     return tuple(_ALL[name] for name in (*((Action.REQUERY,) if requery else ()), *repairs, *desk))
 
 
-# Refunding is not offered for what is missing at Stripe: it has nothing to give back. A currency is corrected by nobody.
+# Refunding is not offered for what is missing at Stripe: it has nothing to give back. A currency is corrected by nobody:
+# what was taken in the wrong one can only go back.
 ACTIONS: Mapping[str, tuple[ActionInfo, ...]] = {
     Kind.MISSING_IN_STRIPE: _offer(Action.POST_CORRECTION, Action.MARK_FRAUD),
     Kind.MISSING_IN_OUR_SYSTEM: _offer(Action.CREATE_MISSING_PAYMENT, Action.REFUND_CUSTOMER),
@@ -288,10 +328,11 @@ ACTIONS: Mapping[str, tuple[ActionInfo, ...]] = {
     Kind.MISSING_IN_OUR_SYSTEM_REFUND: _offer(Action.CREATE_MISSING_REFUND),
     Kind.AMOUNT_MISMATCH_REFUND: _offer(Action.POST_CORRECTION),
     Kind.STATUS_MISMATCH_REFUND: _offer(Action.TAKE_PROVIDER_STATUS),
-    Kind.CURRENCY_MISMATCH: _offer(),
+    Kind.CURRENCY_MISMATCH: _offer(Action.REFUND_CUSTOMER),
     Kind.DUPLICATE_CHARGE: _offer(Action.REFUND_CUSTOMER),
     Kind.FOREIGN_INSTANCE: _offer(),
     Kind.UNKNOWN_TYPE: _offer(requery=False),
+    Kind.REFUND_FAILED_LATE: _offer(Action.REFUND_CUSTOMER, requery=False),
 }
 
 

@@ -7,7 +7,7 @@ from durability.types import Lease
 from foundation.database import database_now
 from foundation.errors import NotFound
 from foundation.ids import public_id, uuid7
-from orders.errors import OrderAlreadyPaid, OrderNotOpen, PaymentStillProcessing
+from orders.errors import OrderAlreadyPaid, OrderNotOpen, PaymentContradicts, PaymentStillProcessing
 from orders.locks import lock_order
 from orders.models import Order
 from orders.states import OrderStatus
@@ -66,9 +66,12 @@ def record_attempt(*, number: str, payment: str, wish: PaymentWish) -> None:
 
 
 def check_payable(order: Order) -> None:
-    """Raises OrderAlreadyPaid with the payment that paid it, or OrderNotOpen."""
-    paid = [one for one in payment_reads.payments_of([order.number])[order.number] if one.settling]
+    """Raises OrderAlreadyPaid with the payment that paid it, PaymentContradicts, or OrderNotOpen."""
+    attempts = payment_reads.payments_of([order.number])[order.number]
+    paid = [one for one in attempts if one.settling]
     if paid:
         raise OrderAlreadyPaid(members={"payment": paid[0].number})
+    if any(one.contradicted and one.charge_reference for one in attempts):
+        raise PaymentContradicts  # money is there that nobody asked for: a person gives it back before more is taken
     if order.status != OrderStatus.PENDING or order.cancel_requested_at or order.expires_at <= database_now():
         raise OrderNotOpen

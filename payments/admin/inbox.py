@@ -1,5 +1,7 @@
 """The webhook inbox as operators see it."""
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import Q
 from django.http import HttpRequest
@@ -7,16 +9,31 @@ from django.utils.safestring import SafeString
 
 from foundation import cells
 from foundation.database import database_now
-from foundation.desk import ReadOnlyAdmin
+from foundation.desk import Act, ReadOnlyAdmin
 from foundation.sections import Facts, Page
-from payments import selectors
+from payments import selectors, services
 from payments.models import InboxEvent
+
+
+def replay(event: InboxEvent, data: dict[str, Any], by: str) -> str:
+    services.replay_event(event.pk)
+    return "A worker reads the object at the provider again, and applies what it says."
 
 
 @admin.register(InboxEvent)
 class InboxEventAdmin(ReadOnlyAdmin[InboxEvent]):
     list_display = ("event", "type_cell", "object_cell", "made", "received")
     ordering = ("-received_at",)
+    acts = (
+        Act(
+            name="replay",
+            label="Work on it again",
+            says="Has a worker read the object at the provider again and apply what it says now. Twice does no harm.",
+            permission="payments.replay_inboxevent",
+            run=replay,
+            icon="replay",
+        ),
+    )
     search_help_text = "evt_…, pi_…, ch_…, re_…, dp_… or po_…"
 
     def find(self, text: str) -> Q:

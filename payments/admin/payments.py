@@ -14,7 +14,19 @@ from foundation.desk import Act, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_numbe
 from foundation.sections import Entry, Facts, Page, Section, Timeline
 from payments import selectors, services
 from payments.admin.disputes import disputes_table
-from payments.admin.shared import journal_table, order_link, refunds_table, webhooks_table
+from payments.admin.shared import (
+    NeedsAPerson,
+    end_unanswered,
+    journal_table,
+    offered_to_decide,
+    order_link,
+    person_marks,
+    person_section,
+    refunds_table,
+    settled_by_hand,
+    tries_section,
+    webhooks_table,
+)
 from payments.documents import refund_told
 from payments.models import JournalEntry, Payment
 from payments.states import PaymentStatus
@@ -64,6 +76,7 @@ class OwesFilter(ChoiceFilter):
 class PaymentAdmin(ReadOnlyAdmin[Payment]):
     list_display = ("number_cell", "order", "customer_cell", "status_cell", "amount", "refunded", "provider", "created")
     list_filter = (
+        NeedsAPerson,
         choice_filter("status", _PAYMENT_STATES),
         choice_filter("currency", ["usd", "eur", "gbp", "jpy"]),
         OwesFilter,
@@ -73,6 +86,7 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
         ("Succeeded", "status=succeeded"),
         ("Failed", "status=failed"),
         ("Unknown", "status=unknown"),
+        ("Needs a person", "needs_a_person=yes"),
         ("Waiting for the customer", "status=pending"),
         ("Owes a refund", "owes=a+refund"),
     )
@@ -96,6 +110,8 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             icon="undo",
             danger=True,
         ),
+        end_unanswered,
+        settled_by_hand,
     )
 
     def find(self, text: str) -> Q:
@@ -108,7 +124,11 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
     def offered(self, row: Payment) -> list[str]:
         open_to_it = row.status == PaymentStatus.SUCCEEDED and row.disputed_at is None
         can_refund = open_to_it and row.refunds_committed_minor < row.captured_minor - row.disputed_lost_minor
-        return [*(["recheck"] if row.provider_reference else []), *(["refund"] if can_refund else [])]
+        return [
+            *(["recheck"] if row.first_sent_at else []),
+            *(["refund"] if can_refund else []),
+            *offered_to_decide(row),
+        ]
 
     @admin.display(description="Payment")
     def number_cell(self, payment: Payment) -> SafeString:
@@ -163,7 +183,9 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             sub=cells.beside("for order", order_link(request, row.reference)),
             figure=("Amount", cells.money(row.amount_minor, row.currency)),
             main=[
+                *person_section(row),
                 *self._failure(row),
+                *tries_section(row),
                 refunds_table(request, row.refunds.order_by("pk")),
                 *([disputes_table(request, row.disputes.order_by("pk"))] if row.disputes.exists() else []),
                 journal_table(request, JournalEntry.objects.filter(subject=row.number)),
@@ -184,6 +206,7 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             marks.append(cells.badge("disputed", "bad", title="Nothing is refunded while its dispute is open."))
         if payment.disputed_lost_minor:
             marks.append(cells.badge("dispute lost", "bad"))
+        marks += person_marks(payment)
         if payment.fraud_marked_at:
             marks.append(cells.badge("fraud", "bad"))
         return marks

@@ -12,7 +12,18 @@ from foundation import cells
 from foundation.desk import Act, ReadOnlyAdmin, by_number, choice_filter
 from foundation.sections import Entry, Facts, Page, Timeline
 from payments import services
-from payments.admin.shared import journal_table, order_link, webhooks_table
+from payments.admin.shared import (
+    NeedsAPerson,
+    end_unanswered,
+    journal_table,
+    offered_to_decide,
+    order_link,
+    person_marks,
+    person_section,
+    settled_by_hand,
+    tries_section,
+    webhooks_table,
+)
 from payments.models import JournalEntry, Payment, Refund
 from payments.states import REFUND_ENDED_UNPAID, RefundStatus
 
@@ -60,7 +71,11 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
         "asked_by",
         "created",
     )
-    list_filter = (choice_filter("status", _REFUND_STATES), choice_filter("currency", ["usd", "eur", "gbp", "jpy"]))
+    list_filter = (
+        NeedsAPerson,
+        choice_filter("status", _REFUND_STATES),
+        choice_filter("currency", ["usd", "eur", "gbp", "jpy"]),
+    )
     list_select_related = ("payment",)
     saved_views = (
         ("All", ""),
@@ -69,6 +84,7 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
         ("At the bank", "status=pending"),
         ("Succeeded", "status=succeeded"),
         ("Failed", "status=failed"),
+        ("Needs a person", "needs_a_person=yes"),
     )
     search_help_text = "Number of a refund, payment or order, or re_…"
     acts = (
@@ -113,6 +129,8 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
             run=recheck_refund,
             icon="sync",
         ),
+        end_unanswered,
+        settled_by_hand,
     )
 
     def find(self, text: str) -> Q:
@@ -128,7 +146,7 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
         acts = ["approve", "reject"] if row.status == RefundStatus.AWAITING_APPROVAL else []
         if row.status == RefundStatus.FAILED and not _made_again(row):
             acts += ["again", *(["outside"] if row.payment.refunds_owed_minor else [])]
-        return [*acts, *(["recheck"] if row.provider_reference else [])]
+        return [*acts, *(["recheck"] if row.first_sent_at else []), *offered_to_decide(row)]
 
     @admin.display(description="Refund")
     def number_cell(self, refund: Refund) -> SafeString:
@@ -144,7 +162,7 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
 
     @admin.display(description="Status")
     def status_cell(self, refund: Refund) -> SafeString:
-        return cells.beside(cells.state(refund.status), *_marks(refund))
+        return cells.beside(cells.state(refund.status), *_marks(refund), *person_marks(refund))
 
     @admin.display(description="Amount")
     def amount(self, refund: Refund) -> SafeString:
@@ -176,12 +194,14 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
         ]
         return Page(
             title=cells.code(row.number),
-            lead=[cells.state(row.status), *_marks(row)],
+            lead=[cells.state(row.status), *_marks(row), *person_marks(row)],
             sub=cells.beside(
                 "of payment", cells.link(request, "payments.payment", payment.pk, cells.code(payment.number))
             ),
             figure=("Amount", cells.money(row.amount_minor, row.currency)),
             main=[
+                *person_section(row),
+                *tries_section(row),
                 journal_table(request, JournalEntry.objects.filter(subject=row.number)),
                 webhooks_table(request, [row.provider_reference] if row.provider_reference else []),
             ],

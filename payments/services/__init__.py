@@ -11,6 +11,7 @@ from payments.services.attempts import (
     record_opening,
 )
 from payments.services.books import adjust_entry, check_books, cut_books, reverse_entry
+from payments.services.decisions import end_unanswered, settled_by_hand
 from payments.services.desk import (
     adopt_charge,
     adopt_refund,
@@ -19,7 +20,7 @@ from payments.services.desk import (
     take_provider_status,
 )
 from payments.services.disputes import sync_dispute
-from payments.services.inbox import receive_webhook, replay_events
+from payments.services.inbox import catch_up_since, receive_webhook, replay_event, replay_events
 from payments.services.payouts import sync_payout
 from payments.services.refund_sending import (
     flag_refund,
@@ -29,7 +30,7 @@ from payments.services.refund_sending import (
     release_refundable,
 )
 from payments.services.refunds import approve_refund, refund_again, reject_refund, request_refund
-from payments.services.rereads import recheck_due, sync_payment, sync_refund
+from payments.services.rereads import open_count, recheck_due, recheck_open, sync_payment, sync_refund
 from payments.services.sales import post_sale, reverse_sale
 
 __all__ = [
@@ -40,18 +41,22 @@ __all__ = [
     "begin_payment",
     "cancel_at_provider",
     "cancel_never_sent",
+    "catch_up_since",
     "check_books",
     "client_secret",
     "close_intent",
     "cut_books",
+    "end_unanswered",
     "flag_refund",
     "mark_fraud",
     "open_at_provider",
+    "open_count",
     "post_correction",
     "post_refund",
     "post_sale",
     "receive_webhook",
     "recheck_due",
+    "recheck_open",
     "record_cancelling",
     "record_opening",
     "record_refund",
@@ -59,10 +64,12 @@ __all__ = [
     "refund_at_provider",
     "reject_refund",
     "release_refundable",
+    "replay_event",
     "replay_events",
     "request_refund",
     "reverse_entry",
     "reverse_sale",
+    "settled_by_hand",
     "sync_dispute",
     "sync_payment",
     "sync_payout",

@@ -20,7 +20,9 @@ from payments.events import PaymentCancelled
 from payments.locks import lock_payment
 from payments.metrics import count_after_commit
 from payments.models import Payment, PaymentHistory
-from payments.services.payment_news import about, apply_intent, fail
+from payments.services.about import about
+from payments.services.payment_news import apply_intent, cancel, fail
+from payments.services.tries import CANCEL, LOOK_UP, READ, SEND, LostTrack, asking, lost_track, need_person
 from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, PaymentStatus
 from payments.types import Failure, Intent, PaymentView
 
@@ -75,9 +77,12 @@ def open_at_provider(number: str) -> Outcome:
     try:
         intent = _open(payment)
         if intent is None:
-            return Accepted() if payment.first_sent_at is None else Unknown("not found at the provider yet")
+            return Accepted()  # nothing was sent, and nothing will be
         if payment.confirm and intent.failure and intent.status == "requires_payment_method":
             intent = _cancel_declined(intent)
+    except LostTrack as lost:
+        _leave_to_a_person(payment, str(lost))
+        return Accepted()  # looked up now and then from here on; never sent again
     except ProviderRefused as refusal:
         return Refused(refusal.code, refusal.message)
     except (ProviderUnsure, ProviderBusy) as doubt:
@@ -87,34 +92,54 @@ def open_at_provider(number: str) -> Outcome:
 
 
 def _open(payment: Payment) -> Intent | None:
+    number = payment.number
     if payment.provider_reference:
-        return gateway.retrieve_intent(payment.provider_reference)
+        with asking(number, READ):
+            return gateway.retrieve_intent(payment.provider_reference)
     if payment.first_sent_at is None and not _mark_sent(payment):
         return None
     now = database_now()
     sent_at = payment.first_sent_at or now
     if payment.first_sent_at:  # sent before, and we never learnt the answer: perhaps nobody lived to write it down
-        found = gateway.find_intent(payment.number, since=sent_at)
-        if found or now - sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
+        with asking(number, LOOK_UP):
+            found = gateway.find_intent(number, since=sent_at)
+        if found:
             return found
+        if now - sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
+            raise lost_track(number)
     try:
-        return gateway.create_intent(
-            number=payment.number,
-            amount_minor=payment.amount_minor,
-            currency=payment.currency,
-            metadata=metadata(payment),
-            payment_method=payment.payment_method,
-            confirm=payment.confirm,
-        )
+        with asking(number, SEND):
+            return gateway.create_intent(
+                number=number,
+                amount_minor=payment.amount_minor,
+                currency=payment.currency,
+                metadata=metadata(payment),
+                payment_method=payment.payment_method,
+                confirm=payment.confirm,
+            )
     except ProviderUnsure as doubt:
         long_ago = now - sent_at > timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S)
         if not (doubt.final and long_ago):
             raise
-        found = gateway.find_intent(payment.number, since=sent_at)  # this very try may have made it
+        found = gateway.find_intent(number, since=sent_at)  # this very try may have made it
         if found is None:
             # The provider replays its 500 for ever, and lists no such intent: it was never made.
             raise ProviderRefused("provider_error", "The provider failed to open the payment.") from doubt
         return found
+
+
+def _leave_to_a_person(payment: Payment, why: str) -> None:
+    with transaction.atomic(durable=True):
+        payment = lock_payment(payment.pk)
+        if payment.status == PaymentStatus.PENDING and not payment.provider_reference:
+            _to_unknown(payment, why)
+        if payment.status == PaymentStatus.UNKNOWN:
+            need_person(payment, why)
+
+
+def _to_unknown(payment: Payment, why: str) -> None:
+    transition(payment, PaymentStatus.UNKNOWN, edges=PAYMENT_EDGES, history=PaymentHistory, by="opening", why=why)
+    count_after_commit(metrics.PAYMENT_REQUESTS, "unknown")
 
 
 def _mark_sent(payment: Payment) -> bool:
@@ -145,15 +170,7 @@ def record_opening(number: str, outcome: Outcome) -> None:
                 fail(payment, Failure(code, "", message), by="opening")
         case Unknown(reason=reason):
             if payment.status == PaymentStatus.PENDING and not payment.provider_reference:
-                transition(
-                    payment,
-                    PaymentStatus.UNKNOWN,
-                    edges=PAYMENT_EDGES,
-                    history=PaymentHistory,
-                    by="opening",
-                    why=reason,
-                )
-                count_after_commit(metrics.PAYMENT_REQUESTS, "unknown")
+                _to_unknown(payment, reason)
         case Accepted():
             pass
 
@@ -178,14 +195,16 @@ def cancel_at_provider(number: str) -> Outcome:
         if payment.first_sent_at is None:
             return Accepted(None)  # nothing to cancel, unless somebody sends it before this is recorded
         if not reference:
-            found = gateway.find_intent(number, since=payment.first_sent_at)
+            with asking(number, LOOK_UP):
+                found = gateway.find_intent(number, since=payment.first_sent_at)
             if found is None:
                 waited = database_now() - payment.first_sent_at
                 if waited < timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S):
                     return Unknown("sent, but not yet to be found at the provider")
                 return Succeeded(None)
             reference = found.id
-        intent = _cancel_or_read(reference)
+        with asking(number, CANCEL):
+            intent = _cancel_or_read(reference)
     except ProviderRefused as refusal:
         if refusal.code == "resource_missing":
             return Succeeded(None)  # what the provider does not know, nobody can pay
@@ -220,25 +239,15 @@ def record_cancelling(number: str, outcome: Outcome, *, by: str) -> PaymentView:
     """Commit what cancelling ended in, in the caller's transaction, and answer with the payment as it now stands."""
     payment = lock_payment(Payment.id_of(number))
     if isinstance(outcome, Succeeded | Accepted) and outcome.value is not None:
-        apply_intent(payment, outcome.value, by=by)
+        applied = apply_intent(payment, outcome.value, by=by)
+        if not applied and payment.status in PAYMENT_LIVE and outcome.value.status == "succeeded":
+            # What was taken contradicts us and pays for nothing; nobody can pay this attempt any more.
+            cancel(payment, by=by, why="what the provider took contradicts it: a discrepancy is open")
     elif payment.status in PAYMENT_LIVE:
         unsent = isinstance(outcome, Accepted) and payment.first_sent_at is None
         if unsent or isinstance(outcome, Succeeded):
-            _cancel(payment, by=by, why="never reached the provider")
+            cancel(payment, by=by, why="never reached the provider")
     return selectors.view(payment)
-
-
-def _cancel(payment: Payment, *, by: str, why: str) -> None:
-    transition(
-        payment,
-        PaymentStatus.CANCELLED,
-        edges=PAYMENT_EDGES,
-        history=PaymentHistory,
-        by=by,
-        why=why,
-        values={"next_check_at": None},
-    )
-    durability.publish(PaymentCancelled(**about(payment)))
 
 
 def cancel_never_sent(*, references: Sequence[tuple[UUID, str]], by: str) -> set[str]:

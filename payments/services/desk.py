@@ -7,15 +7,18 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from foundation.errors import InvalidInput, NotFound
+from foundation.transition import transition
 from payments import gateway, ledger, selectors
 from payments.errors import ContradictsProvider, ProviderBusy, ProviderRefused, ProviderUnsure
 from payments.locks import lock_payment, lock_refund
-from payments.models import Dispute, JournalEntry, Payment, PaymentHistory, Payout, Refund
+from payments.models import Dispute, JournalEntry, Payment, PaymentHistory, Payout, Refund, RefundHistory
 from payments.services.disputes import sync_dispute
-from payments.services.payment_news import apply_intent
+from payments.services.payment_news import apply_intent, cancel
 from payments.services.payouts import sync_payout
-from payments.services.rereads import sync_payment, sync_refund, unavailable
-from payments.states import PaymentStatus
+from payments.services.refund_news import refund_failed
+from payments.services.refunds_elsewhere import record_elsewhere
+from payments.services.rereads import read_payment, read_refund, sync_refund, unavailable
+from payments.states import PAYMENT_LIVE, REFUND_EDGES, REFUND_OPEN, PaymentStatus, RefundStatus
 from payments.types import PaymentView
 
 
@@ -47,14 +50,15 @@ def _sync(number: str, *, by: str) -> bool:
             raise NotFound
         return sync_payout(payout.provider_reference, by=by)
     if number.startswith(Refund.PREFIX):
-        refund = Refund.objects.filter(pk=Refund.id_of(number), provider_reference__isnull=False).first()
+        refunds = Refund.objects.select_related("payment")
+        refund = refunds.filter(pk=Refund.id_of(number), first_sent_at__isnull=False).first()
         if refund is None:
             raise NotFound(f"{number} never reached the provider.")
-        return sync_refund(refund.provider_reference or "", by=by)
-    payment = Payment.objects.filter(pk=Payment.id_of(number), provider_reference__isnull=False).first()
+        return read_refund(refund, by=by)
+    payment = Payment.objects.filter(pk=Payment.id_of(number), first_sent_at__isnull=False).first()
     if payment is None:
         raise NotFound(f"{number} never reached the provider.")
-    return sync_payment(payment.provider_reference or "", by=by)
+    return read_payment(payment, by=by)
 
 
 def adopt_charge(
@@ -67,14 +71,17 @@ def adopt_charge(
     currency: str,
     by: str,
     why: str,
+    instead_of: str = "",
 ) -> PaymentView:
     """Create the payment that we miss from the provider's charge, for a reference that a person or metadata chose.
 
-    `amount_minor` is what the reference asks for: a charge of another amount belongs elsewhere. Belongs outside of
-    transactions. Done before: answers with what it made then. Raises ProviderUnavailable, ContradictsProvider.
+    `amount_minor` is what the reference asks for: a charge of another amount belongs elsewhere. `instead_of` is our
+    payment that this charge contradicts: it ends cancelled and gives up the intent, so that its money has one owner.
+    Belongs outside of transactions. Done before: answers with what it made then. Raises ProviderUnavailable,
+    ContradictsProvider.
     """
     known = selectors.find_by_provider_reference(charge)
-    if known:
+    if known and known.number != instead_of:
         return known
     try:
         intent = gateway.retrieve_intent(gateway.retrieve_charge_intent(charge))
@@ -91,12 +98,14 @@ def adopt_charge(
         )
     try:
         with transaction.atomic(durable=True):
+            if instead_of:
+                _let_go(instead_of, by=by, why=why)
             payment = Payment.objects.create(
                 merchant_id=merchant_id,
                 reference=reference,
                 customer=customer,
                 status=PaymentStatus.CANCELLED,  # not a live attempt: on the provider's word it becomes succeeded
-                amount_minor=intent.amount_minor,
+                amount_minor=intent.amount_received_minor,
                 currency=intent.currency,
                 first_sent_at=intent.created_at,
                 provider_reference=intent.id,
@@ -110,15 +119,34 @@ def adopt_charge(
     return selectors.get_payment(payment.number)
 
 
-def adopt_refund(*, refund: str, by: str, why: str) -> str:
+def _let_go(number: str, *, by: str, why: str) -> None:
+    """A contradicted attempt that has not succeeded ends, and gives up its intent; in the caller's transaction.
+
+    Raises NotFound, ContradictsProvider (it is not contradicted, or has succeeded).
+    """
+    payment = lock_payment(Payment.id_of(number))
+    if payment.contradicted_at is None or payment.status == PaymentStatus.SUCCEEDED:
+        raise ContradictsProvider(f"{number} is not contradicted by the provider: there is nothing to set apart.")
+    if payment.status in PAYMENT_LIVE:
+        cancel(payment, by=by, why=why)
+    Payment.objects.filter(pk=payment.pk).update(provider_reference=None, charge_reference=None)
+
+
+def adopt_refund(*, refund: str, by: str, why: str, instead_of: str = "") -> str:
     """Record a refund that was made at the provider behind our back; it is stored even if it breaks our sum.
 
-    Belongs outside of transactions. Returns our number. Raises ProviderUnavailable, ContradictsProvider, NotFound.
+    `instead_of` is our refund that it contradicts: it ends failed and gives up its place at the provider. Belongs
+    outside of transactions. Returns our number. Raises ProviderUnavailable, ContradictsProvider, NotFound.
     """
     known = Refund.objects.filter(provider_reference=refund)
-    if not known.exists():
+    if instead_of or not known.exists():
         try:
-            sync_refund(refund, by=by, why=why)
+            if instead_of:
+                news = gateway.retrieve_refund(refund)
+                _let_refund_go(instead_of, refund, by=by, why=why)
+                record_elsewhere(news, by=by, why=why)
+            else:
+                sync_refund(refund, by=by, why=why)
         except (ProviderUnsure, ProviderBusy) as error:
             raise unavailable(error) from error
         except ProviderRefused as refusal:
@@ -127,6 +155,22 @@ def adopt_refund(*, refund: str, by: str, why: str) -> str:
     if row is None:
         raise NotFound("The refunded charge is none of ours: create its payment first.")
     return row.number
+
+
+@transaction.atomic(durable=True)
+def _let_refund_go(number: str, reference: str, *, by: str, why: str) -> None:
+    refund, payment = lock_refund(Refund.id_of(number))
+    if refund.provider_reference not in (None, reference):
+        return  # done before
+    if refund.contradicted_at is None or refund.status == RefundStatus.SUCCEEDED:
+        raise ContradictsProvider(f"{number} is not contradicted by the provider: there is nothing to replace.")
+    if refund.status in REFUND_OPEN:
+        values = {"completed_at": Now(), "next_check_at": None}
+        transition(
+            refund, RefundStatus.FAILED, edges=REFUND_EDGES, history=RefundHistory, by=by, why=why, values=values
+        )
+        refund_failed(refund, payment, late=False, by=by)
+    Refund.objects.filter(pk=refund.pk).update(provider_reference=None)
 
 
 def post_correction(*, number: str, amount_minor: int, cause: str, by: str, why: str) -> bool:

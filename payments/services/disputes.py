@@ -23,7 +23,8 @@ from payments.events import DisputeClosed, DisputeOpened, PaymentContradicted
 from payments.locks import lock_payment
 from payments.metrics import count_after_commit
 from payments.models import Dispute, DisputeHistory, Payment, Posting
-from payments.services.payment_news import about, post_fee
+from payments.services.about import about
+from payments.services.payment_news import post_fee
 from payments.services.refund_books import refund_source, settle_debt_by_loss
 from payments.states import DISPUTE_CLOSED, DISPUTE_EDGES, DISPUTE_OPEN, DisputeStatus
 from payments.types import BalanceTransaction, ProviderDispute

@@ -1,17 +1,24 @@
-"""The webhook inbox: a signed event is stored before it is acknowledged; what no webhook brought is listed."""
+"""The webhook inbox: a signed event is stored before it is acknowledged; what no webhook brought is listed.
 
-from collections.abc import Mapping
+An event is a hint, stored once by its id, and worked on by re-reading the object that it names. So neither a repeat nor a
+second Event object about the same change has a second effect.
+"""
+
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models.functions import Now
+from django.db.models.functions import Greatest, Now
 
 from durability import services as durability
 from foundation.database import database_now, delete_in_batches
-from payments import gateway
+from foundation.errors import NotFound
+from payments import gateway, metrics
 from payments.events import ProviderEventReceived
-from payments.models import InboxEvent
+from payments.metrics import count_after_commit
+from payments.models import InboxEvent, InboxMark
+from payments.services.rereads import is_handled
 from payments.types import ProviderEvent
 
 
@@ -20,13 +27,40 @@ def receive_webhook(*, payload: bytes, headers: Mapping[str, str]) -> bool:
     return _store_event(gateway.parse_webhook(payload, headers))
 
 
-def replay_events(*, since: datetime) -> tuple[int, int]:
-    """List the provider's events since a moment and store those that no webhook brought: (listed, new)."""
+def _silent(listed: int) -> None:
+    """Nobody watches."""
+
+
+def replay_events(*, since: datetime, again: bool = False, tell: Callable[[int], None] = _silent) -> tuple[int, int]:
+    """List the provider's events since a moment and store those that no webhook brought: (listed, new).
+
+    `again` has those that are stored already worked on once more. `tell` hears how many were listed. Belongs outside of
+    transactions. Raises ProviderUnsure, ProviderBusy, ProviderRefused; what was stored until then stays.
+    """
     listed = new = 0
+    newest: datetime | None = None
     for event in gateway.list_events(since=since):
         listed += 1
-        new += _store_event(event)
+        is_new = _store_event(event)
+        new += is_new
+        if again and not is_new:
+            replay_event(event.id)
+        newest = max(newest or event.created_at, event.created_at)
+        tell(listed)
+    mark = InboxMark.objects.first()
+    if newest and (mark is None or since <= mark.listed_until):  # without a gap: the list was read to its end
+        InboxMark.objects.bulk_create([InboxMark(listed_until=newest)], ignore_conflicts=True)
+        InboxMark.objects.update(listed_until=Greatest("listed_until", newest))
     return listed, new
+
+
+def replay_event(event_id: str) -> None:
+    """Have a stored event worked on again: its object is read at the provider and applied. Raises NotFound."""
+    with transaction.atomic():
+        event = InboxEvent.objects.filter(pk=event_id).first()
+        if event is None:
+            raise NotFound
+        _publish(event)
 
 
 @transaction.atomic(durable=True)
@@ -47,17 +81,27 @@ def _store_event(event: ProviderEvent) -> bool:
             row.save(force_insert=True)
     except IntegrityError:
         return False
-    durability.publish(
-        ProviderEventReceived(event=event.id, type=event.type, object_id=event.object_id, intent_id=event.intent_id)
-    )
+    if not is_handled(event.type):
+        count_after_commit(metrics.UNKNOWN_EVENTS, event.type)
+    _publish(row)
     return True
 
 
+def _publish(event: InboxEvent) -> None:
+    durability.publish(
+        ProviderEventReceived(event=event.pk, type=event.type, object_id=event.object_id, intent_id=event.intent_id)
+    )
+
+
 def catch_up_since() -> datetime:
-    """From where the event list has to be read: a little before the newest event that we have."""
-    newest = InboxEvent.objects.order_by("-provider_created_at").values_list("provider_created_at", flat=True).first()
-    margin = timedelta(seconds=settings.INBOX_CATCH_UP_INTERVAL_S)
-    return (newest or database_now() - timedelta(days=1)) - margin
+    """From where the event list has to be read: a little before what was last listed without a gap.
+
+    Not before the newest webhook: one that arrived after others were lost would hide those.
+    """
+    listed = InboxMark.objects.values_list("listed_until", flat=True).first()
+    if listed is None:  # never listed yet
+        listed = InboxEvent.objects.order_by("-received_at").values_list("provider_created_at", flat=True).first()
+    return (listed or database_now() - timedelta(days=1)) - timedelta(seconds=settings.INBOX_CATCH_UP_MARGIN_S)
 
 
 def clean_up_inbox() -> int:

@@ -3,7 +3,6 @@
 Any order, any number of times: the same final state.
 """
 
-import logging
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -11,14 +10,15 @@ from django.db.models.functions import Now
 
 from durability import services as durability
 from foundation.transition import transition
-from payments import gateway, ledger, metrics
-from payments.events import PaymentCancelled, PaymentCaptured, PaymentContradicted, PaymentFailed
+from payments import ledger, metrics
+from payments.events import PaymentCancelled, PaymentCaptured, PaymentFailed
 from payments.metrics import count_after_commit
 from payments.models import Payment, PaymentHistory
+from payments.services.about import about
+from payments.services.contradictions import contradiction, note_contradiction
+from payments.services.tries import read_again_later
 from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, PaymentStatus
 from payments.types import BalanceTransaction, Failure, Intent
-
-log = logging.getLogger(__name__)
 
 _OPEN_STATES = {
     "requires_payment_method": PaymentStatus.PENDING,
@@ -32,12 +32,12 @@ _OPEN_STATES = {
 def apply_intent(payment: Payment, intent: Intent, *, by: str) -> bool:
     """Bring a locked payment to what the provider says of its intent, in the caller's transaction.
 
-    False where the provider's amount, currency or mode contradicts ours: then nothing changes, and the news is out.
+    False where the provider's amount, currency, mode or intent contradicts ours: then nothing is marked paid, the
+    contradiction is noted on the payment, and told.
     """
-    contradiction = _contradiction(payment, intent)
-    if contradiction:
-        log.error("payment %s: %s", payment.number, contradiction)
-        durability.publish(PaymentContradicted(**about(payment), detail=contradiction))
+    contradicts = contradiction(payment, intent)
+    if contradicts:
+        note_contradiction(payment, intent, contradicts)
         return False
     if payment.provider_reference is None:
         Payment.objects.filter(pk=payment.pk).update(provider_reference=intent.id)
@@ -51,19 +51,6 @@ def apply_intent(payment: Payment, intent: Intent, *, by: str) -> bool:
     return True
 
 
-def _contradiction(payment: Payment, intent: Intent) -> str:
-    if (intent.amount_minor, intent.currency) != (payment.amount_minor, payment.currency):
-        return (
-            f"the provider has {intent.amount_minor} {intent.currency}, we asked for "
-            f"{payment.amount_minor} {payment.currency}"
-        )
-    if intent.livemode != gateway.livemode():
-        return "the provider's object and our key are not of the same mode (live, test)"
-    if payment.provider_reference not in (None, intent.id):
-        return f"the provider reports {intent.id}, we opened {payment.provider_reference}"
-    return ""
-
-
 def _close(payment: Payment, intent: Intent, *, by: str) -> None:
     """What was declined when we confirmed it is cancelled before we say `failed`; a webhook may tell of it first."""
     if payment.status not in PAYMENT_LIVE:
@@ -71,7 +58,12 @@ def _close(payment: Payment, intent: Intent, *, by: str) -> None:
     if payment.confirm and intent.failure:
         fail(payment, intent.failure, by=by)
         return
-    _move(payment, PaymentStatus.CANCELLED, by=by, values={"next_check_at": None})
+    cancel(payment, by=by)
+
+
+def cancel(payment: Payment, *, by: str, why: str = "") -> None:
+    """A live, locked attempt becomes `cancelled`, in the caller's transaction."""
+    _move(payment, PaymentStatus.CANCELLED, by=by, why=why, values=read_again_later(payment))
     durability.publish(PaymentCancelled(**about(payment)))
 
 
@@ -90,7 +82,7 @@ def fail(payment: Payment, failure: Failure, *, by: str) -> None:
             "failure_code": failure.code,
             "failure_decline_code": failure.decline_code,
             "failure_message": failure.message,
-            "next_check_at": None,
+            **read_again_later(payment),
         },
     )
     durability.publish(PaymentFailed(**about(payment), code=failure.code))
@@ -138,7 +130,7 @@ def _capture(payment: Payment, intent: Intent, *, by: str) -> None:
                 "captured_at": charge.created_at if charge else intent.created_at,
                 "charge_reference": charge.id if charge else None,
                 "paid_at": Now(),
-                "next_check_at": None,
+                **read_again_later(payment),
                 "failure_code": "",
                 "failure_decline_code": "",
                 "failure_message": "",
@@ -190,17 +182,7 @@ def post_fee(booked: BalanceTransaction, *, payment: Payment | None, by: str) ->
         )
 
 
-def about(payment: Payment) -> dict[str, Any]:
-    """The common payload of a payment's events."""
-    return {
-        "payment": payment.number,
-        "merchant_id": str(payment.merchant_id),
-        "reference": payment.reference,
-        "amount_minor": payment.amount_minor,
-        "currency": payment.currency,
-        "provider_reference": payment.provider_reference or "",
-    }
-
-
 def _move(payment: Payment, to: str, *, by: str, values: dict[str, Any], why: str = "") -> None:
+    if payment.person_needed_at:
+        values = values | {"person_needed_at": None, "person_needed_why": ""}  # the provider has spoken, or a person
     transition(payment, to, edges=PAYMENT_EDGES, history=PaymentHistory, by=by, why=why, values=values)

@@ -13,8 +13,11 @@ from payments import metrics
 from payments.events import OverRefunded, RefundFailed, RefundSucceeded
 from payments.metrics import count_after_commit
 from payments.models import Payment, Refund, RefundHistory
+from payments.services.about import about_refund
+from payments.services.contradictions import note_refund_contradiction, refund_contradiction
 from payments.services.refund_books import free_minor, hold_refund, post_refund_paid, recount, set_sums, take_back
-from payments.states import REFUND_EDGES, REFUND_ENDED_UNPAID, RefundStatus
+from payments.services.tries import read_again_later
+from payments.states import REFUND_EDGES, REFUND_ENDED_UNPAID, REFUND_OPEN, RefundStatus
 from payments.types import ProviderRefund
 
 log = logging.getLogger(__name__)
@@ -30,11 +33,10 @@ PROVIDER_STATES = {
 
 def apply_refund(refund: Refund, payment: Payment, news: ProviderRefund, *, by: str) -> None:
     """Bring a locked refund (its payment locked before it) to what the provider says, in the caller's transaction."""
-    if (news.amount_minor, news.currency) != (refund.amount_minor, refund.currency) or (
-        refund.provider_reference not in (None, news.id)
-    ):
-        log.error("refund %s: the provider has %s %s", refund.number, news.amount_minor, news.currency)
-        return  # nothing changes; reconciliation shows both sides
+    contradicts = refund_contradiction(refund, news)
+    if contradicts:
+        note_refund_contradiction(refund, payment, news, contradicts)
+        return
     to = PROVIDER_STATES[news.status]
     # We had ended it without an answer. What was acknowledged once and then failed is over: older news changes nothing.
     given_up = refund.status == RefundStatus.FAILED and refund.provider_reference is None
@@ -47,7 +49,9 @@ def apply_refund(refund: Refund, payment: Payment, news: ProviderRefund, *, by: 
     if given_up:
         values |= {"failure_message": "", "next_check_at": in_seconds(settings.PAYMENT_RECHECK_FIRST_S)}
     if to in (RefundStatus.SUCCEEDED, *REFUND_ENDED_UNPAID):
-        values |= {"completed_at": Now(), "next_check_at": None, "failure_code": news.failure_reason}
+        values |= {"completed_at": Now(), "failure_code": news.failure_reason, **read_again_later(refund)}
+    if refund.person_needed_at and refund.status in REFUND_OPEN:
+        values |= {"person_needed_at": None, "person_needed_why": ""}  # nobody knew, and the provider has spoken
     if late:
         values["failed_late_at"] = Now()
     transition(refund, to, edges=REFUND_EDGES, history=RefundHistory, by=by, values=values)
@@ -90,16 +94,3 @@ def hold_unasked(refund: Refund, payment: Payment, *, by: str) -> None:
     if payment.refunds_excess_minor:
         log.error("payment %s: refunds exceed what was captured, by %s", payment.number, refund.number)
         durability.publish(OverRefunded(**about_refund(refund, payment), excess_minor=payment.refunds_excess_minor))
-
-
-def about_refund(refund: Refund, payment: Payment) -> dict[str, Any]:
-    """The common payload of a refund's events."""
-    return {
-        "refund": refund.number,
-        "payment": payment.number,
-        "merchant_id": str(refund.merchant_id),
-        "reference": payment.reference,
-        "amount_minor": refund.amount_minor,
-        "currency": refund.currency,
-        "provider_reference": refund.provider_reference or "",
-    }

@@ -15,7 +15,8 @@ from payments.locks import lock_refund
 from payments.models import Refund, RefundHistory
 from payments.services.refund_books import post_refund_paid
 from payments.services.refund_news import apply_refund, refund_failed
-from payments.states import REFUND_EDGES, RefundStatus
+from payments.services.tries import LOOK_UP, READ, SEND, LostTrack, asking, lost_track, need_person
+from payments.states import REFUND_EDGES, REFUND_OPEN, RefundStatus
 from payments.types import ProviderRefund
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,13 @@ def release_refundable(number: str, *, by: str) -> None:
 def refund_at_provider(number: str) -> Outcome:
     """Ask the provider for the refund: the same number each time. Belongs outside of transactions."""
     refund = Refund.objects.select_related("payment").get(pk=Refund.id_of(number))
+    if refund.status not in REFUND_OPEN:
+        return Accepted()  # a person ended it, or news were faster
     try:
         return Succeeded(_send(refund))
+    except LostTrack as lost:
+        need_person(refund, str(lost))
+        return Accepted()  # looked up now and then from here on; never sent again
     except ProviderRefused as refusal:
         return Refused(refusal.code, refusal.message)
     except (ProviderUnsure, ProviderBusy) as doubt:
@@ -50,14 +56,16 @@ def refund_at_provider(number: str) -> Outcome:
 
 def _send(refund: Refund) -> ProviderRefund:
     if refund.provider_reference:
-        return gateway.retrieve_refund(refund.provider_reference)
+        with asking(refund.number, READ):
+            return gateway.retrieve_refund(refund.provider_reference)
     intent = refund.payment.provider_reference or ""
     if refund.first_sent_at:  # sent before, and we never learnt the answer
-        found = gateway.find_refund(refund.number, payment_intent=intent)
+        with asking(refund.number, LOOK_UP):
+            found = gateway.find_refund(refund.number, payment_intent=intent)
         if found:
             return found
         if database_now() - refund.first_sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
-            raise ProviderUnsure("sent long ago and not to be found at the provider: a person must look")
+            raise lost_track(refund.number)
     else:
         if refund.payment.disputed_at:  # since it was asked for: the bank may pay the customer already
             raise ProviderRefused(PaymentDisputed.code, PaymentDisputed().detail)
@@ -65,18 +73,19 @@ def _send(refund: Refund) -> ProviderRefund:
             first_sent_at=Now(), next_check_at=in_seconds(settings.PAYMENT_RECHECK_FIRST_S)
         )
     try:
-        return gateway.create_refund(
-            number=refund.number,
-            payment_intent=intent,
-            amount_minor=refund.amount_minor,
-            metadata={
-                "refund": refund.number,
-                "payment": refund.payment.number,
-                "order": refund.payment.reference,
-                "merchant": str(refund.merchant_id),
-                "instance": settings.INSTANCE_ID,
-            },
-        )
+        with asking(refund.number, SEND):
+            return gateway.create_refund(
+                number=refund.number,
+                payment_intent=intent,
+                amount_minor=refund.amount_minor,
+                metadata={
+                    "refund": refund.number,
+                    "payment": refund.payment.number,
+                    "order": refund.payment.reference,
+                    "merchant": str(refund.merchant_id),
+                    "instance": settings.INSTANCE_ID,
+                },
+            )
     except ProviderUnsure as doubt:
         sent_at = refund.first_sent_at
         grace = timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S)
@@ -111,4 +120,6 @@ def post_refund(number: str, *, by: str) -> None:
 def flag_refund(number: str, *, by: str) -> None:
     """The provider paid, and our books could not follow: leave a mark that reconciliation and operators see."""
     log.error("refund %s was paid, and could not be posted", number)
-    Refund.objects.filter(pk=Refund.id_of(number)).update(failure_message=f"paid, but not posted ({by})")
+    refund = Refund.objects.get(pk=Refund.id_of(number))
+    Refund.objects.filter(pk=refund.pk).update(failure_message=f"paid, but not posted ({by})")
+    need_person(refund, "the provider paid it, and it could not be posted")

@@ -30,8 +30,9 @@ from payments.errors import (
 from payments.events import RefundRejected, RefundRequested
 from payments.locks import lock_payment, lock_refund
 from payments.models import Payment, Refund, RefundHistory
+from payments.services.about import about_refund
 from payments.services.refund_books import hold_refund, take_back
-from payments.services.refund_news import about_refund, refund_succeeded
+from payments.services.refund_news import refund_succeeded
 from payments.states import REFUND_EDGES, REFUND_ENDED_UNPAID, PaymentStatus, RefundStatus
 from payments.types import RefundPolicy
 

@@ -59,7 +59,7 @@ def _create(payment: Payment, news: ProviderRefund, status: str, *, by: str, why
         provider_reference=news.id,
         provider_created_at=news.created_at,
         completed_at=Now() if paid else None,
-        next_check_at=None if paid else in_seconds(settings.PAYMENT_RECHECK_FIRST_S),
+        next_check_at=in_seconds(settings.SETTLED_RECHECK_FIRST_S if paid else settings.PAYMENT_RECHECK_FIRST_S),
     )
     refund.save(force_insert=True)
     RefundHistory.objects.create(subject=refund, from_state="", to_state=status, by=by, why=why)

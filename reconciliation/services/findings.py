@@ -11,9 +11,10 @@ from uuid import UUID
 
 from django.db import connection
 
+from reconciliation import matching
 from reconciliation.models import ReconciliationRun
 from reconciliation.states import UNRESOLVED_STATES
-from reconciliation.types import KINDS, KindCounts
+from reconciliation.types import KINDS, NOT_JUDGED_BY_RUNS, Finding, KindCounts
 
 _COLUMNS = (
     "kind, object_kind, business_date, source, intent, charge, merchant_id, payment_id, refund_id, order_reference,"
@@ -22,6 +23,14 @@ _COLUMNS = (
 )
 _FIGURES = [name.strip() for name in _COLUMNS.split(",")]
 _HISTORY = "INSERT INTO reconciliation_discrepancyhistory (subject_id, from_state, to_state, by, why)"
+
+# Told while the intent had no charge; now it has one: the same item, under the charge's name.
+_RENAME = """
+UPDATE reconciliation_discrepancy d SET fingerprint = f.fingerprint, source = f.source
+FROM recon_found f
+WHERE d.fingerprint = f.kind || ':' || f.intent AND f.intent <> f.source
+  AND NOT EXISTS (SELECT FROM reconciliation_discrepancy known WHERE known.fingerprint = f.fingerprint)
+"""
 
 _INSERT = f"""
 WITH opened AS (
@@ -84,7 +93,8 @@ FROM recon_found f
 WHERE f.fingerprint = d.fingerprint AND d.closed_as <> 'accepted'
 """  # noqa: S608
 
-# Looked at, and both sides agree now.
+# Looked at, and both sides agree now. What only news tell of (an intent without a charge, a refund that came back) is not
+# in the provider's books: finding nothing there proves nothing.
 _CLOSE = f"""
 WITH moved AS (
     UPDATE reconciliation_discrepancy d
@@ -92,6 +102,7 @@ WITH moved AS (
         verified_at = clock_timestamp(), verified_by_run_id = %(run)s, ignored_until = NULL, becomes_break_at = NULL
     FROM recon_item i
     WHERE i.kind = d.object_kind AND i.source = d.source AND d.state = ANY(%(unresolved)s)
+      AND NOT d.kind = ANY(%(told)s) AND left(d.source, 3) <> 'pi_'
       AND NOT EXISTS (SELECT FROM recon_found f WHERE f.fingerprint = d.fingerprint)
     RETURNING d.id, d.kind, old.state AS was
 ), told AS (
@@ -141,7 +152,7 @@ def store(run: ReconciliationRun, *, now: datetime) -> dict[str, KindCounts]:
     return {kind: of_kind for kind, of_kind in counts.items() if of_kind != KindCounts()}
 
 
-def look_again(first_run: UUID, *, by: str, now: datetime) -> None:
+def look_again(first_run: UUID | None, *, by: str, now: datetime) -> None:
     """Write what a second look at a few objects found. What is new stands under the run that led to it."""
     with connection.cursor() as cursor:
         parameters = _parameters(None, None, by=by, now=now)
@@ -150,12 +161,22 @@ def look_again(first_run: UUID, *, by: str, now: datetime) -> None:
             cursor.execute(statement, parameters)
 
 
-def _parameters(run: UUID | None, day: date | None, *, by: str, now: datetime) -> dict[str, Any]:
+def tell(found: Finding, *, by: str, now: datetime) -> None:
+    """Write what news told, under the fingerprint that a run would give it: seen again, it is the same row."""
+    matching.note_found(found, now=now)
+    with connection.cursor() as cursor:
+        parameters = _parameters(None, None, by=by, now=now, why=found.detail or "told by the provider's news")
+        for statement in (_RENAME, _INSERT, _REOPEN, _RIPEN, _REFRESH):
+            cursor.execute(statement, parameters)
+
+
+def _parameters(run: UUID | None, day: date | None, *, by: str, now: datetime, why: str = "") -> dict[str, Any]:
     return {
         "run": run,
         "day": day,
         "by": by,
-        "why": "a run found it" if run else "found when it was looked at again",
+        "why": why or ("a run found it" if run else "found when it was looked at again"),
+        "told": list(NOT_JUDGED_BY_RUNS),
         "now": now,
         "unresolved": list(UNRESOLVED_STATES),
         "severities": json.dumps({kind: info.severity for kind, info in KINDS.items()}),

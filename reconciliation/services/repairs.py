@@ -13,6 +13,7 @@ from foundation.errors import InvalidInput, MissingInput
 from foundation.money import format_minor
 from orders import selectors as orders
 from orders import services as order_services
+from payments import selectors as payments_reads
 from payments import services as payments
 from payments.errors import (
     ContradictsProvider,
@@ -52,6 +53,12 @@ def create_missing_refund(item: Discrepancy, action: DiscrepancyAction, given: A
 
 
 def post_correction(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    if item.refund_id and item.ours_status != "succeeded":
+        refund = payments.adopt_refund(refund=item.source, by=action.by, why=action.note, instead_of=item.refund_number)
+        _made(action, refund)
+        return f"Refund {refund} stands for what Stripe paid; {item.refund_number} ended."
+    if item.payment_id and not item.refund_id and item.ours_status not in ("", "succeeded"):
+        raise InvalidInput("Our books hold nothing of this charge that could be corrected: give the money back.")
     import_sources([item.source])  # what is corrected is the difference of this minute
     difference_minor = _difference_now(item)
     if difference_minor is None:
@@ -74,7 +81,9 @@ def take_provider_status(item: Discrepancy, action: DiscrepancyAction, given: Ac
 
 
 def refund_customer(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
-    unknown_to_us = item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE)
+    if item.kind == Kind.REFUND_FAILED_LATE:
+        return _refund_again(item, action)
+    unknown_to_us = item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE) or _is_contradicted(item)
     payment = _record_apart(item, action, given) if unknown_to_us else item.payment_number
     amount_minor = given.amount_minor
     if not unknown_to_us and amount_minor is None:
@@ -98,6 +107,16 @@ def refund_customer(item: Discrepancy, action: DiscrepancyAction, given: ActionI
     return f"Refund {refund} was requested."
 
 
+def _refund_again(item: Discrepancy, action: DiscrepancyAction) -> str:
+    """What came back is asked for anew, once: the desk of refunds may have been faster."""
+    with transaction.atomic():
+        done = DiscrepancyAction.objects.select_for_update().get(pk=action.pk)
+        if not done.made:
+            _made(action, payments.refund_again(number=item.refund_number, by=action.by, why=action.note))
+            done.refresh_from_db()
+    return f"Refund {done.made} was requested in its place."
+
+
 def mark_fraud(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
     payments.mark_fraud(item.payment_number, by=action.by, why=action.note)
     return f"Payment {item.payment_number} is marked as fraud."
@@ -115,8 +134,17 @@ def _record_apart(item: Discrepancy, action: DiscrepancyAction, given: ActionInp
         currency=item.theirs_currency,
         by=action.by,
         why=action.note,
+        instead_of=item.payment_number if _is_contradicted(item) else "",
     )
     return adopted.number
+
+
+def _is_contradicted(item: Discrepancy) -> bool:
+    """Stripe took what we never asked for, under an attempt of ours that has not succeeded."""
+    if item.kind not in (Kind.AMOUNT_MISMATCH, Kind.CURRENCY_MISMATCH) or not item.payment_id:
+        return False
+    payment = payments_reads.get_payment(item.payment_number)
+    return payment.contradicted and payment.status != "succeeded"
 
 
 def _is_an_attempt_of_ours(item: Discrepancy, action: DiscrepancyAction) -> bool:

@@ -55,7 +55,7 @@ def test_the_test_of_every_rule_can_fail(becomes, tmp_path):
 # A list of its own, so that nobody drops one in silence.
 WANTED = {
     ("PaymentErrors", "critical"), ("PaymentsSlow", "warning"), ("StripeErrors", "critical"),
-    ("DiscrepanciesOpen", "warning"), ("DatabaseConnections", "warning"), ("OutboxLate", "critical"),
+    ("DiscrepanciesOpen", "warning"), ("NeedsAPerson", "warning"), ("DatabaseConnections", "warning"), ("OutboxLate", "critical"),
     ("DeliveryParked", "critical"), ("CompensationFailed", "critical"), ("BeatSilent", "critical"),
     ("DisputeOpened", "warning"), ("DisputeDueSoon", "critical"), ("PayoutFailed", "critical"),
     ("DayNotReconciled", "critical"), ("StatementResidual", "critical"), ("Watchdog", "none"),

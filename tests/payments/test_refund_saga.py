@@ -242,7 +242,7 @@ def test_what_waits_for_the_customer_or_the_bank_is_looked_at_until_it_ends(shop
     assert_books_agree(payment)
     for _ in range(5):  # weeks later
         Refund.objects.update(next_check_at=Now())
-        services.rereads._due(Refund.objects.all())
+        services.rereads._due(Refund.objects.all(), services.rereads._open_pause_s)
         said.refresh_from_db()
         assert said.next_check_at is not None
     said = told(refund, "canceled")

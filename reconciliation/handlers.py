@@ -1,0 +1,21 @@
+"""What reconciliation does about news: what cannot wait for the night is a discrepancy at once."""
+
+from durability.registry import handles
+from durability.types import Since
+from payments.events import PaymentContradicted, RefundContradicted, RefundFailed
+from reconciliation import services
+
+
+@handles(RefundFailed, name="reconciliation.note_late_failure", since=Since.OLDEST_KEPT)
+def note_late_failure(event: RefundFailed) -> None:
+    services.note_late_failure(refund=event.refund, late=event.late)
+
+
+@handles(PaymentContradicted, name="reconciliation.note_contradiction", since=Since.OLDEST_KEPT)
+def note_contradiction(event: PaymentContradicted) -> None:
+    services.note_contradiction(event)
+
+
+@handles(RefundContradicted, name="reconciliation.note_refund_contradiction", since=Since.OLDEST_KEPT)
+def note_refund_contradiction(event: RefundContradicted) -> None:
+    services.note_refund_contradiction(event)

@@ -1,0 +1,132 @@
+"""Discrepancies that news told of: open at once, and the nightly run finds the same one.
+
+In the caller's transaction; each call may come again and changes nothing then.
+"""
+
+from datetime import datetime
+
+from foundation.database import database_now
+from payments import selectors as payments
+from payments.events import PaymentContradicted, RefundContradicted
+from reconciliation.locks import one_writer
+from reconciliation.services import findings
+from reconciliation.types import Finding, Kind
+
+WAIT_FOR_RUN_S = 5  # a run stores its results in seconds; a handler that waited in vain is tried again
+BY = "news"
+
+
+def open_discrepancy(found: Finding) -> None:
+    """Open a discrepancy, or bring the one of the same kind and source up to date. Raises BooksBusy.
+
+    One that was accepted stays so while its figures are the same; one that was closed otherwise opens again.
+    """
+    with one_writer(wait_s=WAIT_FOR_RUN_S):
+        findings.tell(found, by=BY, now=database_now())
+
+
+def note_contradiction(news: PaymentContradicted) -> None:
+    """The provider's intent cannot be our payment: money may be there that no order explains. Raises BooksBusy."""
+    if not news.contradicts:
+        return  # told by an older release, without its figures; the next re-read of the payment tells it anew
+    payment = payments.get_payment(news.payment)
+    another = news.contradicts == "intent"
+    took_money = bool(news.charge)
+    settled_here = payment.status == "succeeded"
+    kind = {"amount": Kind.AMOUNT_MISMATCH, "currency": Kind.CURRENCY_MISMATCH, "mode": Kind.STATUS_MISMATCH}.get(
+        news.contradicts, Kind.DUPLICATE_CHARGE if settled_here else Kind.MISSING_IN_OUR_SYSTEM
+    )
+    ours_minor = payment.captured_minor if settled_here else payment.amount_minor
+    comparable = took_money and news.theirs_currency == payment.currency
+    booked_minor = payment.captured_minor if settled_here and not another else 0
+    open_discrepancy(
+        Finding(
+            kind=kind,
+            object_kind="charge",
+            source=news.charge or news.intent,
+            order_reference=news.reference,
+            merchant_id=payment.merchant_id,
+            payment="" if another else payment.number,
+            intent=news.intent,
+            charge=news.charge,
+            ours_amount_minor=None if another else ours_minor,
+            ours_currency="" if another else payment.currency,
+            ours_status="" if another else payment.status,
+            theirs_amount_minor=news.theirs_amount_minor,
+            theirs_currency=news.theirs_currency,
+            theirs_status=news.theirs_status,
+            difference_minor=news.theirs_amount_minor - booked_minor if comparable else None,
+            theirs_at=_moment(news.theirs_at),
+            detail=news.detail,
+        )
+    )
+
+
+def note_refund_contradiction(news: RefundContradicted) -> None:
+    """The provider's refund cannot be ours. Raises BooksBusy."""
+    refund = payments.get_refund(news.refund)
+    payment = payments.get_payment(news.payment)
+    another = news.contradicts == "refund"
+    kind = Kind.CURRENCY_MISMATCH if news.contradicts == "currency" else Kind.AMOUNT_MISMATCH_REFUND
+    booked_minor = refund.amount_minor if refund.status == "succeeded" and not another else 0
+    open_discrepancy(
+        Finding(
+            kind=Kind.MISSING_IN_OUR_SYSTEM_REFUND if another else kind,
+            object_kind="refund",
+            source=news.theirs,
+            order_reference=news.reference,
+            merchant_id=refund.merchant_id,
+            payment=payment.number,
+            refund="" if another else refund.number,
+            intent=payment.provider_reference,
+            charge=payment.charge_reference,
+            ours_amount_minor=None if another else refund.amount_minor,
+            ours_currency="" if another else refund.currency,
+            ours_status="" if another else refund.status,
+            theirs_amount_minor=news.theirs_amount_minor,
+            theirs_currency=news.theirs_currency,
+            theirs_status=news.theirs_status,
+            difference_minor=(
+                booked_minor - news.theirs_amount_minor if news.theirs_currency == refund.currency else None
+            ),
+            theirs_at=_moment(news.theirs_at),
+            detail=news.detail,
+        )
+    )
+
+
+def _moment(text: str) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def note_late_failure(*, refund: str, late: bool = True) -> None:
+    """A refund that had succeeded came back: the customer still waits for the money. Raises NotFound, BooksBusy.
+
+    One that failed before it succeeded is no difference: its amount is free again, and orders know.
+    """
+    if not late:
+        return
+    money = payments.get_refund(refund)
+    payment = payments.get_payment(money.payment)
+    open_discrepancy(
+        Finding(
+            kind=Kind.REFUND_FAILED_LATE,
+            object_kind="refund",
+            source=money.provider_reference,
+            order_reference=payment.reference,
+            merchant_id=money.merchant_id,
+            payment=payment.number,
+            refund=money.number,
+            intent=payment.provider_reference,
+            charge=payment.charge_reference,
+            ours_amount_minor=money.amount_minor,
+            ours_currency=money.currency,
+            ours_status=money.status,
+            theirs_amount_minor=money.amount_minor,
+            theirs_currency=money.currency,
+            theirs_status="failed",
+            difference_minor=None,  # both books agree; what counts is what the customer has not got
+            theirs_at=money.completed_at,
+            detail="The refund had succeeded; then the bank sent it back.",
+        )
+    )
