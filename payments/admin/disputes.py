@@ -145,13 +145,13 @@ class DisputeAdmin(ReadOnlyAdmin[Dispute]):
             ("Reason", row.reason.replace("_", " ") or cells.NOTHING),
             ("Answer until", cells.moment(row.evidence_due_at) if row.status in DISPUTE_OPEN else cells.NOTHING),
             ("Captured", cells.money(payment.captured_minor, payment.currency)),
-            ("Withdrawn by the provider", cells.money(row.withdrawn_minor, row.currency)),
+            ("Withdrawn", cells.money(row.withdrawn_minor, row.currency)),
             ("Lost", cells.money(row.lost_minor, row.currency)),
             ("Refunds meanwhile", "settle it" if row.refundable else "not while it is open"),
             ("At the provider", cells.code(row.provider_reference)),
             ("Opened", cells.moment(row.opened_at)),
             ("Closed", cells.moment(row.closed_at)),
-            ("Next look at the provider", cells.moment(row.next_check_at)),
+            ("Next look there", cells.moment(row.next_check_at)),
         ]
 
 

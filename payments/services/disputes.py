@@ -174,7 +174,7 @@ def _post_booking(booked: BalanceTransaction, dispute: Dispute, payment: Payment
             reference=payment.reference,
             memo=f"{dispute.provider_reference} {dispute.reason}".strip(),
         )
-    post_fee(booked, payment=payment, by=by)
+    post_fee(booked, payment=payment, by=by, subject=dispute.number)
 
 
 def _post_loss(dispute: Dispute, payment: Payment, change_minor: int, *, by: str) -> None:

@@ -166,8 +166,8 @@ def _settle(payment: Payment) -> bool:
     return True
 
 
-def post_fee(booked: BalanceTransaction, *, payment: Payment | None, by: str) -> None:
-    """Post the provider's fee once per balance transaction, whoever learns of it first."""
+def post_fee(booked: BalanceTransaction, *, payment: Payment | None, by: str, subject: str = "") -> None:
+    """Post the provider's fee once per balance transaction, whoever learns of it first. `subject`: if not the payment."""
     if booked.fee_minor:
         ledger.post(
             key=f"fee:{booked.id}",
@@ -177,7 +177,7 @@ def post_fee(booked: BalanceTransaction, *, payment: Payment | None, by: str) ->
             amount_minor=booked.fee_minor,
             by=by,
             merchant_id=payment.merchant_id if payment else None,
-            subject=payment.number if payment else "",
+            subject=subject or (payment.number if payment else ""),
             reference=payment.reference if payment else "",
         )
 

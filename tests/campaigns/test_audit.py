@@ -34,6 +34,18 @@ DAMAGES = {
     "refund_sums": "UPDATE payments_payment SET refunded_minor = refunded_minor - 1 WHERE refunded_minor > 0",
     "over_refunded": "UPDATE payments_refund SET amount_minor = 5000",
     "debts_to_customers": "UPDATE payments_payment SET refunds_owed_minor = 1 WHERE settling AND refunded_minor = 0",
+    "dispute_unknown_to_us": "DELETE FROM payments_dispute",
+    "dispute_status": "UPDATE payments_dispute SET status = 'under_review'",
+    "withdrawn_amount": "UPDATE payments_dispute SET withdrawn_minor = withdrawn_minor - 1",
+    "withdrawn_in_the_ledger": "DELETE FROM payments_posting WHERE entry_id IN"
+    " (SELECT id FROM payments_journalentry WHERE kind = 'dispute_withdrawn')",
+    "open_in_the_ledger": "UPDATE payments_dispute SET status = 'lost', closed_at = now()",
+    "dispute_mark": "UPDATE payments_payment SET disputed_at = NULL",
+    "payout_unknown_to_us": "DELETE FROM payments_payout",
+    "payout_status": "UPDATE payments_payout SET status = 'in_transit'",
+    "payout_in_the_ledger": "DELETE FROM payments_posting WHERE entry_id IN"
+    " (SELECT id FROM payments_journalentry WHERE kind = 'payout')",
+    "payout_transactions": "DELETE FROM payments_payouttransaction WHERE reporting_category = 'charge'",
     "fee": "DELETE FROM payments_posting WHERE entry_id IN (SELECT id FROM payments_journalentry WHERE kind = 'fee')",
     "fee_unknown_to_the_provider": "UPDATE payments_journalentry SET key = 'fee:txn_' || id WHERE kind = 'fee'",
     "clearing": "UPDATE payments_posting SET amount_minor = amount_minor + sign(amount_minor)",
@@ -90,6 +102,10 @@ def shop(transactional_db, valkey, sandbox) -> Shop:
     assert shop.post(f"/payments/{refunded}/refunds", {"amount": 500, "reason": "torn"}).status_code == 201
     returned = shop.bought()["number"]
     assert shop.post(f"/orders/{returned}/cancel").status_code == 200
+    disputed = shop.bought()["payments"][0]["provider_reference"]
+    sandbox.control("POST", "disputes", {"payment_intent": disputed, "amount": 900})
+    for payout in sandbox.control("POST", "payouts", {"include_pending": True})["payouts"]:
+        sandbox.control("POST", "payouts/outcome", {"payout": payout["id"], "status": "paid"})
     assert shop.checkout(payment=DECLINED).status_code == 402
     expired = shop.checkout().json()["order"]["number"]
     Order.objects.filter(pk=Order.id_of(expired)).update(expires_at="2020-01-01T00:00:00Z")
@@ -111,8 +127,8 @@ def mirror() -> None:
 def test_a_healthy_shop_has_no_finding(shop, sandbox):
     report = audit(database_url(), sandbox.url)
     assert report.is_clean, str(report)
-    assert report.orders == {"paid": 2, "cancelled": 2, "pending": 2}
-    assert (report.charges, report.refunds) == (3, 2)
+    assert report.orders == {"paid": 3, "cancelled": 2, "pending": 2}
+    assert (report.charges, report.refunds) == (4, 2)
 
 
 def test_each_damage_to_our_tables_is_found(shop, sandbox):

@@ -214,6 +214,7 @@ def test_any_order_of_the_events_any_number_of_times_ends_alike(shop, sandbox, p
     assert (row.status, row.withdrawn_minor) == ("won", 0)
     assert [entry.kind for entry in JournalEntry.objects.filter(subject=row.number).order_by("pk")] == [
         "dispute_withdrawn",
+        "fee",
         "dispute_reinstated",
     ]
     assert (
