@@ -46,3 +46,11 @@ class OrderCompleted(_AboutOrder):
 class OrderCancelled(_AboutOrder):
     name: ClassVar[str] = "orders.order_cancelled.v1"
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaleCancelled(_AboutOrder):
+    """A paid order is cancelled, beside `OrderCancelled`: of the many that nobody ever paid, nobody is told."""
+
+    name: ClassVar[str] = "orders.sale_cancelled.v1"
+    why: str

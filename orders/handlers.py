@@ -3,7 +3,7 @@
 from durability.registry import handles
 from durability.types import Since
 from orders import services
-from orders.events import OrderCancelled, OrderPaid, OrderShipped
+from orders.events import OrderPaid, OrderShipped, SaleCancelled
 from orders.services import letters, merchant_calls, statistics
 from payments.events import (
     DisputeClosed,
@@ -68,8 +68,8 @@ def mail_shipment(event: OrderShipped) -> None:
     letters.send_shipment(number=event.order)
 
 
-@handles(OrderCancelled, name="orders.mail_cancellation", since=Since.DEPLOYMENT, outside=True, aside=MAIL)
-def mail_cancellation(event: OrderCancelled) -> None:
+@handles(SaleCancelled, name="orders.mail_cancellation", since=Since.DEPLOYMENT, outside=True, aside=MAIL)
+def mail_cancellation(event: SaleCancelled) -> None:
     letters.send_cancellation(number=event.order)
 
 
@@ -105,8 +105,8 @@ def text_shipment(event: OrderShipped) -> None:
 
 
 @handles(OrderPaid, name="orders.call_merchant", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
-@handles(OrderCancelled, name="orders.call_merchant_cancelled", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
-def call_merchant(event: OrderPaid | OrderCancelled) -> None:
+@handles(SaleCancelled, name="orders.call_merchant_cancelled", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
+def call_merchant(event: OrderPaid | SaleCancelled) -> None:
     merchant_calls.call_merchant(merchant_id=event.merchant_id, event=event, subject=event.order)
 
 

@@ -11,7 +11,7 @@ from foundation.transition import transition
 from inventory import services as inventory
 from orders import selectors, timer
 from orders.errors import OrderNotOpen
-from orders.events import OrderCancelled, OrderPaid
+from orders.events import OrderCancelled, OrderPaid, SaleCancelled
 from orders.locks import lock_order
 from orders.models import Order, OrderHistory
 from orders.states import ORDER_EDGES, OrderStatus
@@ -192,7 +192,8 @@ def attach_payment(*, order_number: str, charge: str, by: str, why: str) -> str:
 def cancel(order: Order, *, by: str, why: str) -> None:
     """pending or paid → cancelled, in the caller's transaction. Stock and money are the caller's next lines."""
     transition(order, OrderStatus.CANCELLED, edges=ORDER_EDGES, history=OrderHistory, by=by, why=why)
-    durability.publish(
-        OrderCancelled(order.number, str(order.merchant_id), order.customer, order.total_minor, order.currency, why=why)
-    )
+    about = (order.number, str(order.merchant_id), order.customer, order.total_minor, order.currency)
+    durability.publish(OrderCancelled(*about, why=why))
+    if order.paid_at:
+        durability.publish(SaleCancelled(*about, why=why))
     transaction.on_commit(partial(timer.disarm, [order.number]))

@@ -266,7 +266,7 @@ def test_a_merchant_is_told_of_what_becomes_of_the_sale(shop, merchants):
     settle()
     assert merchants.types("/a") == {
         "orders.order_paid.v1": 1,
-        "orders.order_cancelled.v1": 1,
+        "orders.sale_cancelled.v1": 1,
         "payments.refund_succeeded.v1": 1,
     }
     assert len(set(merchants.ids("/a"))) == 3
