@@ -19,11 +19,10 @@ from foundation.database import database_now, in_seconds
 from foundation.transition import transition
 from payments import gateway, ledger, metrics
 from payments.errors import AccountOverdrawn, ProviderBusy
-from payments.events import DisputeClosed, DisputeOpened, PaymentContradicted
+from payments.events import DisputeClosed, DisputeOpened
 from payments.locks import lock_payment
 from payments.metrics import count_after_commit
 from payments.models import Dispute, DisputeHistory, Payment, Posting
-from payments.services.about import about
 from payments.services.payment_news import post_fee
 from payments.services.refund_books import refund_source, settle_debt_by_loss
 from payments.states import DISPUTE_CLOSED, DISPUTE_EDGES, DISPUTE_OPEN, DisputeStatus
@@ -84,7 +83,10 @@ def _apply(payment: Payment, news: ProviderDispute, *, seen: int, by: str) -> bo
         dispute, before = _record(payment, news, to, by=by), ""
     else:
         before = dispute.status
-    bookings = [] if _foreign(payment, news) else news.bookings
+    bookings = news.bookings
+    if _foreign(payment, news):
+        _note_foreign(payment, news)
+        bookings = []
     for booked in bookings:
         _post_booking(booked, dispute, payment, by=by)
     withdrawn_minor = -sum(booked.amount_minor for booked in bookings)
@@ -115,10 +117,6 @@ def _apply(payment: Payment, news: ProviderDispute, *, seen: int, by: str) -> bo
 
 
 def _record(payment: Payment, news: ProviderDispute, status: str, *, by: str) -> Dispute:
-    if _foreign(payment, news):
-        detail = f"dispute {news.id} is not in the payment's currency, {payment.currency}: nothing of it was posted"
-        log.error("payment %s: %s", payment.number, detail)
-        durability.publish(PaymentContradicted(**about(payment), detail=detail))
     dispute = Dispute.objects.create(
         merchant_id=payment.merchant_id,
         payment=payment,
@@ -136,6 +134,15 @@ def _record(payment: Payment, news: ProviderDispute, status: str, *, by: str) ->
 def _foreign(payment: Payment, news: ProviderDispute) -> bool:
     """Whether a dispute moves another currency than its payment did: our books could not balance it."""
     return {news.currency, *(booked.currency for booked in news.bookings)} != {payment.currency}
+
+
+def _note_foreign(payment: Payment, news: ProviderDispute) -> None:
+    detail = f"{news.id}: a dispute in another currency than {payment.currency}: nothing of it is in our books"
+    if detail not in payment.contradiction.splitlines():
+        log.error("payment %s: %s", payment.number, detail)
+        payment.contradiction = "\n".join(filter(None, [payment.contradiction, detail]))
+        payment.contradicted_at = payment.contradicted_at or database_now()
+        payment.save(update_fields=["contradiction", "contradicted_at"])
 
 
 def _next_check(dispute: Dispute, closed_at: Any) -> Any:

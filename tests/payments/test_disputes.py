@@ -299,6 +299,17 @@ def test_a_dispute_of_somebody_elses_payment_is_left_alone(shop, sandbox):
     assert not Dispute.objects.exists()
 
 
+def test_a_dispute_in_another_currency_is_not_posted_but_told_to_a_person(shop, sandbox, paid):
+    sandbox.control("POST", "plant", {"kind": "currency_mismatch"})
+    before = books()
+    made = dispute(sandbox, paid)
+    services.sync_dispute(made.provider_reference, by="test")
+    assert (made.currency, made.withdrawn_minor, books()) == ("eur", 0, before)
+    paid.refresh_from_db()
+    assert paid.disputed_at  # it is not refunded, whatever the currency
+    assert (paid.contradiction.count(made.provider_reference), paid.contradicted_at is not None) == (1, True)
+
+
 def test_what_no_webhook_brought_is_found_by_the_recheck(shop, sandbox, paid):
     made = dispute(sandbox, paid)
     sandbox.control("POST", "disputes/outcome", {"dispute": made.provider_reference, "status": "lost"})
