@@ -1,12 +1,20 @@
 """Celery: tasks are doorbells and scans; the rows in PostgreSQL are the truth."""
 
+import gc
 import logging
 import logging.config
 import os
 from pathlib import Path
 
 from celery import Celery
-from celery.signals import beat_init, setup_logging, task_postrun, task_prerun, worker_ready
+from celery.signals import (
+    beat_init,
+    setup_logging,
+    task_postrun,
+    task_prerun,
+    worker_before_create_process,
+    worker_ready,
+)
 from django.conf import settings
 from django.db import close_old_connections
 from kombu.exceptions import OperationalError
@@ -29,6 +37,13 @@ app.conf.CELERY_DB_REUSE_MAX = 1_000
 def _look_after_connections(**_: object) -> None:
     """What Django does between two requests: a connection that broke meanwhile (a restart) is opened anew."""
     close_old_connections()
+
+
+@worker_before_create_process.connect
+def _share_memory(**_: object) -> None:
+    """What stands before the fork stays shared: a full collection on either side would write to, and so copy, each page."""
+    gc.collect()
+    gc.freeze()
 
 
 @setup_logging.connect
