@@ -202,6 +202,40 @@ def recheck_of_a_payment(world: World) -> Played:
     return partial(run_task, "payments.recheck")
 
 
+@scenario("an intent that contradicts its payment")
+def contradicted_payment(world: World) -> Played:
+    """Somebody changed its amount at the provider; then the customer paid that."""
+    payment = world.shop.checkout().json()["payment"]
+    world.is_tampered = True
+    _change_amount(world, payment, 1400)
+    pay_in_browser(world, payment)
+    return partial(run_task, "payments.catch_up_events")
+
+
+@scenario("an intent that contradicts its payment, and that nobody has paid")
+def contradicted_unpaid(world: World) -> Played:
+    payment = world.shop.checkout().json()["payment"]
+    _change_amount(world, payment, 1400)
+    world.wait_no_longer()
+    return partial(run_task, "payments.recheck")
+
+
+def _change_amount(world: World, payment: dict[str, Any], amount: int) -> None:
+    intent = payment["provider_reference"]
+    requests.post(
+        f"{world.sandbox.url}/v1/payment_intents/{intent}", {"amount": amount}, auth=("sk_test_sandbox", ""), timeout=10
+    ).raise_for_status()
+
+
+@scenario("a refund that contradicts ours")
+def contradicted_refund(world: World) -> Played:
+    refund(world, bought(world), 500)
+    world.work()
+    world.plant(Kind.AMOUNT_MISMATCH_REFUND)
+    world.wait_no_longer()
+    return partial(run_task, "payments.recheck")
+
+
 @scenario("money for a cancelled order")
 def money_for_a_cancelled_order(world: World) -> Played:
     """The provider's word alone makes a cancelled payment succeed; what was paid goes back by itself."""
@@ -520,11 +554,33 @@ def reconcile_on_request(world: World) -> Played:
     return play
 
 
+def _found_at_night(world: World, kind: str) -> None:
+    traded_yesterday(world)
+    world.plant(kind)
+    run_task("reconciliation.nightly")
+
+
+def _told_of_a_currency(world: World, kind: str) -> None:
+    """The provider took dollars for what we asked in yen."""
+    payment = world.shop.checkout().json()["payment"]
+    Payment.objects.update(currency="jpy")
+    world.is_tampered = True
+    pay_in_browser(world, payment)
+    all_news(world)
+
+
+def _told_of_a_refund(world: World, kind: str) -> None:
+    _refund_and_wait(world, "pm_card_refundFail", "failed")
+    all_news(world)
+
+
+# What a run finds, unless news tell of it.
+_TOLD = {Kind.CURRENCY_MISMATCH: _told_of_a_currency, Kind.REFUND_FAILED_LATE: _told_of_a_refund}
+
+
 def _action(action: str, kind: str) -> Scene:
     def scene(world: World) -> Played:
-        traded_yesterday(world)
-        world.plant(kind)
-        run_task("reconciliation.nightly")
+        _TOLD.get(kind, _found_at_night)(world, kind)
         item: UUID = Discrepancy.objects.get(kind=kind).pk
         amount = 1 if (action, kind) == (Action.REFUND_CUSTOMER, Kind.AMOUNT_MISMATCH) else None
         return partial(
