@@ -17,8 +17,8 @@ from payments.states import (
     PAYMENT_LIVE,
     PAYOUT_EDGES,
     REFUND_EDGES,
-    REFUND_ENDED_UNPAID,
     REFUND_OPEN,
+    REFUND_STARTED,
     REFUND_UNAPPROVED,
     PaymentStatus,
     RefundStatus,
@@ -217,7 +217,8 @@ class Refund(models.Model):
             models.UniqueConstraint(fields=["provider_reference"], name="refund_provider_reference_unique"),
             models.UniqueConstraint(
                 fields=["again_of"],
-                condition=Q(again_of__isnull=False) & ~Q(status__in=REFUND_ENDED_UNPAID),
+                # Of what we start: one that we gave up and the provider had made is recorded beside its successor.
+                condition=Q(again_of__isnull=False, status__in=REFUND_STARTED),
                 name="refund_made_again_once",
             ),
         ]

@@ -4,7 +4,7 @@ from django.db.models import Q
 
 _ONCE = """
 CREATE UNIQUE INDEX CONCURRENTLY refund_made_again_once ON payments_refund (again_of_id)
-WHERE again_of_id IS NOT NULL AND NOT status IN ('failed', 'cancelled')
+WHERE again_of_id IS NOT NULL AND status IN ('requested', 'awaiting_approval', 'processing')
 """
 
 
@@ -38,7 +38,7 @@ class Migration(migrations.Migration):
                     model_name="refund",
                     constraint=models.UniqueConstraint(
                         fields=("again_of",),
-                        condition=Q(again_of__isnull=False) & ~Q(status__in=("failed", "cancelled")),
+                        condition=Q(again_of__isnull=False, status__in=("requested", "awaiting_approval", "processing")),
                         name="refund_made_again_once",
                     ),
                 ),

@@ -156,6 +156,25 @@ def test_even_where_it_was_refunded_a_second_time_meanwhile(shop, payment, sandb
     assert balance("merchant_payable") == -1100
 
 
+def test_even_where_it_was_made_again_twice(shop, payment, sandbox):
+    """The one between was given up, too, and made after all: it is recorded beside its successor."""
+    given_up(shop, payment, sandbox, 300)
+    first = Refund.objects.get()
+    with transaction.atomic():
+        number = services.refund_again(number=first.number, by="maria", why="again")
+    between = Refund.objects.get(pk=Refund.id_of(number))
+    sandbox.control("POST", "faults", {"match": "POST /v1/refunds", "kind": "error_500_after", "times": 1})
+    services.refund_at_provider(between.number)
+    durability.compensate_saga(run_id=run_of(between).pk, by="olga", reason="this one hangs, too")
+    settle(webhooks=False)
+    with transaction.atomic():
+        services.refund_again(number=first.number, by="maria", why="once more")
+    settle()
+    assert list(Refund.objects.order_by("pk").values_list("status", flat=True)) == ["succeeded"] * 3
+    assert balance("merchant_payable") == -600
+    assert_books_agree(payment)
+
+
 def test_news_that_are_older_than_a_failure_do_not_bring_it_back(shop, payment):
     """Two readers: the one who read `succeeded` applies it after the one who read `failed`."""
     refund = ask(shop, payment)
