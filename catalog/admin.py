@@ -39,6 +39,11 @@ class TermsForm(NoteForm):
         required=False,
         help_text="As 500.00; empty: none waits. In another currency than the shop's, all wait where there is a limit.",
     )
+    loyalty_rate_bp = forms.IntegerField(
+        label="Loyalty points for each major unit (basis points)",
+        min_value=0,
+        help_text="10000: one point for each dollar (or yen) paid. 0: no points.",
+    )
     webhook_url = forms.URLField(label="Webhook address", required=False, assume_scheme="https")
     field_order = (
         "order_expires_after_s",
@@ -46,6 +51,7 @@ class TermsForm(NoteForm):
         "refund_ratio_bp",
         "refund_fee",
         "refund_approval_above",
+        "loyalty_rate_bp",
         "webhook_url",
         "note",
     )
@@ -79,6 +85,7 @@ def set_terms(merchant: Merchant, data: dict[str, Any], by: str) -> str:
         refund_fee_minor=numbers.read(data["refund_fee"], merchant.currency),
         refund_approval_above_minor=numbers.read(above, merchant.currency) if above else None,
         webhook_url=data["webhook_url"],
+        loyalty_rate_bp=data["loyalty_rate_bp"],
     )
     return "The new terms hold for every order and refund from now on."
 
@@ -146,6 +153,7 @@ class MerchantAdmin(ReadOnlyAdmin[Merchant]):
                 "refund_approval_above": ""
                 if row.refund_approval_above_minor is None
                 else _amount(row.refund_approval_above_minor, row.currency),
+                "loyalty_rate_bp": row.loyalty_rate_bp,
                 "webhook_url": row.webhook_url,
             }
         return act.form(prefix=act.name, initial=initial)
@@ -206,6 +214,7 @@ class MerchantAdmin(ReadOnlyAdmin[Merchant]):
                         ("Refund ratio", f"{row.refund_ratio_bp / 100:g} %"),
                         ("Refund fee", cells.money(row.refund_fee_minor, row.currency)),
                         ("A second person approves above", cells.money(row.refund_approval_above_minor, row.currency)),
+                        ("Loyalty points", f"{row.loyalty_rate_bp / BASIS_POINTS:g} for each major unit paid"),
                         ("Webhook", row.webhook_url or cells.NOTHING),
                     ],
                 )

@@ -40,6 +40,8 @@ class Merchant(models.Model):
     refund_fee_minor = models.BigIntegerField("refund fee (minor units)", default=0)
     # Refunds above this wait for a second person; empty: none does.
     refund_approval_above_minor = models.BigIntegerField("refund approval above (minor units)", null=True, blank=True)
+    # Points for each major unit paid (a dollar, a yen), in basis points: 10,000 is one point; 0: no points.
+    loyalty_rate_bp = models.PositiveIntegerField("loyalty points a major unit (basis points)", default=0, db_default=0)
     webhook_url = models.URLField("webhook URL", max_length=500, blank=True)
     webhook_secret = models.CharField(max_length=100, editable=False)
     created_at = models.DateTimeField(db_default=Now())

@@ -92,4 +92,5 @@ def terms_of(merchant: Merchant) -> MerchantTerms:
         refund_fee_minor=merchant.refund_fee_minor,
         webhook_url=merchant.webhook_url,
         refund_approval_above_minor=merchant.refund_approval_above_minor,
+        loyalty_rate_bp=merchant.loyalty_rate_bp,
     )

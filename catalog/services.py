@@ -42,10 +42,11 @@ def create_merchant(
     refund_ratio_bp: int = money.BASIS_POINTS,
     refund_fee_minor: int = 0,
     refund_approval_above_minor: int | None = None,
+    loyalty_rate_bp: int = 0,
     webhook_url: str = "",
 ) -> MerchantTerms:
     """Open a shop. Raises MerchantExists, UnknownCurrency."""
-    money.exponent(currency)
+    money.require_money(currency)
     try:
         with transaction.atomic():
             merchant = Merchant.objects.create(
@@ -56,6 +57,7 @@ def create_merchant(
                 refund_ratio_bp=refund_ratio_bp,
                 refund_fee_minor=refund_fee_minor,
                 refund_approval_above_minor=refund_approval_above_minor,
+                loyalty_rate_bp=loyalty_rate_bp,
                 webhook_url=webhook_url,
                 # The form of https://www.standardwebhooks.com: the consumer's library takes it as it is.
                 webhook_secret=f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}",
@@ -84,6 +86,7 @@ def set_terms(
     refund_fee_minor: int,
     refund_approval_above_minor: int | None,
     webhook_url: str,
+    loyalty_rate_bp: int,
 ) -> None:
     """The terms on which this merchant sells from now on. Raises InvalidInput, NotFound."""
     if order_expires_after_s < 1:
@@ -92,6 +95,8 @@ def set_terms(
         raise InvalidInput("Window, ratio and fee of refunds are not negative, and the ratio is at most the whole.")
     if refund_approval_above_minor is not None and refund_approval_above_minor < 0:
         raise InvalidInput("The limit of refunds is not negative.", param="refund_approval_above_minor")
+    if loyalty_rate_bp < 0:
+        raise InvalidInput("Loyalty points are given, never taken, for what is paid.", param="loyalty_rate_bp")
     changed = Merchant.objects.filter(pk=merchant_id).update(
         order_expires_after_s=order_expires_after_s,
         refund_window_days=refund_window_days,
@@ -99,6 +104,7 @@ def set_terms(
         refund_fee_minor=refund_fee_minor,
         refund_approval_above_minor=refund_approval_above_minor,
         webhook_url=webhook_url,
+        loyalty_rate_bp=loyalty_rate_bp,
     )
     if not changed:
         raise NotFound
@@ -173,7 +179,7 @@ def create_product(
         raise InvalidInput(
             "An own id has 1 to 64 letters, digits and . _ ~ : - and begins with a letter or digit.", param="id"
         )
-    money.exponent(currency)
+    money.require_money(currency)
     key = uuid7()
     row = Product(
         pk=key,
@@ -202,7 +208,7 @@ def update_product(*, merchant_id: UUID, product: str, **changes: Unpack[Product
     Raises NotFound, ProductExists where the ISBN is taken, InvalidIsbn, UnknownCurrency.
     """
     if "currency" in changes:
-        money.exponent(changes["currency"])
+        money.require_money(changes["currency"])
     if "isbn" in changes:
         changes["isbn"] = isbns.normalise(changes["isbn"]) if changes["isbn"] else None
     with _refusing_twins(), transaction.atomic():
@@ -246,7 +252,7 @@ def import_products(
     exists keeps what the file does not say. Bad rows are handed to `on_refused`, in the order of the file, and do not
     keep the good ones from landing. Raises UnreadableFile, UnknownCurrency, NotFound.
     """
-    money.exponent(currency)
+    money.require_money(currency)
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL statement_timeout = '{settings.CATALOG_IMPORT_TIMEOUT_S}s'")

@@ -22,7 +22,8 @@ class MerchantTerms:
     refund_ratio_bp: int
     refund_fee_minor: int
     webhook_url: str
-    refund_approval_above_minor: int | None = None  # None: no refund waits for a second person
+    refund_approval_above_minor: int | None = None  # None: neither refund nor store credit waits for a second person
+    loyalty_rate_bp: int = 0  # points for each major unit paid, in basis points
 
 
 @dataclass(frozen=True, slots=True)

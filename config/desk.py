@@ -35,6 +35,7 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Payouts", "savings", "payments.payout"),
             ("Trial balance", "balance", "payments.account/trial_balance"),
             ("Proofs", "verified", "payments.bookscheck"),
+            ("Store credit", "redeem", "payments.creditgrant"),
         ),
     ),
     (

@@ -19,6 +19,7 @@ _READ = (
     "payments.view_journalentry",
     "payments.view_account",
     "payments.view_bookscheck",
+    "payments.view_creditgrant",
     "payments.view_inboxevent",
     "catalog.view_merchant",
     "catalog.view_product",
@@ -51,6 +52,8 @@ ROLES: dict[str, tuple[str, ...]] = {
         "payments.replay_inboxevent",
         "payments.approve_refund",  # a manager approves what another one asked for
         "payments.correct_ledger",
+        "payments.grant_store_credit",
+        "payments.approve_store_credit",
         "orders.cancel_order",
         "catalog.change_merchant",
         "catalog.view_apikey",

@@ -26,6 +26,8 @@ EXPONENTS: dict[str, int] = {
     **dict.fromkeys(_TWO_DECIMALS.split(), 2),
     **dict.fromkeys(_THREE_DECIMALS.split(), 3),
 }
+# Loyalty points are counted in the ledger like money, and are none: they are not above, so nothing is priced in them.
+POINTS = "pts"
 _SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥"}
 
 # What a charge or a refund must be a multiple of. The card networks behind the provider count three-decimal currencies
@@ -89,11 +91,17 @@ PLAIN = Style()  # in e-mails, logs, commands
 
 
 def exponent(currency: str) -> int:
-    """How many decimals a currency has. Raises UnknownCurrency."""
-    try:
-        return EXPONENTS[currency]
-    except KeyError:
-        raise UnknownCurrency(f"Currency {currency!r} is not known: use a lower-case ISO 4217 code.") from None
+    """How many decimals a currency has; points have none. Raises UnknownCurrency."""
+    if currency == POINTS:
+        return 0
+    require_money(currency)
+    return EXPONENTS[currency]
+
+
+def require_money(currency: str) -> None:
+    """What something can be priced and paid in: not loyalty points. Raises UnknownCurrency."""
+    if currency not in EXPONENTS:
+        raise UnknownCurrency(f"Currency {currency!r} is not known: use a lower-case ISO 4217 code.")
 
 
 def step(currency: str) -> int:
@@ -135,6 +143,8 @@ def format_minor(amount_minor: int, currency: str, style: Style = PLAIN) -> str:
         digits = f"{digits}{style.decimal}{rest:0{decimals}}"
     sign = "−" if amount_minor < 0 else ""
     symbol = _SYMBOLS.get(currency)
+    if currency == POINTS:
+        return f"{sign}{digits} points"
     if symbol and not style.symbol_behind:
         return f"{sign}{symbol}{digits}"
     return f"{sign}{digits} {symbol or currency.upper()}"

@@ -49,7 +49,10 @@ class RefundForm(NoteForm):
         help_text=numbers.explained("As {}. Empty: all that is not refunded yet."),
         widget=forms.TextInput(attrs={"inputmode": "decimal", "placeholder": "all"}),
     )
-    field_order = ("payment", "amount", "note")
+    as_credit = forms.BooleanField(
+        label="As store credit", required=False, help_text="Instead of to the card: the customer can spend it here."
+    )
+    field_order = ("payment", "amount", "as_credit", "note")
 
 
 def cancel(order: Order, data: dict[str, Any], by: str) -> str:
@@ -70,6 +73,7 @@ def refund(order: Order, data: dict[str, Any], by: str) -> str:
             requested_by=by,
             policy=None,  # staff with a reason pass the merchant's terms for customers
             merchant_id=order.merchant_id,
+            as_credit=data["as_credit"],
         )
     return refund_told(payments.get_refund(number))
 

@@ -75,7 +75,9 @@ def mail_cancellation(event: SaleCancelled) -> None:
 
 @handles(RefundSucceeded, name="orders.mail_refund", since=Since.DEPLOYMENT, outside=True, aside=MAIL)
 def mail_refund(event: RefundSucceeded) -> None:
-    letters.send_refund(number=event.reference, refund=event.refund, amount_minor=event.amount_minor)
+    letters.send_refund(
+        number=event.reference, refund=event.refund, amount_minor=event.amount_minor + event.credit_minor
+    )
 
 
 @handles(RefundFailed, name="orders.mail_failed_refund", since=Since.DEPLOYMENT, outside=True, aside=MAIL)

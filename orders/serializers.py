@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
-from foundation.api import Quantity, StrictSerializer, timestamp
+from foundation.api import MinorUnits, Quantity, StrictSerializer, timestamp
 from orders.types import OrderView, PaymentWish
 from payments.documents import PaymentDocument, payment_json
 
@@ -22,11 +22,16 @@ class ItemRequest(StrictSerializer):
 
 
 class PaymentRequest(StrictSerializer):
-    method = serializers.ChoiceField(choices=["card"])
+    method = serializers.ChoiceField(choices=["card", "store_credit"])
     payment_method = serializers.CharField(max_length=255, required=False)
     confirm = serializers.BooleanField(required=False)
+    store_credit = MinorUnits(required=False, help_text="this much of the total from the customer's store credit")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["method"] == "store_credit" and "store_credit" not in attrs:
+            raise serializers.ValidationError(
+                {"store_credit": serializers.ErrorDetail("Say how much store credit: the whole total.", "required")}
+            )
         if attrs.get("confirm") and not attrs.get("payment_method"):
             raise serializers.ValidationError(
                 {"payment_method": serializers.ErrorDetail("Name the payment_method to confirm with.", "required")}
@@ -92,6 +97,7 @@ def wish_of(body: dict[str, Any]) -> PaymentWish:
         method=body.get("method", "card"),
         payment_method=body.get("payment_method", ""),
         confirm=body.get("confirm", False),
+        store_credit_minor=body.get("store_credit", 0),
     )
 
 

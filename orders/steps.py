@@ -29,8 +29,14 @@ def record_earlier(context: Context, outcome: Outcome) -> None:
 
 
 def record_attempt(context: Context) -> None:
-    wish = PaymentWish(context.payload["method"], context.payload["payment_method"], confirm=context.payload["confirm"])
-    services.record_attempt(number=context.payload["order"], payment=context.key, wish=wish)
+    asked = context.payload
+    wish = PaymentWish(
+        method=asked["method"],
+        payment_method=asked["payment_method"],
+        confirm=asked["confirm"],
+        store_credit_minor=asked.get("store_credit", 0),  # a run of an earlier release has none
+    )
+    services.record_attempt(number=asked["order"], payment=context.key, wish=wish)
 
 
 def open_attempt(context: Context) -> Outcome:

@@ -27,11 +27,15 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class PaymentWish:
-    """How the customer wants to pay. `payment_method` and `confirm` where we confirm, else the browser does."""
+    """How the customer wants to pay. `payment_method` and `confirm` where we confirm, else the browser does.
+
+    `store_credit_minor` of the total is to come from the customer's store credit.
+    """
 
     method: str = "card"
     payment_method: str = ""
     confirm: bool = False
+    store_credit_minor: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,9 @@ from orders.states import OrderStatus
 from orders.types import Customer, OrderView, Wanted
 from payments import services as payments
 from payments.documents import PaymentDocument, payment_json
-from payments.errors import PaymentInProgress, ProviderUnavailable
+from payments.errors import PaymentInProgress, ProviderUnavailable, StoreCreditInsufficient
 from payments.metrics import PAYMENT_REQUEST_DURATION
-from payments.states import PaymentStatus
+from payments.states import PAYMENT_LIVE, PaymentStatus
 from payments.types import PaymentView
 
 READERS = {"storefront", "operations"}
@@ -292,6 +292,8 @@ class AttemptsView(APIView):
                 if paid or order.status != OrderStatus.PENDING:
                     raise OrderAlreadyPaid(members={"payment": paid[0]}) if paid else OrderNotOpen()
                 if durability_reads.saga_is_finished("orders.new_attempt", key=payment):
+                    if wish.store_credit_minor and not any(one.status in PAYMENT_LIVE for one in order.payments):
+                        raise StoreCreditInsufficient  # another checkout of this customer was faster
                     raise PaymentInProgress  # another attempt was faster, or the earlier one went on
                 raise IdempotencyKeyInUse  # the earlier attempt is still being cancelled; a worker goes on
             return payment_answer(order, made[0], path=request.path, body=payment_json(made[0]))

@@ -28,6 +28,7 @@ class PaymentDocument(serializers.Serializer[Any]):
     amount_refunded = serializers.IntegerField()
     refund_status = serializers.ChoiceField(choices=["none", "partial", "refunding", "refunded"])
     method = serializers.CharField()
+    store_credit = serializers.IntegerField(required=False, help_text="the part of the amount that store credit pays")
     provider_reference = serializers.CharField(allow_null=True)
     client_secret = serializers.CharField(required=False, help_text="while the buyer can still confirm")
     failure = FailureDocument(required=False)
@@ -53,6 +54,7 @@ class RefundDocument(serializers.Serializer[Any]):
         ]
     )
     amount = serializers.IntegerField()
+    store_credit = serializers.IntegerField(required=False, help_text="the part that goes back as store credit")
     currency = serializers.CharField()
     reason = serializers.CharField()
     requested_by = serializers.CharField()
@@ -76,6 +78,8 @@ def payment_json(payment: PaymentView) -> dict[str, Any]:
         "created_at": timestamp(payment.created_at),
         "paid_at": timestamp(payment.paid_at),
     }
+    if payment.credit_minor:
+        document["store_credit"] = payment.credit_minor
     if payment.failure:
         document["failure"] = {
             "code": payment.failure.code,
@@ -87,7 +91,7 @@ def payment_json(payment: PaymentView) -> dict[str, Any]:
 
 def refund_json(refund: RefundView) -> dict[str, Any]:
     """A refund as the API shows it."""
-    return {
+    document = {
         "number": refund.number,
         "payment": refund.payment,
         "status": refund.status,
@@ -99,10 +103,13 @@ def refund_json(refund: RefundView) -> dict[str, Any]:
         "created_at": timestamp(refund.created_at),
         "completed_at": timestamp(refund.completed_at),
     }
+    return document | ({"store_credit": refund.credit_minor} if refund.credit_minor else {})
 
 
 def refund_told(refund: RefundView) -> str:
     """What becomes of a refund that was asked for, in a sentence for whoever asked."""
     if refund.status == RefundStatus.AWAITING_APPROVAL:
         return f"Refund {refund.number} is above the merchant's limit: it waits for a second person's approval."
+    if refund.credit_minor == refund.amount_minor:
+        return f"Refund {refund.number} becomes store credit, which the customer can spend in a moment."
     return f"Refund {refund.number} is on its way to the provider."

@@ -1,6 +1,6 @@
 """What payments refuse, and how the provider's answers are told apart."""
 
-from foundation.errors import DomainError
+from foundation.errors import DomainError, InvalidInput
 
 
 class PaymentInProgress(DomainError):
@@ -32,7 +32,7 @@ class PaymentDisputed(DomainError):
 
 
 class SecondPersonNeeded(DomainError):
-    """Nobody approves a refund that they asked for themselves: a second person has to."""
+    """Nobody approves what they asked for themselves: a second person has to."""
 
     code = "second_person_needed"
     status = 403
@@ -57,6 +57,17 @@ class EntryNotReversible(DomainError):
 
     code = "entry_not_reversible"
     status = 409
+
+
+class StoreCreditInsufficient(DomainError):
+    """The customer has less store credit than that: the member `available` says how much there is."""
+
+    code = "insufficient_store_credit"
+    status = 409
+
+
+class StoreCreditExceedsTotal(InvalidInput):
+    """The order costs less than that: store credit covers at most its total."""
 
 
 class SignatureInvalid(DomainError):

@@ -1,6 +1,6 @@
 """News of payments. Names are versioned; payloads hold ids plus amount, order and provider reference."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from durability.types import Event
@@ -14,6 +14,7 @@ class _AboutPayment(Event):
     amount_minor: int
     currency: str
     provider_reference: str
+    credit_minor: int = field(default=0, kw_only=True)  # the part that store credit pays, beside `amount_minor`
 
     @property
     def key(self) -> str:
@@ -22,7 +23,10 @@ class _AboutPayment(Event):
 
 @dataclass(frozen=True, slots=True)
 class PaymentCaptured(_AboutPayment):
-    """The provider holds the customer's money. `settling` is False for a second success: it is to be refunded."""
+    """The attempt has succeeded: the provider holds the customer's money, or store credit covers all of it.
+
+    `settling` is False for a success that does not pay the reference, as a second one: it is to be refunded.
+    """
 
     name: ClassVar[str] = "payments.payment_captured.v1"
     settling: bool
@@ -66,6 +70,7 @@ class _AboutRefund(Event):
     amount_minor: int
     currency: str
     provider_reference: str
+    credit_minor: int = field(default=0, kw_only=True)  # what goes back as store credit, beside `amount_minor`
 
     @property
     def key(self) -> str:

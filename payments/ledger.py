@@ -15,6 +15,11 @@
 | dispute lost     | merchant payable, or customer | disputes            |
 | payout paid      | bank                          | provider clearing   |
 | payout failed    | provider clearing             | bank                |
+| credit granted   | merchant payable              | store credit        |
+| credit held      | store credit                  | store credit held   |
+| credit spent     | store credit held             | merchant payable    |
+| credit refunded  | as a refund requested, or store credit held | refunds in flight, then store credit |
+| points earned    | points issued                 | points              |
 | reversal         | what the old entry credited   | what it debited     |
 | adjustment       | an account of ours            | another one of ours |
 
@@ -36,12 +41,13 @@ from django.db import connection
 from django.db.models import Sum
 
 from foundation.ids import uuid7
+from foundation.money import POINTS
 from payments.errors import AccountOverdrawn
-from payments.models import Account, JournalEntry, Posting
+from payments.models import CUSTOMER_KINDS, Account, JournalEntry, Posting
 
 _NAMESPACE = UUID("6a3f4c1e-8d5b-5e0e-9a57-2f7f0c9f1c11")
 Kind = Account.Kind
-KEEPS_BALANCE = frozenset({Kind.CUSTOMER})  # all others are added up from their postings: payments/books.py
+KEEPS_BALANCE = frozenset(CUSTOMER_KINDS)  # all others are added up from their postings: payments/books.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,22 @@ def write_offs(currency: str) -> AccountKey:
 
 def customer_account(merchant_id: UUID, customer: str, currency: str) -> AccountKey:
     return AccountKey(Kind.CUSTOMER, currency, merchant_id, customer)
+
+
+def store_credit(merchant_id: UUID, customer: str, currency: str) -> AccountKey:
+    return AccountKey(Kind.STORE_CREDIT, currency, merchant_id, customer)
+
+
+def store_credit_held(merchant_id: UUID, customer: str, currency: str) -> AccountKey:
+    return AccountKey(Kind.STORE_CREDIT_HELD, currency, merchant_id, customer)
+
+
+def points(merchant_id: UUID, customer: str) -> AccountKey:
+    return AccountKey(Kind.POINTS, POINTS, merchant_id, customer)
+
+
+def points_issued(merchant_id: UUID) -> AccountKey:
+    return AccountKey(Kind.POINTS_ISSUED, POINTS, merchant_id)
 
 
 def merchant_payable(merchant_id: UUID, currency: str) -> AccountKey:

@@ -8,11 +8,13 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from foundation.ids import parse_public_id, public_id, uuid7
+from foundation.money import POINTS
 from foundation.transition import TransitionRecord, protect_append_only, transition_guard
 from payments.states import (
     DISPUTE_CLOSED,
     DISPUTE_EDGES,
     DISPUTE_OPEN,
+    GRANT_EDGES,
     PAYMENT_EDGES,
     PAYMENT_LIVE,
     PAYOUT_EDGES,
@@ -20,13 +22,22 @@ from payments.states import (
     REFUND_OPEN,
     REFUND_STARTED,
     REFUND_UNAPPROVED,
+    GrantStatus,
     PaymentStatus,
     RefundStatus,
 )
 
+# Accounts of one customer at one merchant: they alone keep a balance, are locked, and are never overdrawn.
+CUSTOMER_KINDS = ("customer", "store_credit", "store_credit_held", "points")
+POINTS_KINDS = ("points", "points_issued")
+
 
 class Payment(models.Model):
-    """One attempt to collect an amount for a reference (an order's number, opaque here)."""
+    """One attempt to collect an amount for a reference (an order's number, opaque here).
+
+    Two parts make the whole: `amount_minor` is asked at the provider, `credit_minor` is taken from the customer's store
+    credit. Either may be 0. What is captured, refunded and compared with the provider's books is counted per part.
+    """
 
     PREFIX = "pay"
 
@@ -37,6 +48,8 @@ class Payment(models.Model):
     status = models.CharField(max_length=20, default=PaymentStatus.PENDING)
     amount_minor = models.BigIntegerField()
     currency = models.CharField(max_length=3)
+    # Held on the customer's account from the first moment; given back where the attempt fails or is cancelled.
+    credit_minor = models.BigIntegerField(default=0, db_default=0)
     method = models.CharField(max_length=32, default="card")
     payment_method = models.CharField(max_length=255, blank=True)  # the provider's token, if we confirm
     confirm = models.BooleanField(default=False)
@@ -47,6 +60,7 @@ class Payment(models.Model):
     captured_minor = models.BigIntegerField(default=0)
     corrected_minor = models.BigIntegerField(default=0)  # Σ of correcting entries that finance posted against it
     captured_at = models.DateTimeField(null=True)  # the provider's clock: decides the day in the books
+    credit_captured_minor = models.BigIntegerField(default=0, db_default=0)  # all of it, once this success settles
     # The one success that pays the reference; another one is stored as not settling and refunded.
     settling = models.BooleanField(default=False)
     # Σ open + succeeded refunds, and Σ succeeded, kept under this row's lock; both end at what was captured.
@@ -56,6 +70,9 @@ class Payment(models.Model):
     refunds_excess_minor = models.BigIntegerField(default=0)
     # What refunds that failed left as a debt to the customer: it can be refunded again, and is not the merchant's.
     refunds_owed_minor = models.BigIntegerField(default=0)
+    # The same for what goes back as store credit: it may exceed the credit part, not what was collected in all.
+    credit_refunds_committed_minor = models.BigIntegerField(default=0, db_default=0)
+    credit_refunded_minor = models.BigIntegerField(default=0, db_default=0)
     # Set while a dispute is open: nothing is refunded meanwhile, or the customer would be paid twice.
     disputed_at = models.DateTimeField(null=True)
     disputed_lost_minor = models.BigIntegerField(default=0)  # what lost disputes took: it cannot be refunded any more
@@ -81,7 +98,26 @@ class Payment(models.Model):
             ("decide_payment", "Can decide over payments and refunds that need a person"),
         ]
         constraints = [
-            models.CheckConstraint(condition=Q(amount_minor__gt=0), name="payment_amount_positive"),
+            models.CheckConstraint(
+                condition=Q(amount_minor__gte=0, credit_minor__gte=0) & (Q(amount_minor__gt=0) | Q(credit_minor__gt=0)),
+                name="payment_amount_positive",
+            ),
+            # A success whose credit was given back before it came cannot pay the reference: it is refunded.
+            models.CheckConstraint(
+                condition=Q(settling=True, credit_captured_minor=F("credit_minor"))
+                | Q(settling=False, credit_captured_minor=0),
+                name="payment_settles_with_its_credit",
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    credit_refunded_minor__gte=0,
+                    credit_refunds_committed_minor__gte=F("credit_refunded_minor"),
+                    credit_refunds_committed_minor__lte=F("captured_minor")
+                    + F("credit_captured_minor")
+                    - F("refunds_committed_minor"),
+                ),
+                name="payment_refunds_within_collected",
+            ),
             models.CheckConstraint(
                 condition=Q(refunds_committed_minor__gte=0) & Q(refunds_committed_minor__lte=F("captured_minor")),
                 name="payment_refunds_within_captured",
@@ -99,7 +135,9 @@ class Payment(models.Model):
             models.CheckConstraint(condition=Q(refunds_excess_minor__gte=0), name="payment_refund_excess_not_negative"),
             models.CheckConstraint(condition=Q(disputed_lost_minor__gte=0), name="payment_lost_not_negative"),
             models.CheckConstraint(
-                condition=~Q(status=PaymentStatus.SUCCEEDED) | Q(captured_at__isnull=False, captured_minor__gt=0),
+                condition=~Q(status=PaymentStatus.SUCCEEDED)
+                | Q(captured_at__isnull=False, captured_minor__gt=0)
+                | Q(amount_minor=0, credit_captured_minor__gt=0),
                 name="payment_succeeded_has_capture",
             ),
             models.UniqueConstraint(
@@ -154,7 +192,7 @@ class PaymentHistory(TransitionRecord):
 
 
 class Refund(models.Model):
-    """Money on its way back to a customer."""
+    """Money on its way back to a customer: `amount_minor` by the provider, `credit_minor` as store credit."""
 
     PREFIX = "ref"
 
@@ -163,6 +201,7 @@ class Refund(models.Model):
     payment = models.ForeignKey(Payment, on_delete=models.PROTECT, related_name="refunds")
     status = models.CharField(max_length=20, default=RefundStatus.REQUESTED)
     amount_minor = models.BigIntegerField()
+    credit_minor = models.BigIntegerField(default=0, db_default=0)
     corrected_minor = models.BigIntegerField(default=0)
     currency = models.CharField(max_length=3)
     reason = models.TextField()
@@ -195,7 +234,10 @@ class Refund(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=Q(amount_minor__gt=0), name="refund_amount_positive"),
+            models.CheckConstraint(
+                condition=Q(amount_minor__gte=0, credit_minor__gte=0) & (Q(amount_minor__gt=0) | Q(credit_minor__gt=0)),
+                name="refund_amount_positive",
+            ),
             models.CheckConstraint(condition=~Q(reason=""), name="refund_has_a_reason"),
             # Maker and checker: nobody approves what they asked for, and nothing above the limit goes without.
             models.CheckConstraint(
@@ -209,7 +251,7 @@ class Refund(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(approval_above_minor__isnull=True)
-                | Q(amount_minor__lte=F("approval_above_minor"))
+                | Q(amount_minor__lte=F("approval_above_minor") - F("credit_minor"))
                 | ~Q(approved_by="")
                 | Q(status__in=REFUND_UNAPPROVED),
                 name="refund_above_the_limit_is_approved",
@@ -249,7 +291,7 @@ class Refund(models.Model):
             # What was asked for, and under which limit, is no matter of later opinion.
             pgtrigger.ReadOnly(
                 name="terms_are_final",
-                fields=["payment", "amount_minor", "currency", "requested_by", "approval_above_minor"],
+                fields=["payment", "amount_minor", "credit_minor", "currency", "requested_by", "approval_above_minor"],
             ),
             pgtrigger.Protect(
                 name="approved_once",
@@ -468,6 +510,10 @@ class Account(models.Model):
         BANK = "bank"
         UNALLOCATED_RECEIPTS = "unallocated_receipts"
         CUSTOMER = "customer"
+        STORE_CREDIT = "store_credit"  # what the customer may still spend
+        STORE_CREDIT_HELD = "store_credit_held"  # set aside for attempts under way and sales not posted yet
+        POINTS = "points"  # a customer's loyalty points, in their own currency
+        POINTS_ISSUED = "points_issued"  # the merchant's side of them
         MERCHANT_PAYABLE = "merchant_payable"
         FEES = "fees"
         REFUNDS_IN_FLIGHT = "refunds_in_flight"
@@ -487,12 +533,17 @@ class Account(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(balance_minor__gte=0), name="account_not_overdrawn"),
             models.CheckConstraint(
-                condition=Q(kind="customer") | Q(balance_minor=0), name="account_only_customers_keep_a_balance"
+                condition=Q(kind__in=CUSTOMER_KINDS) | Q(balance_minor=0), name="account_only_customers_keep_a_balance"
+            ),
+            models.CheckConstraint(
+                condition=Q(kind__in=POINTS_KINDS, currency=POINTS) | ~(Q(kind__in=POINTS_KINDS) | Q(currency=POINTS)),
+                name="account_points_are_no_money",
             ),
         ]
         indexes = [
             # Beside millions of customers' accounts, the few others stay findable.
             models.Index(fields=["kind", "id"], name="account_of_the_books", condition=~Q(kind="customer")),
+            models.Index(fields=["customer"], name="account_by_customer", condition=~Q(customer="")),
         ]
         triggers = [
             # An account that became another one would take the history of its postings with it.
@@ -705,6 +756,48 @@ class BooksCheck(models.Model):
 
     def __str__(self) -> str:
         return f"Check of {self.day}"
+
+
+class CreditGrant(models.Model):
+    """Store credit that staff gave, or want to give, to a customer; above the merchant's limit a second person decides."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    merchant_id = models.UUIDField()
+    customer = models.CharField(max_length=255)
+    currency = models.CharField(max_length=3)
+    amount_minor = models.BigIntegerField()
+    status = models.CharField(max_length=20, default=GrantStatus.AWAITING_APPROVAL)
+    reason = models.TextField()
+    requested_by = models.CharField(max_length=150)
+    needs_approval = models.BooleanField()
+    decided_by = models.CharField(max_length=150, blank=True)
+    decided_why = models.TextField(blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+    decided_at = models.DateTimeField(null=True)
+
+    class Meta:
+        permissions = [
+            ("grant_store_credit", "Can grant store credit to customers"),
+            ("approve_store_credit", "Can approve store credit that another person granted"),
+        ]
+        constraints = [
+            models.CheckConstraint(condition=Q(amount_minor__gt=0), name="credit_grant_amount_positive"),
+            models.CheckConstraint(condition=~Q(reason=""), name="credit_grant_has_a_reason"),
+            models.CheckConstraint(
+                condition=Q(decided_by="") | ~Q(decided_by=F("requested_by")), name="credit_grant_takes_two"
+            ),
+            models.CheckConstraint(
+                condition=Q(needs_approval=False) | ~Q(status=GrantStatus.GRANTED) | ~Q(decided_by=""),
+                name="credit_grant_above_the_limit_is_approved",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["id"], name="credit_grant_waiting", condition=Q(status=GrantStatus.AWAITING_APPROVAL)),
+        ]
+        triggers = [transition_guard(field="status", edges=GRANT_EDGES)]
+
+    def __str__(self) -> str:
+        return f"Store credit for {self.customer}"
 
 
 class InboxEvent(models.Model):

@@ -12,7 +12,7 @@ from foundation.database import in_seconds
 from foundation.errors import NotFound
 from payments import gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
-from payments.models import BooksCheck, Dispute, InboxEvent, JournalEntry, Payment, ProviderTry, Refund
+from payments.models import Account, BooksCheck, Dispute, InboxEvent, JournalEntry, Payment, ProviderTry, Refund
 from payments.states import DISPUTE_NEEDS_RESPONSE, DISPUTE_OPEN, PAYMENT_LIVE, PaymentStatus, RefundStatus
 from payments.types import (
     BalanceTransaction,
@@ -48,11 +48,15 @@ def view(payment: Payment) -> PaymentView:
         reference=payment.reference,
         customer=payment.customer,
         status=payment.status,
-        amount_minor=payment.amount_minor,
+        amount_minor=payment.amount_minor + payment.credit_minor,
+        credit_minor=payment.credit_minor,
         currency=payment.currency,
-        captured_minor=payment.captured_minor,
-        refunded_minor=payment.refunded_minor,
-        refunds_open_minor=payment.refunds_committed_minor - payment.refunded_minor,
+        captured_minor=payment.captured_minor + payment.credit_captured_minor,
+        refunded_minor=payment.refunded_minor + payment.credit_refunded_minor,
+        refunds_open_minor=payment.refunds_committed_minor
+        + payment.credit_refunds_committed_minor
+        - payment.refunded_minor
+        - payment.credit_refunded_minor,
         refunds_owed_minor=payment.refunds_owed_minor,
         settling=payment.settling,
         method=payment.method,
@@ -75,7 +79,8 @@ def refund_view(refund: Refund) -> RefundView:
         payment=refund.payment.number,
         merchant_id=refund.merchant_id,
         status=refund.status,
-        amount_minor=refund.amount_minor,
+        amount_minor=refund.amount_minor + refund.credit_minor,
+        credit_minor=refund.credit_minor,
         currency=refund.currency,
         reason=refund.reason,
         requested_by=refund.requested_by,
@@ -163,6 +168,20 @@ def open_attempts(references: Sequence[str]) -> dict[str, PaymentView]:
     """reference → its live attempt, where there is one."""
     rows = Payment.objects.filter(reference__in=references, status__in=PAYMENT_LIVE)
     return {payment.reference: view(payment) for payment in rows}
+
+
+def store_credit_of(*, merchant_id: UUID, customer: str, currency: str) -> int:
+    """What a customer can spend of their store credit, in minor units."""
+    found = Account.objects.filter(
+        kind=Account.Kind.STORE_CREDIT, customer=customer, merchant_id=merchant_id, currency=currency
+    )
+    return found.values_list("balance_minor", flat=True).first() or 0
+
+
+def accounts_of(*, merchant_id: UUID, customer: str) -> list[Account]:
+    """Every account of one customer at one merchant: balances, store credit free and held, points."""
+    found = Account.objects.filter(customer=customer, merchant_id=merchant_id)
+    return list(found.order_by("currency", "kind"))
 
 
 def journal_of(references: Sequence[str]) -> list[EntryView]:

@@ -154,3 +154,20 @@ def refund_status(*, captured_minor: int, refunded_minor: int, open_minor: int) 
     if not refunded_minor:
         return "none"
     return "refunded" if refunded_minor >= captured_minor else "partial"
+
+
+class GrantStatus:
+    AWAITING_APPROVAL: Final = "awaiting_approval"
+    GRANTED: Final = "granted"
+    REFUSED: Final = "refused"
+
+
+_G = GrantStatus
+
+# Store credit that staff give. What is not above the merchant's limit is granted as it is written.
+GRANT_EDGES = frozenset(
+    {
+        (_G.AWAITING_APPROVAL, _G.GRANTED),  # a second person
+        (_G.AWAITING_APPROVAL, _G.REFUSED),  # a second person
+    }
+)

@@ -18,7 +18,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class PaymentView:
-    """A payment as the apps above see it. `reference` is the order's number, opaque here."""
+    """A payment as the apps above see it. `reference` is the order's number, opaque here.
+
+    Amounts are of the whole payment; `credit_minor` of it is, or was to be, paid with store credit.
+    """
 
     id: UUID
     number: str
@@ -27,6 +30,7 @@ class PaymentView:
     customer: str
     status: str
     amount_minor: int
+    credit_minor: int
     currency: str
     captured_minor: int
     refunded_minor: int
@@ -54,13 +58,14 @@ class PaymentView:
 
 @dataclass(frozen=True, slots=True)
 class RefundView:
-    """A refund as the apps above see it."""
+    """A refund as the apps above see it. Of the amount, `credit_minor` goes back as store credit."""
 
     number: str
     payment: str
     merchant_id: UUID
     status: str
     amount_minor: int
+    credit_minor: int
     currency: str
     reason: str
     requested_by: str

@@ -13,6 +13,7 @@ from catalog.types import Offer
 from durability import services as durability
 from durability.types import Lease
 from foundation.database import database_now
+from foundation.errors import InvalidInput
 from foundation.ids import uuid7
 from inventory import services as inventory
 from inventory.types import Line
@@ -22,6 +23,7 @@ from orders.events import OrderPlaced
 from orders.models import Order, OrderItem
 from orders.types import Customer, PaymentWish, Wanted
 from payments import services as payments
+from payments.errors import StoreCreditExceedsTotal
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def place_order(
     """Place an order in the caller's transaction: all of it commits, or nothing.
 
     With `hold` the caller opens the payment itself right after its commit; without it a worker does. Raises
-    ProductNotFound, CurrencyMixed, NothingToPay, InsufficientStock.
+    ProductNotFound, CurrencyMixed, NothingToPay, StoreCreditExceedsTotal, InsufficientStock, StoreCreditInsufficient.
     """
     offers = catalog.get_offers(merchant_id=merchant_id, products=[one.product for one in wanted])
     for index, one in enumerate(wanted):
@@ -52,6 +54,7 @@ def place_order(
     total_minor = sum(offer.price_minor * quantity for offer, quantity in lines)
     if total_minor <= 0:
         raise NothingToPay(param="items")
+    check_store_credit(wish, total_minor, param="payment.store_credit")
 
     terms = catalog.get_merchant(merchant_id)
     order = Order(
@@ -87,6 +90,7 @@ def place_order(
         method=wish.method,
         payment_method=wish.payment_method,
         confirm=wish.confirm,
+        credit_minor=wish.store_credit_minor,
     )
     begin = durability.hold_saga if hold else durability.start_saga
     started = begin("orders.checkout", key=order.number, payload={"payment": payment})
@@ -100,8 +104,23 @@ def place_order(
         lines=[Line(offer.id, offer.product, quantity) for offer, quantity in lines],
         by="checkout",
     )
+    # After stock, as everywhere: accounts are locked last of all.
+    payments.take_credit(payment, by="checkout")
     transaction.on_commit(partial(timer.arm, {order.number: order.expires_at}))
     return Placed(order.number, payment, started if isinstance(started, Lease) else None)
+
+
+def check_store_credit(wish: PaymentWish, total_minor: int, *, param: str) -> None:
+    """Raises StoreCreditExceedsTotal, and InvalidInput where store credit alone shall pay and does not suffice."""
+    if wish.store_credit_minor > total_minor:
+        raise StoreCreditExceedsTotal(
+            f"The order costs {total_minor} (minor units): store credit covers at most that.", param=param
+        )
+    if wish.method == "store_credit" and wish.store_credit_minor < total_minor:
+        raise InvalidInput(
+            f"The order costs {total_minor} (minor units): name another method for what store credit does not cover.",
+            param=param,
+        )
 
 
 def _merged(wanted: Sequence[Wanted], offers: dict[str, Offer]) -> list[tuple[Offer, int]]:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def receive_payment(*, order: str, payment: str, settling: bool) -> None:
-    """Start the payment-success saga, or give a second success back. In the caller's transaction.
+    """Start the payment-success saga, or give a success back that does not settle. In the caller's transaction.
 
     A payment that has no order (one that is only recorded to be refunded) is none of our business.
     """
@@ -32,7 +32,13 @@ def receive_payment(*, order: str, payment: str, settling: bool) -> None:
     if settling:
         durability.start_saga("orders.payment_success", key=payment, subject=order, payload={"order": order})
     else:
-        give_back(payment, reason="the order was paid by another payment", by="orders")
+        give_back(payment, reason=_why_not_settling(order), by="orders")
+
+
+def _why_not_settling(order: str) -> str:
+    if any(one.settling for one in payment_reads.payments_of([order])[order]):
+        return "the order was paid by another payment"
+    return "the attempt had ended, and its store credit was given back"
 
 
 def mark_paid(*, number: str, payment: str, by: str) -> None:

@@ -1,5 +1,5 @@
 """The books as the finance desk sees them. Importing a module registers its pages."""
 
-from payments.admin import checks, disputes, inbox, ledger, payments, payouts, refunds
+from payments.admin import checks, credit, disputes, inbox, ledger, payments, payouts, refunds
 
-__all__ = ["checks", "disputes", "inbox", "ledger", "payments", "payouts", "refunds"]
+__all__ = ["checks", "credit", "disputes", "inbox", "ledger", "payments", "payouts", "refunds"]

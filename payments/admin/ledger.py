@@ -16,6 +16,7 @@ from foundation.desk import Act, ChoiceFilter, NoteForm, ReadOnlyAdmin, choice_f
 from foundation.sections import Facts, Page, Table
 from payments import books, services
 from payments.admin import reports
+from payments.admin.credit import GRANT, customer_sections, may_be_granted
 from payments.admin.shared import order_link
 from payments.models import Account, JournalEntry, Payment, Refund
 from payments.services.books import ADJUSTABLE, REVERSIBLE
@@ -210,7 +211,17 @@ class AccountAdmin(ReadOnlyAdmin[Account]):
         ("Fees", "kind=fees"),
         ("Refunds in flight", "kind=refunds_in_flight"),
         ("Write-offs", "kind=write_offs"),
+        ("Store credit", "kind=store_credit"),
+        ("Points", "kind=points"),
     )
+    search_help_text = "A customer's id"
+    acts = (GRANT,)
+
+    def find(self, text: str) -> Q:
+        return Q(customer=text)
+
+    def offered(self, row: Account) -> list[str]:
+        return [GRANT.name] if may_be_granted(row) else []
 
     def prepare(self, rows: list[Account]) -> None:
         kept = books.balances([row.pk for row in rows])
@@ -243,6 +254,7 @@ class AccountAdmin(ReadOnlyAdmin[Account]):
             sub=cells.code(str(row.pk)),
             figure=("Balance", reports.balance_cell(books.balance(row.pk), row.currency)),
             main=[
+                *customer_sections(request, row),
                 reports.history_chart(row.currency, moments, history),
                 reports.lines_table(
                     request, f"The newest {_LINES_SHOWN} lines", newest, row.currency, link=reports.statement_link(row)

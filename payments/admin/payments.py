@@ -41,7 +41,10 @@ class RefundForm(NoteForm):
         help_text=numbers.explained("As {}. Empty: all that is not refunded yet."),
         widget=forms.TextInput(attrs={"inputmode": "decimal", "placeholder": "all"}),
     )
-    field_order = ("amount", "note")
+    as_credit = forms.BooleanField(
+        label="As store credit", required=False, help_text="Instead of to the card: the customer can spend it here."
+    )
+    field_order = ("amount", "as_credit", "note")
 
 
 def refund(payment: Payment, data: dict[str, Any], by: str) -> str:
@@ -53,6 +56,7 @@ def refund(payment: Payment, data: dict[str, Any], by: str) -> str:
             reason=data["note"],
             requested_by=by,
             policy=None,  # staff with a reason pass the merchant's terms for customers
+            as_credit=data["as_credit"],
         )
     return refund_told(selectors.get_refund(number))
 
@@ -122,8 +126,9 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
         return by_number(Payment.id_of, text)
 
     def offered(self, row: Payment) -> list[str]:
-        open_to_it = row.status == PaymentStatus.SUCCEEDED and row.disputed_at is None
-        can_refund = open_to_it and row.refunds_committed_minor < row.captured_minor - row.disputed_lost_minor
+        view = selectors.view(row)
+        left_minor = view.captured_minor - view.refunded_minor - view.refunds_open_minor - row.disputed_lost_minor
+        can_refund = row.status == PaymentStatus.SUCCEEDED and row.disputed_at is None and left_minor > 0
         return [
             *(["recheck"] if row.first_sent_at else []),
             *(["refund"] if can_refund else []),
@@ -148,11 +153,11 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
 
     @admin.display(description="Amount")
     def amount(self, payment: Payment) -> SafeString:
-        return cells.money(payment.amount_minor, payment.currency)
+        return cells.money(payment.amount_minor + payment.credit_minor, payment.currency)
 
     @admin.display(description="Refunded")
     def refunded(self, payment: Payment) -> SafeString:
-        return cells.money(payment.refunded_minor or None, payment.currency)
+        return cells.money(payment.refunded_minor + payment.credit_refunded_minor or None, payment.currency)
 
     @admin.display(description="At the provider")
     def provider(self, payment: Payment) -> SafeString:
@@ -181,7 +186,7 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             title=cells.code(row.number),
             lead=[cells.state(row.status), *self._marks(row)],
             sub=cells.beside("for order", order_link(request, row.reference)),
-            figure=("Amount", cells.money(row.amount_minor, row.currency)),
+            figure=("Amount", cells.money(row.amount_minor + row.credit_minor, row.currency)),
             main=[
                 *person_section(row),
                 *self._failure(row),
@@ -231,9 +236,15 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             ("Order", order_link(request, payment.reference)),
             ("Customer", payment.customer),
             ("Method", payment.method),
-            ("Asked for", cells.money(payment.amount_minor, currency)),
+            ("Asked for at the provider", cells.money(payment.amount_minor, currency)),
+            *([("By store credit", cells.money(payment.credit_minor, currency))] if payment.credit_minor else []),
             ("Captured", cells.money(payment.captured_minor, currency)),
             ("Refunded", cells.money(payment.refunded_minor, currency)),
+            *(
+                [("Refunded as store credit", cells.money(payment.credit_refunded_minor, currency))]
+                if payment.credit_refunded_minor
+                else []
+            ),
             ("Refunds under way", cells.money(payment.refunds_committed_minor - payment.refunded_minor, currency)),
             *(
                 [("Owed to the customer", cells.money(payment.refunds_owed_minor, currency))]

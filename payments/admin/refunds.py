@@ -166,7 +166,7 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
 
     @admin.display(description="Amount")
     def amount(self, refund: Refund) -> SafeString:
-        return cells.money(refund.amount_minor, refund.currency)
+        return cells.money(refund.amount_minor + refund.credit_minor, refund.currency)
 
     @admin.display(description="Reason")
     def reason_cell(self, refund: Refund) -> str:
@@ -198,7 +198,7 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
             sub=cells.beside(
                 "of payment", cells.link(request, "payments.payment", payment.pk, cells.code(payment.number))
             ),
-            figure=("Amount", cells.money(row.amount_minor, row.currency)),
+            figure=("Amount", cells.money(row.amount_minor + row.credit_minor, row.currency)),
             main=[
                 *person_section(row),
                 *tries_section(row),
@@ -211,6 +211,8 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
                     [
                         ("Order", order_link(request, payment.reference)),
                         ("Payment", cells.link(request, "payments.payment", payment.pk, cells.short(payment.number))),
+                        ("By the provider", cells.money(row.amount_minor, row.currency)),
+                        ("As store credit", cells.money(row.credit_minor or None, row.currency)),
                         ("Reason", row.reason),
                         ("Asked by", row.requested_by),
                         *_approval(row),

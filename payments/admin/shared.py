@@ -36,7 +36,7 @@ def refunds_table(request: HttpRequest, refunds: QuerySet[Refund]) -> Table:
                 one.requested_by,
                 cells.short(one.provider_reference or ""),
                 cells.brief(one.created_at),
-                cells.money(one.amount_minor, one.currency),
+                cells.money(one.amount_minor + one.credit_minor, one.currency),
             ]
             for one in refunds
         ],

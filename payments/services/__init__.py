@@ -11,6 +11,7 @@ from payments.services.attempts import (
     record_opening,
 )
 from payments.services.books import adjust_entry, check_books, cut_books, reverse_entry
+from payments.services.credit_grants import approve_grant, grant_store_credit, refuse_grant
 from payments.services.decisions import end_unanswered, settled_by_hand
 from payments.services.desk import (
     adopt_charge,
@@ -21,6 +22,7 @@ from payments.services.desk import (
 )
 from payments.services.disputes import sync_dispute
 from payments.services.inbox import catch_up_since, receive_webhook, replay_event, replay_events
+from payments.services.payment_news import take_credit
 from payments.services.payouts import sync_payout
 from payments.services.refund_sending import (
     flag_refund,
@@ -37,6 +39,7 @@ __all__ = [
     "adjust_entry",
     "adopt_charge",
     "adopt_refund",
+    "approve_grant",
     "approve_refund",
     "begin_payment",
     "cancel_at_provider",
@@ -48,6 +51,7 @@ __all__ = [
     "cut_books",
     "end_unanswered",
     "flag_refund",
+    "grant_store_credit",
     "mark_fraud",
     "open_at_provider",
     "open_count",
@@ -62,6 +66,7 @@ __all__ = [
     "record_refund",
     "refund_again",
     "refund_at_provider",
+    "refuse_grant",
     "reject_refund",
     "release_refundable",
     "replay_event",
@@ -74,5 +79,6 @@ __all__ = [
     "sync_payment",
     "sync_payout",
     "sync_refund",
+    "take_credit",
     "take_provider_status",
 ]

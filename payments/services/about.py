@@ -12,6 +12,7 @@ def about(payment: Payment) -> dict[str, Any]:
         "merchant_id": str(payment.merchant_id),
         "reference": payment.reference,
         "amount_minor": payment.amount_minor,
+        "credit_minor": payment.credit_minor,
         "currency": payment.currency,
         "provider_reference": payment.provider_reference or "",
     }
@@ -25,6 +26,7 @@ def about_refund(refund: Refund, payment: Payment) -> dict[str, Any]:
         "merchant_id": str(refund.merchant_id),
         "reference": payment.reference,
         "amount_minor": refund.amount_minor,
+        "credit_minor": refund.credit_minor,
         "currency": refund.currency,
         "provider_reference": refund.provider_reference or "",
     }

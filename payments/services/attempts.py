@@ -15,7 +15,13 @@ from foundation.database import database_now, in_seconds
 from foundation.ids import uuid7
 from foundation.transition import transition, transition_many
 from payments import gateway, metrics, selectors
-from payments.errors import PaymentInProgress, ProviderBusy, ProviderRefused, ProviderUnsure
+from payments.errors import (
+    PaymentInProgress,
+    ProviderBusy,
+    ProviderRefused,
+    ProviderUnsure,
+    StoreCreditExceedsTotal,
+)
 from payments.events import PaymentCancelled
 from payments.locks import lock_payment
 from payments.metrics import count_after_commit
@@ -40,20 +46,25 @@ def begin_payment(
     method: str,
     payment_method: str = "",
     confirm: bool = False,
+    credit_minor: int = 0,
     number: str = "",
 ) -> str:
     """Record an attempt in the caller's transaction and return its number; nothing is sent yet.
 
-    Raises PaymentInProgress while another attempt for the reference is live.
+    Of the amount, `credit_minor` is to come from the customer's store credit: `take_credit` follows in the same
+    transaction. Raises StoreCreditExceedsTotal, and PaymentInProgress while another attempt for the reference is live.
     """
+    if credit_minor > amount_minor:
+        raise StoreCreditExceedsTotal(param="store_credit")
     payment = Payment(
         id=Payment.id_of(number) if number else uuid7(),
         merchant_id=merchant_id,
         reference=reference,
         customer=customer,
-        amount_minor=amount_minor,
+        amount_minor=amount_minor - credit_minor,
         currency=currency,
-        method=method,
+        credit_minor=credit_minor,
+        method="store_credit" if credit_minor == amount_minor else method,
         payment_method=payment_method,
         confirm=confirm,
     )
@@ -254,12 +265,17 @@ def cancel_never_sent(*, references: Sequence[tuple[UUID, str]], by: str) -> set
     """Cancel, set-wise in the caller's transaction, the attempts that never reached the provider.
 
     `references` come with their merchants. Returns those that nobody has paid or can pay any more; the others were sent
-    and need `cancel_at_provider`, or are paid.
+    and need `cancel_at_provider`, or are paid. Who holds store credit is among the others: accounts are locked after
+    stock, and the caller has yet to release that.
     """
     names = [name for _, name in references]
     asked = {"merchants": [merchant for merchant, _ in references], "references": names, "live": list(PAYMENT_LIVE)}
     payable = list(Payment.objects.raw(_LOCK_PAYABLE, asked))
-    unsent = [one for one in payable if one.status == PaymentStatus.PENDING and one.first_sent_at is None]
+    unsent = [
+        one
+        for one in payable
+        if one.status == PaymentStatus.PENDING and one.first_sent_at is None and not one.credit_minor
+    ]
     transition_many(
         Payment,
         [payment.pk for payment in unsent],
@@ -279,7 +295,7 @@ def cancel_never_sent(*, references: Sequence[tuple[UUID, str]], by: str) -> set
 # and then sends nothing, or this waits for it and then finds the attempt sent.
 _LOCK_PAYABLE = """
 SELECT payment.id, payment.merchant_id, payment.reference, payment.amount_minor, payment.currency,
-       payment.provider_reference, payment.status, payment.first_sent_at
+       payment.credit_minor, payment.provider_reference, payment.status, payment.first_sent_at
 FROM payments_payment payment
 JOIN unnest(%(merchants)s::uuid[], %(references)s::text[]) AS asked (merchant_id, reference)
      USING (merchant_id, reference)

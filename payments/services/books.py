@@ -335,8 +335,11 @@ def _refunded_sums_are_the_refunds() -> Iterator[Batch]:
             ) r
             CROSS JOIN LATERAL (
                 SELECT ARRAY[p.refunded_minor, p.refunds_committed_minor, p.refunds_excess_minor] AS says,
-                       ARRAY[least(paid_minor, p.captured_minor), least(held_minor, p.captured_minor),
-                             greatest(held_minor - p.captured_minor, 0)]::bigint[] AS refunds
+                       ARRAY[least(paid_minor, card_minor), least(held_minor, card_minor),
+                             greatest(held_minor - card_minor, 0)]::bigint[] AS refunds
+                -- What of the capture was given back as store credit, no card can get.
+                FROM (SELECT p.captured_minor
+                             - greatest(p.credit_refunds_committed_minor - p.credit_captured_minor, 0) AS card_minor) c
             ) both_sides
             WHERE p.id = ANY(%s) AND says <> refunds
             """,

@@ -6,14 +6,18 @@ Any order, any number of times: the same final state.
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import F
 from django.db.models.functions import Now
 
 from durability import services as durability
 from foundation.transition import transition
 from payments import ledger, metrics
+from payments.errors import PaymentInProgress
 from payments.events import PaymentCancelled, PaymentCaptured, PaymentFailed
+from payments.locks import lock_payment
 from payments.metrics import count_after_commit
 from payments.models import Payment, PaymentHistory
+from payments.services import credit
 from payments.services.about import about
 from payments.services.contradictions import contradiction, note_contradiction
 from payments.services.tries import read_again_later
@@ -120,6 +124,7 @@ def _keep_open(payment: Payment, intent: Intent, *, by: str) -> None:
 def _capture(payment: Payment, intent: Intent, *, by: str) -> None:
     charge = intent.charge
     captured_minor = intent.amount_received_minor
+    credit_held = payment.status in PAYMENT_LIVE  # an attempt that ended before has given its store credit back
     if payment.status != PaymentStatus.SUCCEEDED:
         _move(
             payment,
@@ -136,7 +141,6 @@ def _capture(payment: Payment, intent: Intent, *, by: str) -> None:
                 "failure_message": "",
             },
         )
-        settling = _settle(payment)
         ledger.post(
             key=f"capture:{payment.number}",
             kind="capture",
@@ -148,6 +152,7 @@ def _capture(payment: Payment, intent: Intent, *, by: str) -> None:
             subject=payment.number,
             reference=payment.reference,
         )
+        settling = _settle(payment, credit_held=credit_held, by=by)
         count_after_commit(metrics.PAYMENT_REQUESTS, "success")
         count_after_commit(metrics.CAPTURED, payment.currency, captured_minor)
         durability.publish(PaymentCaptured(**about(payment), settling=settling))
@@ -155,15 +160,42 @@ def _capture(payment: Payment, intent: Intent, *, by: str) -> None:
         post_fee(charge.balance_transaction, payment=payment, by=by)
 
 
-def _settle(payment: Payment) -> bool:
-    """Make this success the one that pays the reference; False if another one does already."""
+def _settle(payment: Payment, *, credit_held: bool, by: str) -> bool:
+    """Make this success the one that pays the reference; False if another one does already, or if the store credit
+    that was to pay a part of it is not held any more: what the provider took alone pays for nothing.
+    """
+    if payment.credit_minor and not credit_held:
+        return False
     try:
         with transaction.atomic():
-            Payment.objects.filter(pk=payment.pk).update(settling=True)
+            Payment.objects.filter(pk=payment.pk).update(settling=True, credit_captured_minor=F("credit_minor"))
     except IntegrityError:
+        credit.release_credit(payment, by=by)
         return False
-    payment.settling = True
+    payment.settling, payment.credit_captured_minor = True, payment.credit_minor
     return True
+
+
+def take_credit(number: str, *, by: str) -> None:
+    """Set aside the store credit that a new attempt is to be paid with, in the transaction that recorded it and after
+    its other locks. Where credit covers the whole, the attempt has succeeded with that.
+
+    Raises StoreCreditInsufficient, PaymentInProgress.
+    """
+    payment = lock_payment(Payment.id_of(number))
+    if not payment.credit_minor or payment.status != PaymentStatus.PENDING:
+        return
+    credit.hold_credit(payment, by=by)
+    if payment.amount_minor:
+        return
+    paid = {"settling": True, "credit_captured_minor": payment.credit_minor, "paid_at": Now()}
+    try:
+        with transaction.atomic():
+            _move(payment, PaymentStatus.SUCCEEDED, by=by, values=paid)
+    except IntegrityError as error:  # an earlier attempt has succeeded meanwhile
+        raise PaymentInProgress from error
+    count_after_commit(metrics.PAYMENT_REQUESTS, "success")
+    durability.publish(PaymentCaptured(**about(payment), settling=True))
 
 
 def post_fee(booked: BalanceTransaction, *, payment: Payment | None, by: str, subject: str = "") -> None:
@@ -186,3 +218,5 @@ def _move(payment: Payment, to: str, *, by: str, values: dict[str, Any], why: st
     if payment.person_needed_at:
         values = values | {"person_needed_at": None, "person_needed_why": ""}  # the provider has spoken, or a person
     transition(payment, to, edges=PAYMENT_EDGES, history=PaymentHistory, by=by, why=why, values=values)
+    if to in (PaymentStatus.FAILED, PaymentStatus.CANCELLED):
+        credit.release_credit(payment, by=by)

@@ -12,6 +12,7 @@ from django.db.models import Q, Sum
 
 from payments import ledger
 from payments.models import Payment, Refund, RefundHistory
+from payments.services import credit
 from payments.states import REFUND_OPEN, RefundStatus
 
 Part = tuple[str, ledger.AccountKey, int]  # what its key is called by, the account, minor units
@@ -33,11 +34,12 @@ def recount(payment: Payment) -> None:
         paid=Sum("amount_minor", filter=Q(status=RefundStatus.SUCCEEDED)), held=Sum("amount_minor", filter=held)
     )
     paid_minor, held_minor = sums["paid"] or 0, sums["held"] or 0
+    most_minor = payment.captured_minor - credit.became_credit_minor(payment)
     set_sums(
         payment,
-        refunded_minor=min(paid_minor, payment.captured_minor),
-        refunds_committed_minor=min(held_minor, payment.captured_minor),
-        refunds_excess_minor=max(0, held_minor - payment.captured_minor),
+        refunded_minor=min(paid_minor, most_minor),
+        refunds_committed_minor=min(held_minor, most_minor),
+        refunds_excess_minor=max(0, held_minor - most_minor),
     )
 
 
@@ -58,6 +60,8 @@ def hold_refund(refund: Refund, payment: Payment, *, owed_minor: int, excess_min
         ("_owed", _owed(payment), owed_minor),
         ("_excess", _merchant(payment), excess_minor),
     ]
+    if not refund.amount_minor:
+        return
     in_flight = ledger.refunds_in_flight(refund.currency)
     for part, source, amount_minor in parts:
         lines = Lines(debit=source, credit=in_flight, amount_minor=amount_minor)
@@ -66,6 +70,8 @@ def hold_refund(refund: Refund, payment: Payment, *, owed_minor: int, excess_min
 
 def post_refund_paid(refund: Refund, payment: Payment, *, by: str) -> None:
     """It was paid: out of what the provider holds for us, or by our bank."""
+    if not refund.amount_minor:
+        return  # as store credit alone
     payer = ledger.bank if refund.paid_outside else ledger.clearing
     in_flight = ledger.refunds_in_flight(refund.currency)
     ledger.post(
@@ -83,6 +89,8 @@ def post_refund_paid(refund: Refund, payment: Payment, *, by: str) -> None:
 
 def take_back(refund: Refund, payment: Payment, *, late: bool, by: str) -> None:
     """The refund failed, `late` after it had succeeded. Its payment's sums are recounted, and what is owed grows."""
+    if not late:
+        credit.take_credit_back(refund, payment, by=by)
     suffix = _round(refund)
     owed_key, excess_key = (f"refund_hold{part}:{refund.number}{suffix}" for part in ("_owed", "_excess"))
     taken = ledger.amounts_of([owed_key, excess_key])
@@ -125,13 +133,13 @@ def settle_debt_by_loss(payment: Payment, *, cause: str, by: str) -> None:
 def free_minor(payment: Payment) -> int:
     """What of a payment is neither given back, nor on its way, nor lost to a dispute, nor owed: may be negative."""
     committed_minor = payment.refunds_committed_minor + payment.refunds_owed_minor
+    committed_minor += credit.became_credit_minor(payment)
     return payment.captured_minor - payment.disputed_lost_minor - committed_minor
 
 
 def refund_source(payment: Payment) -> ledger.AccountKey:
     """Whose account pays a refund of this payment."""
-    sold = ledger.was_posted(f"sale:{payment.number}") and not ledger.was_posted(f"sale_reversed:{payment.number}")
-    if sold:
+    if credit.is_sold(payment):
         return _merchant(payment)
     return ledger.customer_account(payment.merchant_id, payment.customer, payment.currency)
 

@@ -13,6 +13,7 @@ from payments import metrics
 from payments.events import OverRefunded, RefundFailed, RefundSucceeded
 from payments.metrics import count_after_commit
 from payments.models import Payment, Refund, RefundHistory
+from payments.services import credit, loyalty
 from payments.services.about import about_refund
 from payments.services.contradictions import note_refund_contradiction, refund_contradiction
 from payments.services.refund_books import free_minor, hold_refund, post_refund_paid, recount, set_sums, take_back
@@ -67,6 +68,8 @@ def refund_succeeded(refund: Refund, payment: Payment, *, by: str) -> None:
     """Its status says so: the rest of the books follows."""
     recount(payment)
     post_refund_paid(refund, payment, by=by)
+    credit.pay_credit_refund(refund, payment, by=by)
+    loyalty.adjust_points(payment, cause=refund.number, by=by)
     count_after_commit(metrics.REFUNDED, refund.currency, refund.amount_minor)
     durability.publish(RefundSucceeded(**about_refund(refund, payment)))
 
@@ -74,6 +77,7 @@ def refund_succeeded(refund: Refund, payment: Payment, *, by: str) -> None:
 def refund_failed(refund: Refund, payment: Payment, *, late: bool, by: str) -> None:
     """Its status says so: the amount can be refunded again. After a success it is a debt to the customer, and alarms."""
     take_back(refund, payment, late=late, by=by)
+    loyalty.adjust_points(payment, cause=f"{refund.number}:failed", by=by)
     if late:
         log.error("refund %s of %s came back: it is owed to the customer", refund.number, payment.number)
         count_after_commit(metrics.REFUNDS_FAILED_LATE, refund.currency)

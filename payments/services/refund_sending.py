@@ -12,9 +12,9 @@ from foundation.transition import transition
 from payments import gateway
 from payments.errors import PaymentDisputed, ProviderBusy, ProviderRefused, ProviderUnsure
 from payments.locks import lock_refund
-from payments.models import Refund, RefundHistory
+from payments.models import Payment, Refund, RefundHistory
 from payments.services.refund_books import post_refund_paid
-from payments.services.refund_news import apply_refund, refund_failed
+from payments.services.refund_news import apply_refund, refund_failed, refund_succeeded
 from payments.services.tries import LOOK_UP, READ, SEND, LostTrack, asking, lost_track, need_person
 from payments.states import REFUND_EDGES, REFUND_OPEN, RefundStatus
 from payments.types import ProviderRefund
@@ -43,6 +43,8 @@ def refund_at_provider(number: str) -> Outcome:
     refund = Refund.objects.select_related("payment").get(pk=Refund.id_of(number))
     if refund.status not in REFUND_OPEN:
         return Accepted()  # a person ended it, or news were faster
+    if not refund.amount_minor:
+        return Succeeded()  # it goes back as store credit alone
     try:
         return Succeeded(_send(refund))
     except LostTrack as lost:
@@ -102,12 +104,23 @@ def record_refund(number: str, outcome: Outcome) -> None:
     """Commit what the provider answered, in the caller's transaction."""
     refund, payment = lock_refund(Refund.id_of(number))
     match outcome:
+        case Succeeded(value=None):
+            _give_as_credit(refund, payment)
         case Succeeded(value=news):
             apply_refund(refund, payment, news, by="refund")
         case Refused(code=code, message=message):
             Refund.objects.filter(pk=refund.pk).update(failure_code=code, failure_message=message)
         case Unknown() | Accepted():
             pass
+
+
+def _give_as_credit(refund: Refund, payment: Payment) -> None:
+    if refund.status == RefundStatus.PROCESSING:
+        values = {"completed_at": Now(), "next_check_at": None}
+        transition(
+            refund, RefundStatus.SUCCEEDED, edges=REFUND_EDGES, history=RefundHistory, by="refund", values=values
+        )
+        refund_succeeded(refund, payment, by="refund")
 
 
 def post_refund(number: str, *, by: str) -> None:

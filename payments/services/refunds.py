@@ -30,6 +30,7 @@ from payments.errors import (
 from payments.events import RefundRejected, RefundRequested
 from payments.locks import lock_payment, lock_refund
 from payments.models import Payment, Refund, RefundHistory
+from payments.services import credit
 from payments.services.about import about_refund
 from payments.services.refund_books import hold_refund, take_back
 from payments.services.refund_news import refund_succeeded
@@ -38,15 +39,17 @@ from payments.types import RefundPolicy
 
 
 def refundable_minor(payment: Payment, policy: RefundPolicy | None) -> int:
-    """What can still be refunded: max(0, captured × ratio rounded half-even − fee) less open and paid refunds.
+    """What can still be refunded: max(0, paid × ratio rounded half-even − fee) less open and paid refunds.
 
-    Never more than what disputes left of the capture.
+    Paid is what was captured and what store credit covered. Never more than what disputes left of it.
     """
-    allowed = payment.captured_minor
+    left_minor = credit.refundable_in_all_minor(payment)
     if policy:
-        allowed = max(0, share(payment.captured_minor, policy.ratio_bp) - policy.fee_minor)
-    left_of_it = min(allowed, payment.captured_minor - payment.disputed_lost_minor)
-    return max(0, left_of_it - payment.refunds_committed_minor)
+        paid_minor = payment.captured_minor + payment.credit_captured_minor
+        allowed_minor = max(0, share(paid_minor, policy.ratio_bp) - policy.fee_minor)
+        committed_minor = payment.refunds_committed_minor + payment.credit_refunds_committed_minor
+        left_minor = min(left_minor, allowed_minor - committed_minor)
+    return max(0, left_minor)
 
 
 def request_refund(
@@ -60,12 +63,14 @@ def request_refund(
     automatic: bool = False,
     again_of: Refund | None = None,
     paid_outside: bool = False,
+    as_credit: bool = False,
 ) -> str:
     """Hold an amount (None: all that is allowed) and start the refund saga, in the caller's transaction.
 
     Above the merchant's limit it waits for a second person instead, its amount held, unless it is `automatic`.
     `policy` None passes the merchant's window, ratio and fee: for cancellations, discrepancies and staff with a
-    reason. `paid_outside`: our bank pays it, not the provider. Returns the refund's number. Raises NotFound,
+    reason. The card gets its money back first, then the store credit that was spent; `as_credit` gives all of it as
+    store credit. `paid_outside`: our bank pays it, not the provider. Returns the refund's number. Raises NotFound,
     PaymentNotRefundable, PaymentDisputed, RefundWindowClosed, RefundExceedsCaptured, InvalidInput.
     """
     if not reason.strip():
@@ -74,10 +79,12 @@ def request_refund(
     if merchant_id not in (None, row.merchant_id):
         raise NotFound
     wanted_minor = _check(row, amount_minor, policy)
+    card_minor, credit_minor = credit.split_refund(row, wanted_minor, as_credit=as_credit)
     refund = Refund.objects.create(
         merchant_id=row.merchant_id,
         payment=row,
-        amount_minor=wanted_minor,
+        amount_minor=card_minor,
+        credit_minor=credit_minor,
         currency=row.currency,
         reason=reason.strip(),
         requested_by=requested_by,
@@ -86,16 +93,20 @@ def request_refund(
         again_of=again_of,
         paid_outside=paid_outside,
     )
-    owed_minor = min(row.refunds_owed_minor, wanted_minor)  # a debt to the customer is paid first
+    owed_minor = min(row.refunds_owed_minor, card_minor)  # a debt to the customer is paid first
+    owed_as_credit_minor = min(row.refunds_owed_minor - owed_minor, credit_minor) if as_credit else 0
     try:
         with transaction.atomic():
             Payment.objects.filter(pk=row.pk).update(
-                refunds_committed_minor=F("refunds_committed_minor") + wanted_minor,
-                refunds_owed_minor=F("refunds_owed_minor") - owed_minor,
+                refunds_committed_minor=F("refunds_committed_minor") + card_minor,
+                credit_refunds_committed_minor=F("credit_refunds_committed_minor") + credit_minor,
+                refunds_owed_minor=F("refunds_owed_minor") - owed_minor - owed_as_credit_minor,
             )
     except IntegrityError as error:
         raise RefundExceedsCaptured from error
+    row.refresh_from_db(fields=["refunds_committed_minor", "credit_refunds_committed_minor", "refunds_owed_minor"])
     hold_refund(refund, row, owed_minor=owed_minor, by=requested_by)
+    credit.hold_credit_refund(refund, row, owed_minor=owed_as_credit_minor, by=requested_by)
     durability.publish(RefundRequested(**about_refund(refund, row)))
     if refund.approval_above_minor is not None and wanted_minor > refund.approval_above_minor:
         _move(refund, RefundStatus.AWAITING_APPROVAL, by=requested_by, why=refund.reason)
@@ -138,7 +149,7 @@ def approve_refund(*, number: str, by: str, why: str) -> None:
         raise SecondPersonNeeded
     if payment.disputed_at:
         raise PaymentDisputed
-    if payment.refunds_committed_minor > payment.captured_minor - payment.disputed_lost_minor:
+    if credit.refundable_in_all_minor(payment) < 0:
         raise RefundExceedsCaptured("A lost dispute took what was to be refunded: reject this refund.")
     _begin(refund, payment, by=by, why=why.strip(), values={"approved_by": by, "approved_at": Now()})
 
@@ -166,12 +177,14 @@ def refund_again(*, number: str, by: str, why: str, paid_outside: bool = False) 
         raise IllegalTransition(f"{number} is {refund.status}: only a refund that failed is made again.")
     if refund.again.exclude(status__in=REFUND_ENDED_UNPAID).exists():
         raise IllegalTransition(f"{number} was made again already.")
+    given = credit.was_given(refund)
+    whole_minor = refund.amount_minor if given or paid_outside else refund.amount_minor + refund.credit_minor
     left_minor = payment.refunds_owed_minor if paid_outside else refundable_minor(payment, None)
     if paid_outside and not left_minor:
         raise IllegalTransition(f"Nothing is owed for {payment.number}.")
     return request_refund(
         payment=payment.number,
-        amount_minor=min(refund.amount_minor, left_minor),
+        amount_minor=min(whole_minor, left_minor),
         reason=why,
         requested_by=by,
         policy=None,

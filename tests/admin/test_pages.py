@@ -15,6 +15,7 @@ from payments import services as payments
 from payments.models import InboxEvent, JournalEntry, Payment, Refund
 from reconciliation.models import Discrepancy, ReconciliationRun
 from tests.admin.conftest import list_url, page_url
+from tests.credit import grant
 
 LIST_QUERIES = 12
 PAGE_QUERIES = 30
@@ -42,6 +43,7 @@ def trade(books):
         sold = books.sell(3)
         books.refund(sold[0], 500)
         books.abandon()
+        grant(books.shop, 100)
         books.plant("amount_mismatch")
         books.plant("missing_in_our_system")
         (payment,) = Payment.objects.filter(reference=sold[1]["number"])

@@ -15,6 +15,7 @@ BOOKS = [
     "payments_journalentry",
     "payments_account",
     "payments_bookscheck",
+    "payments_creditgrant",
     "payments_inboxevent",
     "catalog_merchant",
     "catalog_product",

@@ -11,6 +11,7 @@ from typing import Any
 from tests.campaigns.evidence import Ours, Row, Theirs, connect, read_ours, read_theirs
 
 _SOLD = ("paid", "shipped", "completed")
+_KEEP_A_BALANCE = ("customer", "store_credit", "store_credit_held", "points")
 _LIVE = ("pending", "processing", "requires_action", "unknown")
 _REFUND_UNDER_WAY = ("requested", "processing")
 _REFUND_WAITS = ("awaiting_approval", "pending", "requires_action")  # for a person or a bank: nobody of us is late
@@ -124,6 +125,7 @@ class _Auditor:
         for posting in ours.postings:
             lines[posting.entry_id].append(posting)
         self.lines = lines
+        self.posted = {entry.key for entry in ours.entries}
         # What entries say by (kind, subject): the clearing account's side, debit positive.
         self.cleared: Counter[tuple[str, str]] = Counter()
         for entry in ours.entries:
@@ -143,6 +145,8 @@ class _Auditor:
             self.kept_money,
             self.entries,
             self.customers,
+            self.store_credit,
+            self.points,
             self.stock,
             self.shelves_of_orders,
             self.stuck_orders,
@@ -191,7 +195,12 @@ class _Auditor:
             posted = self.cleared["capture", name]
             self.differs("captured_in_the_ledger", name, charge["currency"], taken, posted)
         for name, payment in self.ours.payments.items():
-            if payment.status == "succeeded" and payment.charge_reference not in self.theirs.charges:
+            by_credit_alone = not payment.amount_minor
+            if (
+                payment.status == "succeeded"
+                and not by_credit_alone
+                and (payment.charge_reference not in self.theirs.charges)
+            ):
                 self.cents_off[payment.currency] += payment.captured_minor
                 self.found("capture_without_a_charge", name, f"{payment.captured_minor} {payment.currency}")
             if payment.status != "succeeded" and (payment.captured_minor or self.cleared["capture", name]):
@@ -214,8 +223,9 @@ class _Auditor:
             posted = -self.cleared["refund", name] - self.cleared["refund_failed_late", name]
             self.differs("refunded_in_the_ledger", name, refund["currency"], gone, posted)
         for name, ours in self.ours.refunds.items():
-            # What our own bank paid is none of the provider's business.
-            if ours.status == "succeeded" and not (ours.paid_outside or ours.provider_reference in self.theirs.refunds):
+            # What our own bank paid, or what went back as store credit alone, is none of the provider's business.
+            theirs_to_pay = ours.amount_minor and not ours.paid_outside
+            if ours.status == "succeeded" and theirs_to_pay and ours.provider_reference not in self.theirs.refunds:
                 self.cents_off[ours.currency] += ours.amount_minor
                 self.found("refund_without_the_provider", name, f"{ours.amount_minor} {ours.currency}")
         for name, payment in self.ours.payments.items():
@@ -227,6 +237,7 @@ class _Auditor:
                 self.found("refund_sums", name, f"{sums}; its refunds say {paid} and {held}")
             if held > payment.captured_minor:
                 self.found("over_refunded", name, f"{held} of {payment.captured_minor}")
+            self.credit_refunds(name, payment)
         self._debts()
 
     def _debts(self) -> None:
@@ -289,6 +300,20 @@ class _Auditor:
             self.differs("payout_in_the_ledger", name, payout["currency"], gone, posted)
             if not ours.listed or ours.net_minor or ours.rows < 2:
                 self.found("payout_transactions", name, f"{ours.rows} rows, {ours.net_minor} off, listed {ours.listed}")
+
+    def credit_refunds(self, name: str, payment: Row) -> None:
+        """What goes back as store credit is the customer's once the refund succeeded, also if the card's part fails."""
+        given = open_minor = 0
+        for refund_name, refund in self.refunds_of[payment.id]:
+            if f"refund_credit:{refund_name}" in self.posted:
+                given += refund.credit_minor
+            elif refund.status not in _REFUND_FAILED:
+                open_minor += refund.credit_minor
+        sums = (payment.credit_refunded_minor, payment.credit_refunds_committed_minor)
+        if sums != (given, given + open_minor):
+            self.found("credit_refund_sums", name, f"{sums}; its refunds say {given} and {given + open_minor}")
+        if sums[1] + payment.refunds_committed_minor > payment.captured_minor + payment.credit_captured_minor:
+            self.found("over_refunded", name, f"{sums[1]} as store credit, {payment.refunds_committed_minor} besides")
 
     def fees(self) -> None:
         booked = {row["id"]: row for row in self.theirs.balance_transactions.values() if row["fee"]}
@@ -371,17 +396,56 @@ class _Auditor:
         for entry in self.ours.entries:
             for line in self.lines[entry.id]:
                 account = self.ours.accounts[line.account_id]
-                if account.kind == "customer":
+                if account.kind in _KEEP_A_BALANCE:
                     credited[account.id] -= line.amount_minor
                 if account.kind in ("customer", "refunds_in_flight"):
                     left[entry.reference, account.kind] -= line.amount_minor
         for account in self.ours.accounts.values():
-            if account.kind == "customer" and account.balance_minor != credited[account.id]:
+            if account.kind in _KEEP_A_BALANCE and account.balance_minor != credited[account.id]:
                 self.found("customer_balance", account.customer, f"{account.balance_minor}, not {credited[account.id]}")
         for (reference, kind), cents in left.items():
             refunds = [refund for _, row in self.payments_of[reference] for _, refund in self.refunds_of[row.id]]
             if cents and not any(refund.status in (*_REFUND_FAILED, *_REFUND_WAITS) for refund in refunds):
                 self.found("money_left_over", reference, f"{cents} on {kind}")
+
+    def store_credit(self) -> None:
+        """What is held is what live attempts, and successes whose sale is not in the books, set aside: no more, no less."""
+        right: Counter[tuple[Any, str, str]] = Counter()
+        refunds_took: Counter[str] = Counter()  # by the refund's number
+        for entry in self.ours.entries:
+            if entry.kind.startswith("refund_credit"):
+                for line in self.lines[entry.id]:
+                    if self.ours.accounts[line.account_id].kind == "store_credit_held":
+                        refunds_took[entry.subject] += line.amount_minor
+        for name, payment in self.ours.payments.items():
+            whose = (payment.merchant_id, payment.customer, payment.currency)
+            if payment.status in _LIVE:
+                right[whose] += payment.credit_minor
+            elif payment.credit_captured_minor and f"credit_spent:{name}" not in self.posted:
+                taken = sum(refunds_took[refund] for refund, _ in self.refunds_of[payment.id])
+                right[whose] += payment.credit_captured_minor - taken
+        for account in self.ours.accounts.values():
+            if account.kind == "store_credit_held":
+                right[account.merchant_id, account.customer, account.currency] -= account.balance_minor
+        for whose, cents in right.items():
+            if cents:
+                self.found("store_credit_held", whose[1], f"{cents} {whose[2]} should be held, and is not")
+
+    def points(self) -> None:
+        """Of each payment: what its sale earned, less the share that was refunded."""
+        of_payment: dict[str, Counter[str]] = defaultdict(Counter)
+        for entry in self.ours.entries:
+            for line in self.lines[entry.id]:
+                if self.ours.accounts[line.account_id].kind == "points":
+                    of_payment[entry.subject][entry.kind] -= line.amount_minor
+        for name, kinds in of_payment.items():
+            payment = self.ours.payments[name]
+            collected = payment.captured_minor + payment.credit_captured_minor
+            refunded = payment.refunded_minor + payment.credit_refunded_minor
+            earned = kinds["points_earned"]
+            right = 0 if "points_reversed" in kinds else earned - earned * refunded // collected
+            if sum(kinds.values()) != right:
+                self.found("points", name, f"{sum(kinds.values())} points, {right} earned and kept")
 
     # --- Stock --------------------------------------------------------------------------------------
 

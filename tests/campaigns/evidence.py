@@ -123,12 +123,15 @@ def read_ours(connection: psycopg.Connection[Row]) -> Ours:
             "SELECT id, reference, status, amount_minor, currency, provider_reference, charge_reference,"
             " captured_minor, corrected_minor, refunded_minor, refunds_committed_minor, refunds_owed_minor, settling,"
             " disputed_at IS NOT NULL AS disputed, disputed_lost_minor,"
+            " customer, merchant_id,"
+            " credit_minor, credit_captured_minor, credit_refunded_minor, credit_refunds_committed_minor,"
             " extract(epoch FROM now() - coalesce(first_sent_at, created_at))::float AS age_s"
             " FROM payments_payment",
         ),
         refunds=numbered(
             "ref",
-            "SELECT id, payment_id, status, amount_minor, currency, provider_reference, requested_by, paid_outside,"
+            "SELECT id, payment_id, status, amount_minor, credit_minor, currency, provider_reference, requested_by,"
+            " paid_outside,"
             " extract(epoch FROM now() - created_at)::float AS age_s FROM payments_refund",
         ),
         disputes=numbered(
@@ -145,7 +148,8 @@ def read_ours(connection: psycopg.Connection[Row]) -> Ours:
         entries=rows("SELECT id, kind, key, subject, reference, currency FROM payments_journalentry"),
         postings=rows("SELECT entry_id, account_id, amount_minor FROM payments_posting"),
         accounts={
-            row.id: row for row in rows("SELECT id, kind, currency, customer, balance_minor FROM payments_account")
+            row.id: row
+            for row in rows("SELECT id, kind, currency, merchant_id, customer, balance_minor FROM payments_account")
         },
         items=rows("SELECT order_id, product_id, quantity FROM orders_orderitem"),
         stock=rows(

@@ -79,6 +79,7 @@ def test_without_the_lock_the_database_still_refuses_the_second_refund(race, pay
 def test_control_without_lock_and_constraint_more_is_given_back_than_was_taken(race, payment, monkeypatch, unguarded):
     monkeypatch.setattr("payments.services.refunds.lock_payment", unlocked)
     unguarded.constraint("payments_payment", "payment_refunds_within_captured")
+    unguarded.constraint("payments_payment", "payment_refunds_within_collected")
     two_refunds(race, payment, amount=1000)
     race.play("a b a b")
     assert committed(payment) == 2000  # of 1500

@@ -91,6 +91,7 @@ def test_without_the_lock_postgresql_alone_keeps_the_sum(payment, monkeypatch):
 def test_control_without_lock_and_constraint_more_is_given_back_than_was_taken(payment, monkeypatch, unguarded):
     read_together(monkeypatch)
     unguarded.constraint("payments_payment", "payment_refunds_within_captured")
+    unguarded.constraint("payments_payment", "payment_refunds_within_collected")
     assert accepted(refund_all_at_once(payment)) == CROWD
     payment.refresh_from_db()
     assert payment.refunds_committed_minor == CROWD * AMOUNT > payment.captured_minor
