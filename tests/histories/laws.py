@@ -23,6 +23,7 @@ class Books:
     audited: Callable[[], Audit]
     kept_promises: Callable[[], Sequence[Finding]] = tuple  # of the answers that clients had
     reconciled: Callable[[], Sequence[str]] = tuple  # what a reconciliation of today finds
+    proved: Callable[[], Sequence[str]] = tuple  # what the product's own daily proof of the books finds
     shown_orders: Callable[[], Sequence[dict[str, Any]]] = tuple  # as the API shows them
     named: set[str] = field(default_factory=set)  # codes of the auditor that some law has asked for
 
@@ -454,6 +455,12 @@ def every_promise_is_kept(books: Books) -> Iterator[str]:
 def the_reconciler_agrees(books: Books) -> Iterator[str]:
     """A reconciliation of today finds nothing that a person would have to look at, and no residual."""
     yield from books.reconciled()
+
+
+@at_rest
+def the_books_prove_themselves(books: Books) -> Iterator[str]:
+    """The product's own proof of its books, snapshots and cuts finds no difference."""
+    yield from books.proved()
 
 
 @at_rest

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from durability.types import Lane
 from foundation.database import database_now
 from foundation.errors import DomainError
+from payments import services as payments
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnsure
 from reconciliation import services as reconciliation
 from tests.campaigns.boundaries.world import run_task
@@ -589,6 +590,11 @@ class History(Teller):
     def mirror(self) -> None:
         run_task("durability.mirror")
         self.did("stream written", "ok")
+
+    @rule()
+    def cut_the_books(self) -> None:
+        cuts = payments.cut_books()
+        self.did("books cut", "ok" if cuts else NOBODY, f"{cuts}")
 
     @rule()
     def valkey_forgets(self) -> None:

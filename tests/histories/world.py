@@ -63,6 +63,7 @@ _TIMELESS = {
     "SAGA_BACKOFF_FIRST_S": _FOR_EVER_S,
     "BACKOFF_LONGEST_S": _FOR_EVER_S,
     "WORK_FOR_S": 60,
+    "BOOKS_CUT_POSTINGS": 60,  # so that a history has some cuts in it
 }
 _ROUNDS = 40  # of everybody, until all is at rest; what is not then never will be
 _CHILD_LIVES_S = 60
@@ -460,6 +461,7 @@ class Workshop(World):
             audited=lambda: judge(self._read_ours(), read_theirs(self.sandbox.url), slack_s=self.slack_s),
             kept_promises=self._promises_broken,
             reconciled=self._differences,
+            proved=lambda: [str(one) for one in payments.check_books(day=database_now().date()).differences],
             shown_orders=lambda: self.get("/orders?limit=100").document["data"],
         )
 
