@@ -21,8 +21,8 @@ from tests.histories.laws import Broken
 from tests.histories.machine import a_repeated_request_is_answered_as_before
 from tests.histories.world import Workshop
 
-HISTORIES = 3
-OPERATIONS = 60
+HISTORIES = 2
+OPERATIONS = 50
 SEED = 1
 
 
