@@ -94,6 +94,10 @@ def issue_key(merchant: Merchant, data: dict[str, Any], by: str) -> str:
     return services.issue_api_key(merchant_id=merchant.pk, name=data["name"], scopes=data["scopes"])
 
 
+def roll_webhook_secret(merchant: Merchant, data: dict[str, Any], by: str) -> str:
+    return services.roll_webhook_secret(merchant_id=merchant.pk)
+
+
 def add_product(merchant: Merchant, data: dict[str, Any], by: str) -> str:
     product = services.create_product(
         merchant_id=merchant.pk,
@@ -129,6 +133,16 @@ class MerchantAdmin(ReadOnlyAdmin[Merchant]):
             run=issue_key,
             form=KeyForm,
             icon="key",
+            shown_once=True,
+        ),
+        Act(
+            name="webhook_secret",
+            label="Make a webhook secret",
+            says="Calls to the merchant's webhook are signed with it from now on; it is shown once, the old one is void.",
+            permission="catalog.change_merchant",
+            run=roll_webhook_secret,
+            form=NoteForm,
+            icon="webhook",
             shown_once=True,
         ),
         Act(

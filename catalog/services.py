@@ -59,8 +59,7 @@ def create_merchant(
                 refund_approval_above_minor=refund_approval_above_minor,
                 loyalty_rate_bp=loyalty_rate_bp,
                 webhook_url=webhook_url,
-                # The form of https://www.standardwebhooks.com: the consumer's library takes it as it is.
-                webhook_secret=f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}",
+                webhook_secret=_new_webhook_secret(),
             )
     except IntegrityError as error:
         if violated_constraint(error) == "merchant_name_is_unique":
@@ -108,6 +107,19 @@ def set_terms(
     )
     if not changed:
         raise NotFound
+
+
+def roll_webhook_secret(*, merchant_id: UUID) -> str:
+    """A new secret for this merchant's webhooks; from now on they are signed with it. Raises NotFound."""
+    secret = _new_webhook_secret()
+    if not Merchant.objects.filter(pk=merchant_id).update(webhook_secret=secret):
+        raise NotFound
+    return secret
+
+
+def _new_webhook_secret() -> str:
+    """The form of https://www.standardwebhooks.com: the consumer's library takes it as it is."""
+    return f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}"
 
 
 def issue_api_key(*, merchant_id: UUID, name: str, scopes: list[str], expires_at: datetime | None = None) -> str:

@@ -284,6 +284,18 @@ def test_an_api_key_is_shown_once(as_role, shop):
     assert key.revoked_at is not None
 
 
+def test_a_webhooks_secret_is_made_anew_and_shown_once(as_role, shop):
+    merchant, client = Merchant.objects.get(), as_role("manager")
+    old = merchant.webhook_secret
+    answer = press(client, merchant, "webhook_secret", note="theirs is lost")
+    merchant.refresh_from_db()
+    assert answer.context["secret"] == merchant.webhook_secret != old
+    assert merchant.webhook_secret.startswith("whsec_")
+    assert merchant.webhook_secret not in client.get(page_url(merchant)).content.decode()
+    assert merchant.webhook_secret not in str(LogEntry.objects.get().change_message)
+    assert press(as_role("clerk"), merchant, "webhook_secret", note="mine").status_code == 403
+
+
 def test_a_product_is_changed_and_a_wrong_isbn_refused(as_role, shop):
     product, client = Product.objects.get(), as_role("manager")
     fields = {
