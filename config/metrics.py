@@ -71,10 +71,18 @@ def _read() -> list[Metric]:
 
 def _durable() -> Iterator[Metric]:
     oldest_s = durability.oldest_open_s()
-    yield GaugeMetricFamily("everycent_outbox_oldest_seconds", "Age of the oldest open delivery.", value=oldest_s)
+    yield GaugeMetricFamily(
+        "everycent_outbox_oldest_seconds", "Since when the oldest open delivery waits.", value=oldest_s
+    )
     waits_s = durability.oldest_unmirrored_s()
     yield GaugeMetricFamily(
         "everycent_stream_oldest_seconds", "Age of the oldest message not in the stream.", value=waits_s
+    )
+    yield _by(
+        ["lane"],
+        "everycent_sagas_overdue_seconds",
+        "Since the saga that is overdue most is due, and no worker takes it.",
+        {(lane,): age_s for lane, age_s in durability.oldest_due_saga_s().items()},
     )
     parked = {handler.name: 0 for handler in registry.handlers()} | durability.parked_counts()
     yield _by(

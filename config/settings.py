@@ -213,6 +213,8 @@ DELIVERY_BACKOFF_FIRST_S = 1
 SAGA_BACKOFF_FIRST_S = 1
 BACKOFF_LONGEST_S = 300  # a provider that is down for hours is asked every five minutes
 SAGA_STUCK_AFTER_ATTEMPTS = 8  # shown to operators from here on; it is still retried
+# A rollout is over by then. What still waits for a handler or recipe that no process knows waits for a person.
+UNKNOWN_NAME_GRACE_S = 3600
 SUBSCRIBE_INTERVAL_S = 60  # how long an event of an old release may wait for a handler of the new one
 SUBSCRIPTION_BATCH = 10_000  # messages looked at in one transaction
 
@@ -313,6 +315,7 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 # What hangs so that not even our own limits end it (C code that never returns) is killed by the worker's parent. Celery's
 # general limits hold wherever a task names none, a soft one of 0 included; and its parent keeps a timer for each task until the
 # limit has passed, long after the task: a general limit of 15 minutes is megabytes of timers in a busy worker.
+# Nothing is begun after WORK_FOR_S or a share of LEASE_S; what is begun last is a call and its record, within their limits.
 CELERY_TASK_TIME_LIMIT = WORK_FOR_S + 2 * CALL_TIME_LIMIT_S
 _LONG_TASK_TIME_LIMIT_S, _LONG_TASK_SOFT_TIME_LIMIT_S = 900, 840  # a reconciliation of a very large day
 CELERY_TASK_SERIALIZER = "json"

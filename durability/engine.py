@@ -5,6 +5,7 @@ Every commit of a run carries the lease's version: a zombie that lost its lease 
 """
 
 import logging
+import math
 import time
 import traceback
 from collections.abc import Mapping
@@ -45,14 +46,14 @@ _TAKE_NEXT = _TAKE.format(
     which="""
     SELECT id FROM durability_sagarun
     WHERE state IN ('running', 'compensating') AND outside = %(outside)s AND available_at <= clock_timestamp()
-      AND recipe <> ALL(%(resting)s)
+      AND (recipe, version) IN (SELECT * FROM unnest(%(recipes)s::text[], %(versions)s::integer[]))
     ORDER BY available_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """
 )
 _TAKE_ONE = _TAKE.format(
     which="""
     SELECT id FROM durability_sagarun
-    WHERE recipe = %(recipe)s AND key = %(key)s AND state IN ('running', 'compensating')
+    WHERE recipe = %(recipe)s AND key = %(key)s AND version = ANY(%(versions)s) AND state IN ('running', 'compensating')
       AND available_at <= clock_timestamp()
     FOR UPDATE SKIP LOCKED
 """
@@ -124,23 +125,47 @@ def start(saga: Saga, *, key: str, subject: str, payload: Mapping[str, Any], hol
 
 
 def take(recipe: str, *, key: str) -> SagaRun | None:
-    """Take one run that nobody holds. None if somebody does, or if it is finished or not yet due."""
-    return _take(_TAKE_ONE, recipe=recipe, key=key)
+    """Take one run that nobody holds. None if somebody does, or if it is finished, not yet due, or of a version that this
+    process does not know.
+    """
+    versions = [saga.version for saga in registry.recipes() if saga.name == recipe]
+    return _take(_TAKE_ONE, recipe=recipe, key=key, versions=versions)
 
 
 def work(lane: Lane, *, until: float) -> int:
     """Work on the runs of a lane that are due, new, rested or left by a dead worker, until `time.monotonic()` says so.
 
-    Returns how many were taken up.
+    Only of recipes that this process knows: in a rollout the others are the new release's to take. Returns how many
+    were taken up.
     """
     taken = 0
-    while run := _take(_TAKE_NEXT, outside=lane is Lane.OUTSIDE, resting=shares.resting(lane)):
+    while run := _take_next(lane):
         taken += 1
         with shares.timed({run.recipe}, lane):
-            advance(run, lane)
+            advance(run, lane, until=until)
         if time.monotonic() > until:
             break
     return taken
+
+
+def _take_next(lane: Lane) -> SagaRun | None:
+    resting = shares.resting(lane)
+    known = [saga for saga in registry.recipes() if saga.name not in resting]
+    recipes, versions = [saga.name for saga in known], [saga.version for saga in known]
+    return _take(_TAKE_NEXT, outside=lane is Lane.OUTSIDE, recipes=recipes, versions=versions)
+
+
+def tell_unknown() -> None:
+    """Write it into the runs that are due since UNKNOWN_NAME_GRACE_S, and whose recipe nobody knows."""
+    due = SagaRun.objects.filter(
+        state__in=[SagaRun.State.RUNNING, SagaRun.State.COMPENSATING],
+        available_at__lt=in_seconds(-settings.UNKNOWN_NAME_GRACE_S),
+    )
+    for recipe, version in due.values_list("recipe", "version").distinct().order_by():
+        if registry.recipe(recipe, version) is None:
+            error = f"No recipe {recipe} version {version} is deployed."
+            log.error("sagas wait for ever: %s", error)
+            due.filter(recipe=recipe, version=version).update(error=error)
 
 
 def _take(statement: str, **which: Any) -> SagaRun | None:
@@ -152,16 +177,19 @@ def load(lease: Lease) -> SagaRun | None:
     return SagaRun.objects.filter(pk=lease.run_id, lease_version=lease.version).first()
 
 
-def advance(run: SagaRun, lane: Lane | None = None) -> None:
+def advance(run: SagaRun, lane: Lane | None = None, *, until: float = math.inf) -> None:
     """Work on a taken run until it is finished, has to wait, or is somebody else's.
 
     A worker of the lane `own` hands a run on where it would leave the database; without a lane everything is done here.
+    So does one whose `until` (of `time.monotonic()`) is over when a step is done.
     """
     about = named_in(run.payload) | named(run.key, run.subject)
     with bound(saga=f"{run.recipe} {run.key}", request_id=run.request_id, **about):
         try:
             while _advance_once(run, lane):
-                pass
+                if time.monotonic() > until:
+                    _hand_on(run)
+                    break
         except LeaseLost:
             log.info("saga %s was taken over, or has moved on: whoever takes it next sees where it stands", run.pk)
 
@@ -181,8 +209,7 @@ def _advance_once(run: SagaRun, lane: Lane | None) -> bool:
         return False
     step = saga.steps[run.current_step]
     if isinstance(step, Call) and lane is Lane.OWN:
-        _save(run, saga, attempts=max(run.attempts - 1, 0), pause_s=0)
-        doorbell.ring(bell=Lane.OUTSIDE)
+        _hand_on(run)
         return False
     try:
         return _do_step(run, saga, step) if isinstance(step, Step) else _do_call(run, saga, step)
@@ -197,6 +224,12 @@ def _advance_once(run: SagaRun, lane: Lane | None) -> bool:
         log.exception("saga %s %s: %s failed, attempt %s", run.recipe, run.key, step.name, run.attempts)
         _wait(run, traceback.format_exc()[-_LONGEST_ERROR:])
         return False
+
+
+def _hand_on(run: SagaRun) -> None:
+    """Its next step is somebody else's, at once; that this worker took it counts for no attempt."""
+    _save(run, None, attempts=max(run.attempts - 1, 0), pause_s=0)
+    doorbell.ring(bell=_lane(run))
 
 
 def _do_step(run: SagaRun, saga: Saga, step: Step) -> bool:
@@ -226,7 +259,10 @@ def _do_call(run: SagaRun, saga: Saga, call: Call) -> bool:
                 more = False
             case _:
                 assert_never(outcome)
-        call.record(context, outcome)
+        try:
+            call.record(context, outcome)
+        except DomainError as error:  # the other side has answered: no reason of ours makes that a refusal
+            raise RuntimeError(f"what came of {call.name} could not be recorded: {error.detail}") from error
     return more
 
 

@@ -2,7 +2,7 @@
 
 from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import ExpressionWrapper, F, Q
 from django.db.models.functions import Now
 
 from foundation.ids import uuid7
@@ -53,6 +53,8 @@ class Delivery(models.Model):
     outside = models.BooleanField(db_default=False)  # the handler leaves the process: the lane of its workers
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
     attempts = models.PositiveIntegerField(default=0)
+    # Written then, or let go on by a person since: how long it has waited for a success.
+    due_since = models.DateTimeField(db_default=Now())
     # Not before this moment; while running, the end of the lease.
     available_at = models.DateTimeField(db_default=Now())
     # Counts claims: what an older claim wants to commit is refused.
@@ -72,8 +74,13 @@ class Delivery(models.Model):
             ),
         ]
         indexes = [
+            # In the order of claiming.
             models.Index(
-                fields=["outside", "id"], name="delivery_open_by_lane", condition=Q(state__in=["pending", "running"])
+                F("outside"),
+                ExpressionWrapper(Q(attempts__gt=0), output_field=models.BooleanField()),
+                F("id"),
+                name="delivery_open_in_turn",
+                condition=Q(state__in=["pending", "running"]),
             ),
             # Finds what an earlier message of the same key still holds up.
             models.Index(

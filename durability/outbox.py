@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 import traceback
 from collections.abc import Sequence
@@ -48,19 +49,20 @@ delivery AS (
 SELECT id FROM message ORDER BY id
 """
 
-# Heads of their keys only: a message waits while an earlier one of the same handler and key is not done.
+# Heads of their keys only: a message waits while an earlier one of the same handler and key is not done. First attempts
+# before retries: what fails, or hangs until its time limit, comes back when the others have had their turn.
 _CLAIM = """
 WITH due AS (
     SELECT d.id
     FROM durability_delivery d
-    WHERE d.state = %(state)s AND d.outside = %(outside)s AND d.handler <> ALL(%(resting)s)
+    WHERE d.state = %(state)s AND d.outside = %(outside)s AND d.handler = ANY(%(handlers)s)
       AND d.available_at <= clock_timestamp()
       AND NOT EXISTS (
           SELECT 1 FROM durability_delivery earlier
           WHERE earlier.handler = d.handler AND earlier.key = d.key AND earlier.message_id < d.message_id
             AND earlier.state IN ('pending', 'running', 'parked')
       )
-    ORDER BY d.id
+    ORDER BY (d.attempts > 0), d.id
     LIMIT %(limit)s
     FOR UPDATE OF d SKIP LOCKED
 )
@@ -121,10 +123,15 @@ def publish_many(events: Sequence[Event]) -> list[int]:
     return ids
 
 
-def deliver_batch(lane: Lane) -> int:
-    """Deliver a batch of what is due in a lane. Returns how many deliveries were taken up."""
+def deliver_batch(lane: Lane, *, until: float = math.inf) -> int:
+    """Deliver a batch of what is due in a lane. Returns how many deliveries were taken up.
+
+    When `time.monotonic()` is past `until`, what dead workers left is left to the next batch.
+    """
     claims = claim(lane, limit=settings.OUTBOX_BATCH if lane is Lane.OWN else settings.OUTBOX_BATCH_OUTSIDE)
     _deliver_all(claims, lane)
+    if claims and time.monotonic() > until:
+        return len(claims)
     # One at a time: whichever of a dead worker's batch it was that killed it, the others must not die with it again.
     orphans = claim(lane, limit=1, of_the_dead=True)
     _deliver_all(orphans, lane)
@@ -132,46 +139,46 @@ def deliver_batch(lane: Lane) -> int:
 
 
 def _deliver_all(claims: list[Claim], lane: Lane) -> None:
-    """Deliver a batch in order. What its lease leaves no time for is given back, and costs it no attempt."""
+    """Deliver a batch in order.
+
+    What its lease leaves no time for, and what has to rest by now, is given back, and costs it no attempt.
+    """
     end = time.monotonic() + settings.LEASE_S * _SHARE_OF_LEASE
     for number, one in enumerate(claims):
-        if number and time.monotonic() > end:
-            _give_back(claims[number:])
-            return
-        if one.handler in shares.resting(lane):  # since an earlier one of this very batch
-            _give_back([one])
+        if number and (time.monotonic() > end or one.handler in shares.resting(lane)):
+            _give_back(one)
             continue
         with shares.timed(registry.alongside(one.handler), lane):
             deliver(one)
 
 
-def _give_back(claims: list[Claim]) -> None:
-    for one in claims:
-        _mine(one).update(state=Delivery.State.PENDING, attempts=F("attempts") - 1, available_at=Now())
+def _give_back(one: Claim) -> None:
+    _mine(one).update(state=Delivery.State.PENDING, attempts=F("attempts") - 1, available_at=Now())
 
 
 def claim(lane: Lane, *, limit: int, of_the_dead: bool = False) -> list[Claim]:
     """Take up to `limit` due deliveries under a lease. The attempt is counted here, before any handler runs.
 
+    Only of handlers that this process knows: in a rollout the others are the new release's to take.
     `of_the_dead` takes those that another worker left running when its lease ended.
     """
+    resting = shares.resting(lane)
     state = Delivery.State.RUNNING if of_the_dead else Delivery.State.PENDING
     which: dict[str, Any] = {
         "limit": limit,
         "state": state,
         "outside": lane is Lane.OUTSIDE,
-        "resting": shares.resting(lane),
+        "handlers": [handler.name for handler in registry.handlers() if handler.name not in resting],
     }
     with transaction.atomic(durable=True), connection.cursor() as cursor:
         cursor.execute(_CLAIM, {"lease_s": settings.LEASE_S, **which})
         rows = cursor.fetchall()
     claims = [Claim(row[0], row[1], row[2], row[3], json.loads(row[4]), row[5]) for row in rows]
-    return sorted(claims, key=lambda one: (_stands_aside(one.handler), one.id))
+    return sorted(claims, key=lambda one: (_stands_aside(one.handler), one.attempts > 1, one.id))
 
 
 def _stands_aside(name: str) -> bool:
-    known = registry.handler(name)
-    return bool(known and known.aside)
+    return bool(registry.handler(name).aside)
 
 
 def deliver(one: Claim) -> None:
@@ -181,15 +188,11 @@ def deliver(one: Claim) -> None:
 
 
 def _deliver(one: Claim) -> None:
-    handler = registry.handler(one.handler)
     if one.attempts > settings.DELIVERY_MAX_ATTEMPTS:
         _fail(one, "The process died during every attempt.", park=True)
         return
-    if handler is None:
-        _fail(one, f"No handler is called {one.handler}: was it removed? Skip the delivery, or deploy the handler.")
-        return
     try:
-        _run(one, handler)
+        _run(one, registry.handler(one.handler))
     except (Exception, TookTooLong):
         log.exception("delivery %s to %s failed, attempt %s", one.id, one.handler, one.attempts)
         _fail(one, traceback.format_exc()[-_LONGEST_ERROR:])
@@ -207,6 +210,20 @@ def _run(one: Claim, handler: Handler) -> None:
         # The receipt first: it locks the row, proves the lease, and commits together with the handler's effects.
         if _finish(one):
             handler.run(event)
+
+
+def park_unknown() -> int:
+    """Park what no process has known a handler for since UNKNOWN_NAME_GRACE_S. Returns how many."""
+    unknown = Delivery.objects.filter(
+        state__in=[Delivery.State.PENDING, Delivery.State.RUNNING],
+        available_at__lte=Now(),
+        due_since__lt=in_seconds(-settings.UNKNOWN_NAME_GRACE_S),
+    ).exclude(handler__in=[handler.name for handler in registry.handlers()])
+    error = "No handler has this name: was it removed? Skip the delivery, or deploy the handler and retry."
+    parked = unknown.update(state=Delivery.State.PARKED, last_error=error)
+    if parked:
+        log.error("%s deliveries to handlers that nobody knows are parked: an operator must retry or skip them", parked)
+    return parked
 
 
 def _mine(one: Claim) -> Any:

@@ -54,8 +54,8 @@ def alongside(name: str) -> set[str]:
     return {other.name for other in _handlers.values() if other.aside == aside} if aside else {name}
 
 
-def handler(name: str) -> Handler | None:
-    return _handlers.get(name)
+def handler(name: str) -> Handler:
+    return _handlers[name]
 
 
 def recipe(name: str, version: int) -> Saga | None:

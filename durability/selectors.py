@@ -10,11 +10,14 @@ from django.db.models.functions import Extract, Now
 
 from durability import registry
 from durability.models import Delivery, Heartbeat, Message, SagaRun
+from durability.types import Lane
+
+_LOOKED_AT = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How the outbox stands: the age of its oldest open delivery in seconds, and what is parked, by handler."""
+    """How the outbox stands: for how many seconds its oldest open delivery waits, and what is parked, by handler."""
 
     oldest_s: float
     parked: dict[str, int]
@@ -26,22 +29,28 @@ def backlog() -> Backlog:
 
 
 def oldest_open_s() -> float:
-    """Age of the oldest delivery that somebody could be at; 0 where there is none.
+    """Since when the oldest delivery waits that somebody could be at; 0 where there is none.
 
-    What waits behind a parked delivery of its key waits for a person: the parked one tells of it.
+    What waits behind a parked delivery of its key waits for a person: the parked one tells of it. It waits since it was
+    written, or let go on by a person: its message may be much older, where a handler was added later.
     """
-    return max(_oldest_open_s(outside=False), _oldest_open_s(outside=True))
+    return max(_oldest_open_s(outside=outside, tried=tried) for outside in (False, True) for tried in (False, True))
 
 
-def _oldest_open_s(*, outside: bool) -> float:
+def _oldest_open_s(*, outside: bool, tried: bool) -> float:
     parked_before = Delivery.objects.filter(
         state="parked", handler=OuterRef("handler"), key=OuterRef("key"), message__lt=OuterRef("message")
     )
-    # The lowest id instead of the earliest moment: the first entry of a lane's index, however long the backlog is.
-    open_ones = Delivery.objects.filter(~Exists(parked_before), state__in=["pending", "running"], outside=outside)
-    oldest = open_ones.order_by("pk")
-    age_s = oldest.annotate(age=_age_of("message__created_at")).values_list("age", flat=True).first()
-    return max(0.0, age_s or 0.0)
+    open_ones = Delivery.objects.filter(
+        Q(attempts__gt=0) if tried else ~Q(attempts__gt=0),
+        ~Exists(parked_before),
+        state__in=["pending", "running"],
+        outside=outside,
+    )
+    # Ids rise with time but for what a person let go on, so the first entries of the index are enough, however long
+    # the backlog is.
+    ages_s: list[float] = list(open_ones.order_by("pk").values_list(_age_of("due_since"), flat=True)[:_LOOKED_AT])
+    return max([0.0, *ages_s])
 
 
 def oldest_unmirrored_s() -> float:
@@ -81,6 +90,17 @@ def saga_counts() -> dict[tuple[str, str], int]:
     states = ("running", "compensating", "compensation_failed")
     none = {(saga.name, state): 0 for saga in registry.recipes() for state in states}
     return none | {(recipe, state): count for recipe, state, count in rows}
+
+
+def oldest_due_saga_s() -> dict[str, float]:
+    """lane → for how long the run that is overdue most has been due without a worker taking it; 0 where none is."""
+    return {str(lane): _oldest_due_saga_s(lane) for lane in Lane}
+
+
+def _oldest_due_saga_s(lane: Lane) -> float:
+    unfinished = SagaRun.objects.filter(state__in=["running", "compensating"], outside=lane is Lane.OUTSIDE)
+    first = unfinished.order_by("available_at").values_list(_age_of("available_at"), flat=True).first()
+    return max(0.0, first or 0.0)  # held, or resting until its next attempt: due in the future
 
 
 def slow_saga_counts() -> dict[str, int]:

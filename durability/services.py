@@ -1,7 +1,9 @@
 """What the apps above ask of durability: publish, run sagas, decide over what is stuck."""
 
+import random
 import time
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 from uuid import UUID
 
@@ -60,13 +62,20 @@ def resume_saga(recipe: str, *, key: str) -> None:
 def work(lane: Lane) -> int:
     """Do what is due in a lane, deliveries and sagas in turn. Returns how much was taken up.
 
-    After WORK_FOR_S it rings for another worker and ends, so that the queue's other tasks get their turn.
+    After WORK_FOR_S nothing more is begun: it rings for another worker and ends, so that the queue's other tasks get
+    their turn, and so that it is never killed for many things that each kept their time limit.
     """
     until = time.monotonic() + settings.WORK_FOR_S
-    done = 0
-    while taken := outbox.deliver_batch(lane) + engine.work(lane, until=until):
+    turns = [outbox.deliver_batch, engine.work]
+    random.shuffle(turns)  # where the first is always slow, the other comes first in every second task
+    done, empty = 0, 0
+    for turn in cycle(turns):
+        taken = turn(lane, until=until)
         done += taken
-        if time.monotonic() > until:
+        empty = 0 if taken else empty + 1
+        if empty == len(turns):
+            break
+        if taken and time.monotonic() > until:
             doorbell.ring(bell=lane)
             break
     return done
@@ -74,29 +83,34 @@ def work(lane: Lane) -> int:
 
 def retry_delivery(*, delivery_id: int, by: str) -> None:
     """An operator's retry: a parked delivery gets a fresh set of attempts. Raises IllegalTransition."""
-    moved = Delivery.objects.filter(pk=delivery_id, state=Delivery.State.PARKED).update(
-        state=Delivery.State.PENDING, attempts=0, available_at=Now(), resolved_by=by
-    )
-    if not moved:
-        raise IllegalTransition("Only a parked delivery can be retried; this one is not parked any more.")
-    _ring_for(delivery_id)
+    with transaction.atomic():
+        moved = Delivery.objects.filter(pk=delivery_id, state=Delivery.State.PARKED).update(
+            state=Delivery.State.PENDING, attempts=0, available_at=Now(), resolved_by=by
+        )
+        if not moved:
+            raise IllegalTransition("Only a parked delivery can be retried; this one is not parked any more.")
+        _let_go_on(delivery_id)
 
 
 def skip_delivery(*, delivery_id: int, by: str, reason: str) -> None:
     """An operator's decision that a parked delivery shall never happen. Raises ReasonMissing, IllegalTransition."""
     if not reason.strip():
         raise ReasonMissing(param="reason")
-    moved = Delivery.objects.filter(pk=delivery_id, state=Delivery.State.PARKED).update(
-        state=Delivery.State.SKIPPED, resolved_by=by, resolved_reason=reason.strip(), done_at=Now()
-    )
-    if not moved:
-        raise IllegalTransition("Only a parked delivery can be skipped; this one is not parked any more.")
-    _ring_for(delivery_id)
+    with transaction.atomic():
+        moved = Delivery.objects.filter(pk=delivery_id, state=Delivery.State.PARKED).update(
+            state=Delivery.State.SKIPPED, resolved_by=by, resolved_reason=reason.strip(), done_at=Now()
+        )
+        if not moved:
+            raise IllegalTransition("Only a parked delivery can be skipped; this one is not parked any more.")
+        _let_go_on(delivery_id)
 
 
-def _ring_for(delivery_id: int) -> None:
-    outside = Delivery.objects.values_list("outside", flat=True).get(pk=delivery_id)
-    doorbell.ring(bell=Lane.OUTSIDE if outside else Lane.OWN)
+def _let_go_on(delivery_id: int) -> None:
+    """What waited for a person is due from now on: the delivery and those behind it, as far as they are open."""
+    one = Delivery.objects.get(pk=delivery_id)
+    open_ones = Delivery.objects.filter(handler=one.handler, key=one.key, state__in=["pending", "running"])
+    open_ones.update(due_since=Now())
+    doorbell.ring_after_commit(Lane.OUTSIDE if one.outside else Lane.OWN)
 
 
 def retry_saga(*, run_id: UUID, by: str) -> None:
@@ -154,8 +168,13 @@ def _ring_both() -> None:
 
 
 def subscribe_handlers() -> None:
-    """Make the deliveries that a publisher did not, because it ran code that did not know the handler."""
+    """Make the deliveries that a publisher did not, because it ran code that did not know the handler.
+
+    And tell a person of what waits for a handler or recipe that nobody knows.
+    """
     subscriptions.catch_up()
+    outbox.park_unknown()
+    engine.tell_unknown()
 
 
 def clean_up() -> dict[str, int]:

@@ -1,28 +1,29 @@
-"""Nothing that leaves the process may take all of a worker's time.
+"""Nothing that is slow may take all of a worker's time.
 
-A handler or recipe whose other side answers slowly rests afterwards, in this process, for three times as long as it
-took: whatever hangs uses a quarter of the workers at most, and the others' work goes on in the rest.
+A handler or recipe that was slow rests afterwards, in this process, for three times as long as it took: whatever hangs
+uses a quarter of the workers at most, and the others' work goes on in the rest. Slow is what waits for another side, and in our
+own database what took longer than any lock may be waited for.
 """
 
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from django.conf import settings
+
 from durability.types import Lane
 
-_SLOW_S = 1.0
+_SLOW_OUTSIDE_S = 1.0
 _REST = 3
-_rests: dict[str, float] = {}
+_rests: dict[tuple[Lane, str], float] = {}
 
 
 def resting(lane: Lane) -> list[str]:
     """Names of handlers and recipes of a lane that rest at the moment."""
-    if lane is Lane.OWN:
-        return []
     now = time.monotonic()
-    for name in [name for name, until in _rests.items() if until <= now]:
-        del _rests[name]
-    return list(_rests)
+    for one in [one for one, until in _rests.items() if until <= now]:
+        del _rests[one]
+    return [name for resting_in, name in _rests if resting_in is lane]
 
 
 @contextmanager
@@ -34,8 +35,12 @@ def timed(names: Collection[str], lane: Lane) -> Iterator[None]:
         yield
     finally:
         took_s = time.monotonic() - begun
-        if lane is Lane.OUTSIDE and took_s > _SLOW_S:
-            _rests.update(dict.fromkeys(names, begun + took_s * (1 + _REST)))
+        if took_s > _slow_s(lane):
+            _rests.update(dict.fromkeys(((lane, name) for name in names), begun + took_s * (1 + _REST)))
+
+
+def _slow_s(lane: Lane) -> float:
+    return _SLOW_OUTSIDE_S if lane is Lane.OUTSIDE else settings.DATABASE_LOCK_TIMEOUT_MS / 1000
 
 
 def forget() -> None:

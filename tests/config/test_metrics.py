@@ -295,8 +295,7 @@ def test_while_the_database_does_not_answer_the_counters_still_do(settings):
 
 def message(handler: str = "orders.mail_receipt", key: str = "k", state: str = "pending", age_s: int = 0) -> Delivery:
     made = Message.objects.create(name="orders.order_paid.v1", key=key, payload={})
-    Message.objects.filter(pk=made.pk).update(created_at=ago(age_s))
-    return Delivery.objects.create(message=made, handler=handler, key=key, state=state)
+    return Delivery.objects.create(message=made, handler=handler, key=key, state=state, due_since=ago(age_s))
 
 
 def test_the_age_of_the_outbox_is_that_of_its_oldest_open_delivery():
@@ -334,6 +333,16 @@ def test_sagas_are_told_by_recipe_and_state_and_fall_back_to_zero():
     states = ("running", "compensating", "compensation_failed")
     assert [seen.value("everycent_sagas", recipe="payments.refund", state=state) for state in states] == [2, 1, 1]
     assert seen.has("everycent_sagas", recipe="orders.checkout", state="running")
+
+
+def test_sagas_that_no_worker_takes_are_told_by_lane():
+    for key, outside, due_s in (("a", False, 100), ("b", False, 400), ("held", True, -10)):
+        SagaRun.objects.create(
+            recipe="orders.checkout", version=1, key=key, subject="x", outside=outside, available_at=ago(due_s)
+        )
+    seen = read()
+    assert seen.value("everycent_sagas_overdue_seconds", lane="own") == pytest.approx(400, abs=5)
+    assert seen.value("everycent_sagas_overdue_seconds", lane="outside") == 0
 
 
 def test_sagas_that_are_tried_again_and_again_are_told(settings):
@@ -393,7 +402,7 @@ def test_no_gauge_reads_a_whole_table(open_share):
         seen = read()
     assert seen.value("everycent_sagas", recipe="payments.refund", state="running") == ROWS / 1000
     statements = [query["sql"] for query in captured.captured_queries if query["sql"].startswith("SELECT")]
-    assert 8 <= len(statements) <= 18
+    assert 8 <= len(statements) <= 24
     for statement in statements:
         with connection.cursor() as cursor:
             # Payments are empty here: an empty table is read whole, whatever its indexes, unless that is forbidden.

@@ -56,6 +56,7 @@ def test_the_test_of_every_rule_can_fail(becomes, tmp_path):
 WANTED = {
     ("PaymentErrors", "critical"), ("PaymentsSlow", "warning"), ("StripeErrors", "critical"),
     ("DiscrepanciesOpen", "warning"), ("NeedsAPerson", "warning"), ("DatabaseConnections", "warning"), ("OutboxLate", "critical"),
+    ("SagaLate", "critical"),
     ("DeliveryParked", "critical"), ("CompensationFailed", "critical"), ("BeatSilent", "critical"),
     ("DisputeOpened", "warning"), ("DisputeDueSoon", "critical"), ("PayoutFailed", "critical"),
     ("DayNotReconciled", "critical"), ("StatementResidual", "critical"), ("Watchdog", "none"),

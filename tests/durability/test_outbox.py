@@ -8,6 +8,7 @@ from durability import outbox, selectors, services
 from durability.errors import ReasonMissing
 from durability.models import Delivery, Message
 from durability.types import Lane
+from foundation.database import in_seconds
 from foundation.errors import IllegalTransition
 from tests.durability.toys import CoinDropped, marks, script
 
@@ -153,12 +154,87 @@ def test_a_handler_that_kills_its_process_ends_parked(settings):
     assert marks() == []
 
 
-def test_a_message_of_a_handler_that_is_gone_is_kept():
+# --- A handler that this process does not know -------------------------------------------------------
+
+
+def of_another_release() -> Delivery:
     drop("j", "a")
-    Delivery.objects.filter(handler="toys.count").update(handler="toys.removed")
+    Delivery.objects.filter(handler="toys.count").update(handler="toys.other")
+    return Delivery.objects.get(handler="toys.other")
+
+
+def test_the_handlers_of_another_release_are_left_to_its_processes():
+    of_another_release()
+    for _ in range(3):
+        work()
+    services.subscribe_handlers()
+    left = Delivery.objects.get(handler="toys.other")
+    assert (left.state, left.attempts) == ("pending", 0)
+
+
+def test_what_nobody_has_known_for_long_is_parked_and_a_person_can_retry_it(settings, caplog):
+    one = of_another_release()
+    Delivery.objects.filter(pk=one.pk).update(due_since=in_seconds(-settings.UNKNOWN_NAME_GRACE_S - 1))
+    services.subscribe_handlers()
+    assert states("toys.other") == ["parked"]
+    assert "nobody knows" in caplog.text
+    services.retry_delivery(delivery_id=one.pk, by="olga")
+    services.subscribe_handlers()
+    assert states("toys.other") == ["pending"]  # it has its time again
+
+
+# --- For how long the oldest waits ---------------------------------------------------------------------
+
+
+def long_ago() -> None:
+    Message.objects.update(created_at="2020-01-01T00:00Z")
+    Delivery.objects.update(due_since="2020-01-01T00:00Z")
+
+
+def test_what_waits_is_seen_however_often_it_was_tried():
+    script.on_coin = fail
+    drop("j", "a")
+    long_ago()
+    assert selectors.oldest_open_s() > 1e6
     work()
-    assert states("toys.removed") == ["pending"]
-    assert "toys.removed" in Delivery.objects.get(handler="toys.removed").last_error
+    assert states("toys.tell") == ["done"]
+    assert selectors.oldest_open_s() > 1e6
+
+
+def test_an_old_delivery_that_a_person_lets_go_on_waits_since_then(settings):
+    settings.DELIVERY_MAX_ATTEMPTS = 1
+    script.on_coin = fail
+    drop("j", "a")
+    drop("j", "b")
+    drop("k", "c")
+    work()
+    long_ago()
+    first, third = Delivery.objects.filter(state="parked").order_by("pk")
+    services.retry_delivery(delivery_id=first.pk, by="olga")
+    assert selectors.oldest_open_s() < 60  # nor does what comes behind it count from the beginning
+    services.skip_delivery(delivery_id=third.pk, by="olga", reason="a test coin")
+    assert selectors.oldest_open_s() < 60
+
+
+def test_what_is_late_is_seen_behind_what_a_person_let_go_on(settings):
+    settings.DELIVERY_MAX_ATTEMPTS = 1
+    script.on_coin = fail
+    drop("j", "a")
+    work()
+    drop("k", "b")
+    long_ago()
+    services.retry_delivery(delivery_id=Delivery.objects.get(state="parked").pk, by="olga")
+    assert selectors.oldest_open_s() > 1e6
+
+
+def test_an_old_message_for_a_new_handler_waits_since_it_was_made(monkeypatch):
+    drop("j", "a")
+    work()
+    Message.objects.update(created_at="2020-01-01T00:00Z")
+    Delivery.objects.all().delete()
+    services.subscribe_handlers()
+    assert states() == ["pending"]
+    assert selectors.oldest_open_s() < 60
 
 
 def test_what_a_slow_batch_has_no_time_for_is_given_back_at_no_cost(settings):

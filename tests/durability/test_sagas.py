@@ -6,6 +6,7 @@ from django.db.models.functions import Now
 from durability import engine, selectors, services
 from durability.models import SagaRun, SagaStep
 from durability.types import Accepted, Lane, Refused, Unknown
+from foundation.database import in_seconds
 from foundation.errors import IllegalTransition
 from tests.durability import toys
 from tests.durability.toys import Definite, marks, script
@@ -163,12 +164,45 @@ def test_a_rolled_back_start_starts_nothing():
     assert not SagaRun.objects.exists()
 
 
-def test_a_run_waits_for_a_recipe_version_that_is_not_deployed():
+def test_a_run_waits_for_the_processes_that_know_its_recipe(settings):
     start()
     SagaRun.objects.update(version=99)
     run_due()
-    assert state() == "running"
+    services.resume_saga("toys.toy", key="k")
+    services.subscribe_handlers()
+    run = SagaRun.objects.get()
+    assert (run.state, run.attempts, run.lease_version, run.error) == ("running", 0, 0, "")
+    SagaRun.objects.update(available_at=in_seconds(-settings.UNKNOWN_NAME_GRACE_S - 1))
+    services.subscribe_handlers()
     assert "version 99" in SagaRun.objects.get().error
+    SagaRun.objects.update(version=1)
+    run_due()
+    assert state() == "completed"
+
+
+def test_a_run_that_no_worker_takes_is_seen(settings):
+    assert selectors.oldest_due_saga_s() == {"own": 0, "outside": 0}
+    start()
+    SagaRun.objects.update(available_at=in_seconds(-100))
+    assert selectors.oldest_due_saga_s() == {"own": pytest.approx(100, abs=5), "outside": 0}
+    services.work(Lane.OWN)
+    SagaRun.objects.update(available_at=in_seconds(-200))
+    assert selectors.oldest_due_saga_s() == {"own": 0, "outside": pytest.approx(200, abs=5)}
+    SagaRun.objects.update(available_at=in_seconds(5))  # held, or resting
+    assert selectors.oldest_due_saga_s() == {"own": 0, "outside": 0}
+
+
+def test_an_answer_that_cannot_be_recorded_is_no_refusal(settings):
+    script.on_record = raise_(Definite())
+    start()
+    for _ in range(settings.SAGA_STUCK_AFTER_ATTEMPTS + 1):
+        run_due()
+    assert state() == "running"
+    assert "could not be recorded" in SagaRun.objects.get().error
+    assert [run.key for run in selectors.stuck_sagas()] == ["k"]  # which alarms
+    script.on_record = lambda context: None
+    run_due()
+    assert state() == "completed"
 
 
 # --- A commit whose answer is lost -------------------------------------------------------------------------

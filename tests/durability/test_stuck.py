@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.db.models.functions import Now
 
 from durability import doorbell, engine, leases, outbox, services, shares
@@ -19,7 +19,7 @@ from durability.types import Lane, Refused, Succeeded, Unknown
 from foundation.errors import IllegalTransition
 from tests.durability.test_outbox import drop, fail, make_due, states, work
 from tests.durability.test_sagas import raise_, run_due, start, state
-from tests.durability.toys import marks, script
+from tests.durability.toys import CoinDropped, marks, script
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def test_a_worker_of_our_own_database_hands_a_saga_on_before_its_call():
 
 
 def test_a_slow_other_side_leaves_most_of_the_time_to_the_others(monkeypatch):
-    monkeypatch.setattr(shares, "_SLOW_S", 0.0)
+    monkeypatch.setattr(shares, "_SLOW_OUTSIDE_S", 0.0)
     script.call = slow_and_unsure
     start("slow")
     drop("j", "a")
@@ -137,6 +137,78 @@ def test_a_slow_other_side_leaves_most_of_the_time_to_the_others(monkeypatch):
     script.call = lambda context: Succeeded()
     services.work(Lane.OUTSIDE)
     assert state("waits") == "completed"
+
+
+def test_keys_that_hang_let_an_innocent_one_pass(settings):
+    """One worker, as in a small shop: it meets each hanging key once before the innocent one, not at every attempt."""
+    settings.STEP_TIME_LIMIT_S = 0.1
+    settings.DELIVERY_BACKOFF_FIRST_S = 0
+    settings.OUTBOX_BATCH = 2
+    met: list[str] = []
+
+    def hang_unless_innocent(event) -> None:
+        met.append(event.coin)
+        if event.coin != "innocent":
+            hang(event)
+
+    script.on_coin = hang_unless_innocent
+    for number in range(4):
+        drop(f"jar {number}", f"hangs {number}")
+    outbox.deliver_batch(Lane.OWN)
+    drop("jar", "innocent")
+    for _ in range(3):
+        outbox.deliver_batch(Lane.OWN)
+    assert met[:5] == ["hangs 0", "hangs 1", "hangs 2", "hangs 3", "innocent"]
+
+
+def test_a_handler_that_hangs_in_our_own_database_rests_meanwhile(settings):
+    settings.STEP_TIME_LIMIT_S = 3
+    settings.DATABASE_LOCK_TIMEOUT_MS = 1_000
+    script.on_coin = hang
+    for number in range(4):
+        drop(f"jar {number}", str(number))
+    start()
+    services.work(Lane.OWN)
+    assert shares.resting(Lane.OWN) == ["toys.count"]
+    assert shares.resting(Lane.OUTSIDE) == []
+    assert marks() == ["first:k"]
+    assert sorted(Delivery.objects.filter(handler="toys.count").values_list("attempts", flat=True)) == [0, 0, 0, 1]
+
+
+def test_claiming_reads_its_index_in_order(settings):
+    """However many wait: as many entries are read as are claimed."""
+    from django.db import connection
+
+    with transaction.atomic():
+        services.publish_many([CoinDropped(jar=f"jar {number}", coin="a") for number in range(5_000)])
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE durability_delivery")
+        values = {"state": "pending", "outside": False, "handlers": ["toys.count"], "limit": 10, "lease_s": 10}
+        cursor.execute(f"EXPLAIN {outbox._CLAIM}", values)
+        plan = "\n".join(row[0] for row in cursor.fetchall())
+    assert "using delivery_open_in_turn on durability_delivery" in plan
+    assert "Sort" not in plan
+
+
+def test_a_worker_whose_time_is_up_begins_nothing_more(settings):
+    settings.WORK_FOR_S = 0
+    start()
+    drop("j", "a")
+    services.work(Lane.OWN)  # either the delivery or the first step
+    assert len(marks()) == 1
+    services.work(Lane.OWN)
+    services.work(Lane.OWN)
+    assert marks() == ["counted:a", "first:k"]
+
+
+def test_a_run_is_handed_on_when_its_workers_time_is_up():
+    start()
+    services.work(Lane.OWN)
+    engine.work(Lane.OUTSIDE, until=time.monotonic())
+    run = SagaRun.objects.get()
+    assert (run.current_step, run.outside, run.attempts, run.deaths) == (2, False, 0, 0)
+    services.work(Lane.OWN)
+    assert state() == "completed"
 
 
 def test_order_per_key_holds_with_four_workers():

@@ -46,6 +46,7 @@ class Script:
         self.on_coin: Callable[[CoinDropped], None] = nothing
         self.outside: Callable[[CoinDropped], None] = nothing
         self.call: Callable[[Context], Outcome] = lambda context: Succeeded()
+        self.on_record: Callable[[Context], None] = nothing
         self.before_last: Callable[[Context], None] = nothing
         self.on_undo: Callable[[Context], None] = nothing
         self.said: list[str] = []
@@ -80,6 +81,7 @@ def call(context: Context) -> Outcome:
 
 
 def record(context: Context, outcome: Outcome) -> None:
+    script.on_record(context)
     write(f"{type(outcome).__name__}:{context.key}:{context.attempt}")
 
 
