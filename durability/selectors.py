@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, DateTimeField, Exists, ExpressionWrapper, F, FloatField, Func, OuterRef, Q, QuerySet
+from django.db.models import (
+    BooleanField,
+    Count,
+    DateTimeField,
+    Exists,
+    ExpressionWrapper,
+    F,
+    FloatField,
+    Func,
+    OuterRef,
+    Q,
+    QuerySet,
+)
 from django.db.models.functions import Extract, Now
 
 from durability import registry
@@ -34,23 +46,20 @@ def oldest_open_s() -> float:
     What waits behind a parked delivery of its key waits for a person: the parked one tells of it. It waits since it was
     written, or let go on by a person: its message may be much older, where a handler was added later.
     """
-    return max(_oldest_open_s(outside=outside, tried=tried) for outside in (False, True) for tried in (False, True))
+    return max(_oldest_open_s(outside=outside) for outside in (False, True))
 
 
-def _oldest_open_s(*, outside: bool, tried: bool) -> float:
+def _oldest_open_s(*, outside: bool) -> float:
     parked_before = Delivery.objects.filter(
         state="parked", handler=OuterRef("handler"), key=OuterRef("key"), message__lt=OuterRef("message")
     )
-    open_ones = Delivery.objects.filter(
-        Q(attempts__gt=0) if tried else ~Q(attempts__gt=0),
-        ~Exists(parked_before),
-        state__in=["pending", "running"],
-        outside=outside,
-    )
+    open_ones = Delivery.objects.filter(~Exists(parked_before), state__in=["pending", "running"], outside=outside)
     # Ids rise with time but for what a person let go on, so the first entries of the index are enough, however long
-    # the backlog is.
-    ages_s: list[float] = list(open_ones.order_by("pk").values_list(_age_of("due_since"), flat=True)[:_LOOKED_AT])
-    return max([0.0, *ages_s])
+    # the backlog is: of those that were never tried, and of those that were.
+    in_turn = open_ones.order_by(ExpressionWrapper(Q(attempts__gt=0), output_field=BooleanField()), "pk")
+    tried = open_ones.filter(attempts__gt=0).order_by("pk")
+    first_ones = [rows.values_list(_age_of("due_since"), flat=True)[:_LOOKED_AT] for rows in (in_turn, tried)]
+    return max(0.0, *(float(age_s) for rows in first_ones for age_s in rows), 0.0)
 
 
 def oldest_unmirrored_s() -> float:
