@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import pytest
 from celery import current_app
 from celery.fixups.django import DjangoWorkerFixup  # type: ignore[attr-defined]
+from celery.signals import beat_init, worker_ready
 from django.conf import settings
 from django.db import connection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from config.celery import _look_after_connections, app
 from config.devstack.stack import WORKERS
@@ -101,3 +104,23 @@ def until(happens: Callable[[], object], *, within_s: float = 20) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+# --- At the start -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("starts", [worker_ready, beat_init])
+def test_whoever_starts_first_has_the_providers_events_caught_up(valkey, monkeypatch, starts):
+    sent: list[str] = []
+    monkeypatch.setattr(app, "send_task", lambda name, **_: sent.append(name))
+    for _ in range(3):  # a stack starts several processes
+        starts.send(sender=None)
+    assert sent == ["payments.catch_up_events"]
+
+
+def test_a_start_without_redis_goes_on(monkeypatch):
+    def away() -> None:
+        raise RedisConnectionError("nobody listens")
+
+    monkeypatch.setattr("config.celery.redis.client", away)
+    worker_ready.send(sender=None)

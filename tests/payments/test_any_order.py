@@ -19,9 +19,11 @@ from payments import services as payments
 from payments.models import InboxEvent, JournalEntry, Payment, Posting, Refund
 from payments.services import inbox
 from payments.types import ProviderEvent
+from tests.payments.test_client_secret import busy_shop, delivering
 from tests.payments.test_contradictions import pay_in_browser
 from tests.shop import RECENT, Shop, settle
 
+__all__ = ["busy_shop", "delivering"]
 ORDERS = 6  # seeds of each history
 Play = Callable[[], None]
 
@@ -129,6 +131,23 @@ def test_the_final_state_does_not_depend_on_how_the_news_came(shop, sandbox, his
     assert state(number) == found
     assert not Delivery.objects.exclude(state="done").exists()
     assert not SagaRun.objects.filter(state__in=["running", "compensating", "compensation_failed"]).exists()
+
+
+@pytest.mark.guard(12)
+@pytest.mark.parametrize("manner", ["shuffle", "duplicate", "hold"])
+def test_webhooks_that_come_shuffled_doubled_or_late_end_the_same(busy_shop, delivering, manner):
+    """Over HTTP, signed, as the provider sends them; what was held comes at once, shuffled."""
+    delivering.control("POST", "webhooks", {"mode": manner, "copies": 3})
+    body = declined_then_paid(busy_shop, delivering)
+    if manner == "hold":
+        settle(webhooks=False)
+        assert not InboxEvent.objects.exists()
+        delivering.control("POST", "webhooks", {"mode": "shuffle"})
+    while delivering.control("GET", "webhooks")["waiting"]:
+        settle(webhooks=False)
+    settle(webhooks=False)
+    assert InboxEvent.objects.filter(type="payment_intent.succeeded").count() == 1
+    assert state(body["order"]["number"]) == PAID
 
 
 FEE = 74  # 2.9 % of 15.00, and 30

@@ -1,0 +1,94 @@
+"""The operators' list: what was tried stands there, and who decides says why."""
+
+from datetime import timedelta
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.db.models.functions import Now
+
+from durability.models import Message
+from payments import services as payments
+from payments.models import InboxEvent, Payment, PaymentHistory
+from tests.admin.conftest import list_url, page_url
+from tests.admin.test_acts import press
+from tests.shop import settle
+
+CONFIRMED = {"method": "card", "payment_method": "pm_card_visa", "confirm": True}
+
+
+@pytest.fixture
+def lost(shop, sandbox) -> Payment:
+    """Sent a day ago, never answered, and not to be found at the provider."""
+    sandbox.control("POST", "faults", {"match": "POST /v1/payment_intents", "kind": "reset", "times": 1})
+    shop.checkout(payment=CONFIRMED)
+    Payment.objects.update(first_sent_at=Now() - timedelta(hours=24))
+    settle()
+    return Payment.objects.get()
+
+
+def test_the_list_holds_what_needs_a_person_and_its_page_what_was_tried(as_role, shop, lost):
+    shop.bought()
+    client = as_role("operator")
+    listed = client.get(list_url(Payment), {"needs_a_person": "yes"}).content.decode()
+    assert lost.number in listed
+    assert Payment.objects.exclude(pk=lost.pk).get().number not in listed
+    page = client.get(page_url(lost)).content.decode()
+    assert "the provider lists nothing under this number" in page
+    assert "looked it up by its number" in page
+    assert "sent more than 23 hours ago" in page
+
+
+def test_an_operator_ends_it_with_a_reason(as_role, lost):
+    answer = press(as_role("operator"), lost, "end", note="nothing on the card either")
+    assert "the provider never made it" in answer.content.decode()
+    assert Payment.objects.get().status == "cancelled"
+    last = PaymentHistory.objects.latest("id")
+    assert (last.by, last.why) == ("operator", "nothing on the card either")
+    assert LogEntry.objects.filter(change_message__contains="nothing on the card either").exists()
+    assert press(as_role("manager"), lost, "end", note="again").status_code == 409
+
+
+def test_what_was_settled_elsewhere_leaves_the_list(as_role, lost):
+    press(as_role("manager"), lost, "settled", note="the customer paid by transfer")
+    assert Payment.objects.get().person_needed_at is None
+    assert PaymentHistory.objects.latest("id").why == "settled by hand: the customer paid by transfer"
+
+
+@pytest.mark.parametrize("act", ["end", "settled"])
+def test_a_clerk_only_looks(as_role, lost, act):
+    assert press(as_role("clerk"), lost, act, note="please").status_code == 403
+    assert press(as_role("operator"), lost, act, note="  ").status_code == 400
+    assert Payment.objects.get().person_needed_at is not None
+
+
+def test_a_contradiction_stands_on_the_payments_page(as_role, shop, sandbox):
+    import requests
+
+    body = shop.checkout().json()
+    intent = body["payment"]["provider_reference"]
+    requests.post(
+        f"{sandbox.url}/v1/payment_intents/{intent}", {"amount": 1400}, auth=("sk_test_sandbox", ""), timeout=10
+    ).raise_for_status()
+    payments.sync_payment(intent, by="re-check")
+    page = as_role("clerk").get(page_url(Payment.objects.get())).content.decode()
+    assert "the provider has 1400 usd, we have 1500 usd" in page
+
+
+# --- The inbox --------------------------------------------------------------------------------------
+
+
+def told() -> int:
+    return Message.objects.filter(name="payments.provider_event_received.v1").count()
+
+
+def test_an_operator_has_an_event_worked_on_again(as_role, shop):
+    shop.bought()
+    event = InboxEvent.objects.filter(type="payment_intent.succeeded").latest("received_at")
+    before = told()
+    answer = press(as_role("operator"), event, "replay", note="its handler was mended")
+    assert "again" in answer.content.decode()
+    assert told() == before + 1
+    assert LogEntry.objects.filter(change_message__contains="its handler was mended").exists()
+    assert press(as_role("clerk"), event, "replay", note="please").status_code == 403
+    assert press(as_role("operator"), event, "replay", note="").status_code == 400
+    assert told() == before + 1
