@@ -192,6 +192,7 @@ def create_product(
             "An own id has 1 to 64 letters, digits and . _ ~ : - and begins with a letter or digit.", param="id"
         )
     money.require_money(currency)
+    money.check_step(price_minor, currency)
     key = uuid7()
     row = Product(
         pk=key,
@@ -229,6 +230,7 @@ def update_product(*, merchant_id: UUID, product: str, **changes: Unpack[Product
             raise NotFound
         for name, value in changes.items():
             setattr(row, name, value)
+        money.check_step(row.price_minor, row.currency)
         row.search = search.document(title=row.title, author=row.author, isbn=row.isbn)
         row.updated_at = Now()
         row.save(update_fields=[*changes, "search", "updated_at"])

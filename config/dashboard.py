@@ -15,9 +15,9 @@ from django.utils.safestring import SafeString
 
 from catalog import selectors as catalog
 from durability import selectors as durability
-from foundation import cells
+from foundation import cells, numbers
 from foundation.database import database_now
-from foundation.money import exponent, format_minor
+from foundation.money import plain_major
 from foundation.sections import Cell, Facts, Table
 from orders import selectors as orders
 from orders.types import DaysSales
@@ -110,16 +110,25 @@ def _chart(now: datetime, hours: Sequence[Hour]) -> dict[str, Any] | None:
         slot = hour.at.replace(hour=0) if step.days else hour.at
         ins[slot] += hour.captured_minor
         outs[slot] += hour.refunded_minor
-    unit = 10 ** exponent(currency)
     bar = {"borderRadius": 3, "categoryPercentage": 0.8, "barPercentage": 0.95, "maxBarThickness": 34}
     data = {
         "labels": [f"{slot:{label}}" for slot in slots],
         "datasets": [
-            {"label": "Sales", "data": [value / unit for value in ins.values()], "backgroundColor": SALES, **bar},
-            {"label": "Refunds", "data": [value / unit for value in outs.values()], "backgroundColor": REFUNDS, **bar},
+            {
+                "label": "Sales",
+                "data": [plain_major(value, currency) for value in ins.values()],
+                "backgroundColor": SALES,
+                **bar,
+            },
+            {
+                "label": "Refunds",
+                "data": [plain_major(value, currency) for value in outs.values()],
+                "backgroundColor": REFUNDS,
+                **bar,
+            },
         ],
     }
-    total = f"Sales {format_minor(sum(ins.values()), currency)}, refunds {format_minor(sum(outs.values()), currency)}"
+    total = f"Sales {numbers.show(sum(ins.values()), currency)}, refunds {numbers.show(sum(outs.values()), currency)}"
     return {
         "title": f"Sales and refunds, {f'last {CHART_DAYS} days' if step.days else f'by hour since {slots[0]:%d %B}'}",
         "says": total,

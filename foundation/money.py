@@ -1,8 +1,9 @@
 """Money: integer minor units beside a currency. Never a float.
 
 Exponents follow ISO 4217 as the provider applies it, and so do its special cases: https://docs.stripe.com/currencies
-(sections "Zero-decimal currencies", "Three-decimal currencies", "Special cases", "Minimum and maximum charge amounts").
-ISK and UGX have no decimals in ISO 4217, but the provider counts them in hundredths, and only whole units of them.
+(sections "Zero-decimal currencies", "Three-decimal currencies", "Special cases"). ISK and UGX have no decimals in ISO
+4217, but the provider counts them in hundredths, and only whole units of them. Its minimum charges are not here: they
+bind after conversion into the account's settlement currency, at its rate, so that only the provider can tell.
 """
 
 import re
@@ -36,22 +37,6 @@ _STEPS = {**dict.fromkeys(_THREE_DECIMALS.split(), 10), "isk": 100, "ugx": 100}
 # What a payout must be a multiple of. HUF and TWD are charged with two decimals and paid out in whole units: what is
 # left over stays in the provider's balance until the next payout.
 _PAYOUT_STEPS = {**_STEPS, "huf": 100, "twd": 100}
-# The least that the provider charges where it settles in the same currency. Elsewhere it converts, so it has the last
-# word; a smaller amount is certain to be refused.
-MINIMUM_CHARGE_MINOR = {
-    **dict.fromkeys(("usd", "aud", "brl", "cad", "chf", "eur", "inr", "nzd", "sgd"), 50),
-    "gbp": 30,
-    "bgn": 100,
-    **dict.fromkeys(("aed", "myr", "pln", "ron"), 200),
-    "dkk": 250,
-    **dict.fromkeys(("nok", "sek"), 300),
-    "hkd": 400,
-    **dict.fromkeys(("mxn", "thb"), 1_000),
-    "czk": 1_500,
-    "huf": 17_500,
-    "jpy": 50,
-}
-
 BASIS_POINTS = 10_000
 MAX_AMOUNT_MINOR = 99_999_999_999  # one amount at the edges: twelve digits are a typing error, and the provider's limit
 _LONGEST_DIGITS = 18  # what a bigint surely holds
@@ -115,10 +100,14 @@ def payout_step(currency: str) -> int:
 
 
 def check_step(amount_minor: int, currency: str) -> None:
-    """Raises InvalidInput for an amount that the provider cannot charge or refund: 1.234 KWD, 1.50 ISK."""
+    """Raises InvalidInput for an amount that the provider cannot charge or refund (1.234 KWD, 1.50 ISK), and
+    UnknownCurrency."""
+    exponent(currency)
     if amount_minor % step(currency):
         unit = format_minor(step(currency), currency)
-        raise InvalidInput(f"{format_minor(amount_minor, currency)} cannot be charged: use a multiple of {unit}.")
+        raise InvalidInput(
+            f"{format_minor(amount_minor, currency)} cannot be charged: use a multiple of {unit}.", param="amount"
+        )
 
 
 def whole_steps(amount_minor: int, currency: str) -> int:

@@ -13,6 +13,7 @@ from durability import services as durability
 from durability.types import Accepted, Outcome, Refused, Succeeded, Unknown
 from foundation.database import database_now, in_seconds
 from foundation.ids import uuid7
+from foundation.money import check_step
 from foundation.transition import transition, transition_many
 from payments import gateway, metrics, selectors
 from payments.errors import (
@@ -52,10 +53,12 @@ def begin_payment(
     """Record an attempt in the caller's transaction and return its number; nothing is sent yet.
 
     Of the amount, `credit_minor` is to come from the customer's store credit: `take_credit` follows in the same
-    transaction. Raises StoreCreditExceedsTotal, and PaymentInProgress while another attempt for the reference is live.
+    transaction. Raises StoreCreditExceedsTotal, PaymentInProgress while another attempt for the reference is live, and
+    InvalidInput where the provider cannot charge the rest (1.234 KWD).
     """
     if credit_minor > amount_minor:
         raise StoreCreditExceedsTotal(param="store_credit")
+    check_step(amount_minor - credit_minor, currency)
     payment = Payment(
         id=Payment.id_of(number) if number else uuid7(),
         merchant_id=merchant_id,

@@ -18,7 +18,7 @@ from catalog import selectors as catalog
 from durability import services as durability
 from foundation.database import database_now
 from foundation.errors import IllegalTransition, InvalidInput, NotFound
-from foundation.money import share
+from foundation.money import check_step, share, whole_steps
 from foundation.transition import transition
 from payments.errors import (
     PaymentDisputed,
@@ -47,6 +47,7 @@ def refundable_minor(payment: Payment, policy: RefundPolicy | None) -> int:
     if policy:
         paid_minor = payment.captured_minor + payment.credit_captured_minor
         allowed_minor = max(0, share(paid_minor, policy.ratio_bp) - policy.fee_minor)
+        allowed_minor = whole_steps(allowed_minor, payment.currency)
         committed_minor = payment.refunds_committed_minor + payment.credit_refunds_committed_minor
         left_minor = min(left_minor, allowed_minor - committed_minor)
     return max(0, left_minor)
@@ -128,6 +129,8 @@ def _check(payment: Payment, amount_minor: int | None, policy: RefundPolicy | No
         raise RefundExceedsCaptured(
             f"{left_minor} {payment.currency} (minor units) of this payment can still be refunded.", param="amount"
         )
+    if amount_minor is not None:
+        check_step(amount_minor, payment.currency)
     return wanted_minor
 
 

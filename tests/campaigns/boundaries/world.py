@@ -58,7 +58,7 @@ _BOOKS = {
         JOIN payments_account a ON a.id = p.account_id GROUP BY 1, 2""",
     "journal": "SELECT kind, count(*) FROM payments_journalentry GROUP BY 1",
     "cuts": "SELECT max(number) = count(*) FROM payments_bookcut",  # how many depends on when they are looked at
-    "proof": "SELECT found, differences::text FROM payments_bookscheck",
+    "proof": "SELECT found FROM payments_bookscheck",
     "customers": "SELECT balance_minor, count(*) FROM payments_account WHERE kind = 'customer' GROUP BY 1",
     "statistics": """SELECT currency, orders_paid, revenue_minor, refunds, refunded_minor, count(*)
         FROM orders_dailysales GROUP BY 1, 2, 3, 4, 5""",
