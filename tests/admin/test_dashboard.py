@@ -30,7 +30,7 @@ def test_days_are_drawn_with_what_was_sold_and_refunded_on_them():
         Hour(NOW.replace(minute=0), "usd", 500, 200),
     )
     assert len(labels) == CHART_DAYS
-    assert (labels[-1], sales[-1], refunds[-1]) == ("21 Nov", 5, 2)
+    assert (labels[-1], sales[-1], refunds[-1]) == ("21 Nov", Decimal(5), Decimal(2))
     assert (labels[-4], sales[-4], refunds[-4]) == ("18 Nov", Decimal("12.50"), Decimal("0.01"))
     assert sum(sales) == Decimal("17.50")
 

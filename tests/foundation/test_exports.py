@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -54,7 +55,8 @@ def test_rows_are_read_as_they_are_asked_for():
             asked.append(number)
             yield [number]
 
-    stream = iter(csv_response("name", ["n"], rows()).streaming_content)
+    stream = csv_response("name", ["n"], rows()).streaming_content
+    assert isinstance(stream, Iterator)
     assert asked == []
     next(stream)
     next(stream)

@@ -45,7 +45,7 @@ def floats_in(text: str) -> list[str]:
             or (isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Div))
             or (isinstance(node, ast.Attribute) and node.attr == "FloatField")
         )
-        if is_float and not _TIME.search(lines[node.lineno - 1]):
+        if is_float and isinstance(node, ast.expr | ast.stmt) and not _TIME.search(lines[node.lineno - 1]):
             found.append(f"{node.lineno}: {lines[node.lineno - 1].strip()}")
     return found
 

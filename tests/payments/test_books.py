@@ -41,7 +41,8 @@ def summed(account: ledger.AccountKey, **which) -> int:
 
 
 def proof() -> list[dict[str, str]]:
-    return services.check_books(day=TODAY).differences
+    differences: list[dict[str, str]] = services.check_books(day=TODAY).differences
+    return differences
 
 
 @contextmanager
