@@ -226,12 +226,12 @@ def _open_pause_s(checks: int) -> float:
 
 
 def _settled_pause_s(factor: int) -> Callable[[int], float | None]:
-    """The pause_s after the n-th read of what has ended, each `factor` times the one before; None when its days are over."""
+    """The pause after the n-th read of what has ended, each `factor` times the one before; None when its days are over."""
 
     def pause_s(checks: int) -> float | None:
         passed = sum(settings.SETTLED_RECHECK_FIRST_S * factor**n for n in range(min(checks, 20) + 1))
-        pause_s = settings.SETTLED_RECHECK_FIRST_S * factor ** (min(checks, 20) + 1)
-        return float(pause_s) if passed + pause_s <= settings.PAYMENT_RECHECK_CLOSED_FOR_DAYS * 86_400 else None
+        next_s = settings.SETTLED_RECHECK_FIRST_S * factor ** (min(checks, 20) + 1)
+        return float(next_s) if passed + next_s <= settings.PAYMENT_RECHECK_CLOSED_FOR_DAYS * 86_400 else None
 
     return pause_s
 
