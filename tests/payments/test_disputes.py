@@ -14,6 +14,7 @@ from durability.models import Message
 from orders import selectors as orders
 from orders.models import OrderHistory
 from payments import selectors, services
+from payments.errors import PaymentDisputed
 from payments.models import Dispute, DisputeHistory, JournalEntry, Payment, Posting, Refund
 from payments.services import disputes
 from tests.races import orders as every_order
@@ -345,3 +346,66 @@ def test_waiting_disputes_are_counted_by_how_soon(shop, sandbox):
         dispute(sandbox, payment, due_in_s=due_in_s)
     waiting = selectors.disputes_waiting()
     assert (waiting.all, waiting.due_soon, waiting.overdue) == (3, 1, 1)
+
+
+# --- A refund is asked for while the news of the dispute arrive ------------------------------------------
+
+
+def _refund_meets_dispute(sandbox, race, payment: Payment) -> None:
+    made = sandbox.control("POST", "disputes", {"payment_intent": payment.provider_reference})
+
+    def ask() -> str:
+        with transaction.atomic():
+            return services.request_refund(
+                payment=payment.number, amount_minor=None, reason="torn", requested_by="test", policy=None
+            )
+
+    race.stop("payments.services.refunds.lock_payment", at="after", actor="a")
+    race.stop("payments.services.disputes.lock_payment", at="after", actor="b")
+    race.actor("a", ask)
+    race.actor("b", lambda: disputes.sync_dispute(made["id"], by="b"))
+
+
+def asked_after_the_dispute() -> bool:
+    """Whether a refund's amount was held when its payment's dispute was in our books already."""
+    kinds = list(
+        JournalEntry.objects.filter(kind__in=["refund_hold", "dispute_withdrawn"])
+        .order_by("pk")
+        .values_list("kind", flat=True)
+    )
+    return kinds == ["dispute_withdrawn", "refund_hold"]
+
+
+@pytest.mark.guard(10)
+@pytest.mark.parametrize("turns", every_order("a", "a", "b", "b"))
+def test_a_refund_and_a_dispute_that_meet_never_pay_twice(shop, sandbox, paid, race, turns):
+    _refund_meets_dispute(sandbox, race, paid)
+    results = race.play(turns)
+    assert results["b"] is True
+    assert isinstance(results["a"], str | PaymentDisputed)
+    assert not asked_after_the_dispute()
+    settle()
+    assert not Refund.objects.filter(status="succeeded").exists()  # what was asked for before is not sent any more
+    paid.refresh_from_db()
+    assert (paid.refunds_committed_minor, paid.disputed_at is not None) == (0, True)
+
+
+def _without_the_lock(monkeypatch) -> None:
+    monkeypatch.setattr("payments.services.refunds.lock_payment", lambda pk: Payment.objects.get(pk=pk))
+
+
+@pytest.mark.guard(10)
+def test_where_the_lock_is_missing_postgresql_refuses_the_refund(shop, sandbox, paid, race, monkeypatch):
+    _without_the_lock(monkeypatch)
+    _refund_meets_dispute(sandbox, race, paid)
+    results = race.play("a b b a")
+    assert isinstance(results["a"], IntegrityError)
+    assert not Refund.objects.exists()
+
+
+def test_without_lock_and_trigger_a_disputed_payment_is_refunded(sandbox, paid, race, monkeypatch, unguarded):
+    _without_the_lock(monkeypatch)
+    unguarded.triggers("payments_refund")
+    _refund_meets_dispute(sandbox, race, paid)
+    race.play("a b b a")
+    assert asked_after_the_dispute()  # the damage
