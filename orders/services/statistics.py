@@ -38,12 +38,14 @@ def count_refund(*, number: str, payment: str, refund: str, came_back: bool = Fa
         return
     one = payments.get_refund(refund)
     sign = -1 if came_back else 1
+    # What went back as store credit stays the customer's, whatever the bank does with the rest.
+    moved_minor = one.amount_minor - one.credit_minor if came_back else one.amount_minor
     _add(
         order.merchant_id,
         one.completed_at or one.created_at,
         one.currency,
         refunds=sign,
-        refunded_minor=sign * one.amount_minor,
+        refunded_minor=sign * moved_minor,
     )
 
 

@@ -31,6 +31,7 @@ from reconciliation.models import Discrepancy
 from reconciliation.services.repairs import REPAIRS
 from reconciliation.types import ACTIONS, Action, ActionInput, Kind
 from tests.campaigns.boundaries.world import Scene, World, run_task
+from tests.credit import grant, with_credit
 
 CARD = "pm_card_visa"
 _NEWS_WITHIN_S = 10
@@ -168,6 +169,65 @@ def _attempt(world: World, number: str, wish: dict[str, Any]) -> Any:
     return world.shop.storefront.post(
         f"/api/v1/orders/{number}/payments", wish, format="json", headers={"Idempotency-Key": "attempt"}
     )
+
+
+# --- Store credit and points ------------------------------------------------------------------------
+
+
+def granted(world: World, amount: int) -> None:
+    Merchant.objects.update(loyalty_rate_bp=10_000)
+    grant(world.shop, amount)
+
+
+@scenario("checkout, store credit and a card")
+def checkout_with_credit(world: World) -> Played:
+    granted(world, 600)
+    return lambda: world.shop.checkout(key="checkout", payment=with_credit(500, confirmed_with(CARD)))
+
+
+@scenario("checkout, store credit alone")
+def checkout_with_credit_alone(world: World) -> Played:
+    granted(world, 1500)
+    return lambda: world.shop.checkout(key="checkout", payment=with_credit(1500))
+
+
+@scenario("checkout, store credit and a card that is declined")
+def checkout_with_credit_declined(world: World) -> Played:
+    granted(world, 600)
+    declined = confirmed_with("pm_card_chargeDeclined")
+    return lambda: world.shop.checkout(key="checkout", payment=with_credit(500, declined))
+
+
+@scenario("another attempt with the store credit that the earlier one holds")
+def another_attempt_with_credit(world: World) -> Played:
+    granted(world, 500)
+    number = world.shop.checkout(payment=with_credit(500)).json()["order"]["number"]
+    return partial(_attempt, world, number, with_credit(500, confirmed_with(CARD)))
+
+
+@scenario("expiry of orders that hold store credit")
+def expiry_with_credit(world: World) -> Played:
+    granted(world, 1000)
+    world.shop.checkout(payment=with_credit(500))
+    world.shop.checkout(payment=with_credit(500), headers={"Prefer": "respond-async"})
+    time_is_up()
+    return partial(expire, world)
+
+
+@scenario("cancelling an order that was paid with store credit and a card")
+def cancel_paid_with_credit(world: World) -> Played:
+    granted(world, 500)
+    number = world.shop.checkout(payment=with_credit(500, confirmed_with(CARD))).json()["order"]["number"]
+    world.work()
+    return partial(cancel, world, number)
+
+
+@scenario("refund of what store credit paid")
+def refund_of_credit(world: World) -> Played:
+    granted(world, 1500)
+    number = world.shop.checkout(payment=with_credit(1500)).json()["order"]["number"]
+    world.work()
+    return partial(refund, world, world.shop.order(number), 500)
 
 
 # --- News of a payment ------------------------------------------------------------------------------

@@ -59,7 +59,10 @@ _BOOKS = {
     "journal": "SELECT kind, count(*) FROM payments_journalentry GROUP BY 1",
     "cuts": "SELECT max(number) = count(*) FROM payments_bookcut",  # how many depends on when they are looked at
     "proof": "SELECT found FROM payments_bookscheck",
-    "customers": "SELECT balance_minor, count(*) FROM payments_account WHERE kind = 'customer' GROUP BY 1",
+    "customers": """SELECT kind, currency, balance_minor, count(*) FROM payments_account
+        WHERE kind IN ('customer', 'store_credit', 'store_credit_held', 'points') GROUP BY 1, 2, 3""",
+    "store credit": """SELECT credit_minor, credit_captured_minor, credit_refunds_committed_minor, credit_refunded_minor,
+        count(*) FROM payments_payment GROUP BY 1, 2, 3, 4""",
     "statistics": """SELECT currency, orders_paid, revenue_minor, refunds, refunded_minor, count(*)
         FROM orders_dailysales GROUP BY 1, 2, 3, 4, 5""",
     "stock": "SELECT on_hand, reserved, count(*) FROM inventory_stock GROUP BY 1, 2",
