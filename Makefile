@@ -7,7 +7,7 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: help up down reset test check fmt crash boundaries history soak bench screenshots lock
+.PHONY: help up down reset test check fmt crash boundaries guards history soak bench screenshots lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ boundaries: .venv/.installed ## Kill a process at every boundary of every step, 
 
 history: .venv/.installed ## A random history of N operations, after each of which every law of conservation is checked (N=2000 SEED= ON=stack WRITE=1)
 	@N='$(N)' SEED='$(SEED)' ON='$(ON)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.histories
+
+guards: .venv/.installed ## Remove each guard against losing money in a copy: its tests have to fail (ONLY=9,10 JOBS=2 WRITE=1)
+	@ONLY='$(ONLY)' JOBS='$(JOBS)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.guards
 
 soak: .venv/.installed ## Load at 70 % of the measured limit with a kill a minute: what grows, what waits, what is lost (MINUTES=30 SEED= WRITE=1)
 	@MINUTES='$(MINUTES)' SEED='$(SEED)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.soak

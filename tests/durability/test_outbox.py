@@ -1,7 +1,9 @@
+import threading
 import time
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 
 from durability import outbox, selectors, services
@@ -268,3 +270,36 @@ def test_what_was_claimed_with_a_killer_is_delivered_without_it(settings):
     work()
     assert set(states()) <= {"done", "parked"}
     assert "counted:a" in marks()
+
+
+@pytest.mark.guard(6)
+def test_a_process_that_dies_right_after_its_commit_has_told_of_it(monkeypatch):
+    """What waits for the commit in memory dies with the process: Django's hooks, and with them the doorbell."""
+    monkeypatch.setattr(BaseDatabaseWrapper, "run_and_clear_commit_hooks", lambda self: self.run_on_commit.clear())
+    drop("j", "a")
+    monkeypatch.undo()
+    work()
+    assert marks() == ["counted:a"]
+
+
+@pytest.mark.guard(7)
+def test_a_message_that_commits_late_is_delivered_after_ones_with_higher_ids():
+    published, may_commit = threading.Event(), threading.Event()
+
+    def slow_publisher() -> None:
+        with transaction.atomic():
+            services.publish(CoinDropped(jar="slow", coin="late"))
+            published.set()
+            may_commit.wait(10)
+        connection.close()
+
+    slow = threading.Thread(target=slow_publisher)
+    slow.start()
+    assert published.wait(10)
+    drop("fast", "early")
+    work()
+    assert marks() == ["counted:early"]
+    may_commit.set()
+    slow.join()
+    work()
+    assert marks() == ["counted:early", "counted:late"]

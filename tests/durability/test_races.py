@@ -123,6 +123,7 @@ def zombie_and_heir(race: Race, nap: str) -> list[str]:
     return calls
 
 
+@pytest.mark.guard(8)
 @pytest.mark.parametrize("nap", NAPS)
 def test_a_zombie_commits_nothing_after_its_heir(race, nap):
     zombie_and_heir(race, nap)
@@ -175,6 +176,7 @@ def test_two_workers_deliver_each_message_once(race, lane, turns):
     assert len(told) == 3
 
 
+@pytest.mark.guard(8)
 def test_a_zombie_with_a_batch_of_deliveries_commits_none_of_them_after_its_heir(race):
     two_deliverers(race, lane=Lane.OWN)
     race.turn("zombie")

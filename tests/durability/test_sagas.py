@@ -122,6 +122,7 @@ def test_a_failing_undo_is_retried_then_given_to_a_person_who_can_retry_it():
         services.retry_saga(run_id=SagaRun.objects.get().pk, by="operator")
 
 
+@pytest.mark.guard(8)
 def test_a_zombie_that_lost_its_lease_commits_nothing():
     with transaction.atomic():
         zombie = services.hold_saga("toys.toy", key="k")
@@ -132,6 +133,7 @@ def test_a_zombie_that_lost_its_lease_commits_nothing():
     assert marks().count("first:k") == 1
 
 
+@pytest.mark.guard(8)
 def test_a_zombie_in_the_middle_of_a_call_commits_nothing():
     def overtaken(context):
         script.call = lambda context: Accepted()

@@ -202,6 +202,7 @@ def test_three_d_secure_ends_in_a_paid_order(shop, sandbox):
     assert shop.order(answer.json()["order"]["number"])["status"] == "paid"
 
 
+@pytest.mark.guard(1)
 def test_a_provider_that_does_not_answer_leaves_a_pending_order_that_a_worker_finishes(shop, settings):
     base, settings.STRIPE_API_BASE = settings.STRIPE_API_BASE, "http://127.0.0.1:9"
     answer = shop.checkout(payment=CONFIRMED, key="one")
@@ -259,6 +260,7 @@ def test_another_merchants_order_is_not_found(shop):
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
+@pytest.mark.guard(1)
 def test_while_the_outcome_is_unknown_a_retry_answers_with_what_became_of_it(shop, sandbox):
     sandbox.control("POST", "faults", {"match": "POST /v1/payment_intents", "kind": "error_500_after", "times": 1})
     first = shop.checkout(key="one")

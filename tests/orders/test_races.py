@@ -96,6 +96,7 @@ def expiry_against_browser(race, sandbox, payment: dict[str, Any]) -> None:
     race.actor("customer", pay)
 
 
+@pytest.mark.guard(9)
 @pytest.mark.parametrize("turns", orders("expiry", "expiry", "expiry", "customer", "customer"))
 def test_a_customer_who_pays_while_the_order_expires_has_paid_or_cannot(race, shop, sandbox, confirmable, turns):
     expiry_against_browser(race, sandbox, confirmable)
@@ -273,6 +274,7 @@ def attempt_against_attempt(race, shop: Shop) -> str:
     return number
 
 
+@pytest.mark.guard(5)
 @pytest.mark.parametrize("turns", orders("a", "a", "a", "b", "b", "b", alike=True))
 def test_of_two_new_attempts_one_goes_to_the_provider(race, shop, turns):
     number = attempt_against_attempt(race, shop)

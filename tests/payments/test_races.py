@@ -45,6 +45,7 @@ def committed(payment: str) -> int:
     return Payment.objects.get(pk=Payment.id_of(payment)).refunds_committed_minor
 
 
+@pytest.mark.guard(10)
 @pytest.mark.parametrize("turns", orders("a", "a", "b", "b", alike=True))
 def test_of_two_refunds_that_together_exceed_the_capture_one_is_refused(race, payment, turns):
     two_refunds(race, payment, amount=1000)

@@ -64,6 +64,7 @@ def test_raw_updates_follow_the_table_too():
         Payment.objects.update(status="pending")
 
 
+@pytest.mark.guard(5)
 def test_a_reference_has_one_live_attempt():
     payment = begin("ord_1")
     with pytest.raises(PaymentInProgress):
@@ -72,6 +73,7 @@ def test_a_reference_has_one_live_attempt():
     begin("ord_1", payment.merchant_id)
 
 
+@pytest.mark.guard(5)
 def test_a_reference_is_settled_once():
     first = begin("ord_1")
     move(first, PaymentStatus.CANCELLED)

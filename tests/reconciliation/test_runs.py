@@ -48,6 +48,7 @@ def run(day=DAY):
 # --- One at a time ----------------------------------------------------------------------------------
 
 
+@pytest.mark.guard(15)
 @pytest.mark.django_db
 def test_a_second_run_of_a_date_is_refused_while_the_first_is_under_way(no_import):
     first = begin()
@@ -57,6 +58,7 @@ def test_a_second_run_of_a_date_is_refused_while_the_first_is_under_way(no_impor
     assert ReconciliationRun.objects.get(pk=first.pk).state == "running"
 
 
+@pytest.mark.guard(15)
 @pytest.mark.django_db(transaction=True)
 def test_of_two_runs_that_start_at_once_one_is_refused(monkeypatch, no_import):
     both_begin, outcomes = threading.Barrier(2), []
@@ -173,6 +175,7 @@ def _until(happened, timeout_s: float = 30) -> None:
 # --- Importing --------------------------------------------------------------------------------------
 
 
+@pytest.mark.guard(14)
 def test_importing_is_repeatable_reports_progress_and_reads_the_days_before(books):
     books.sell(3)
     seen: list[int] = []
