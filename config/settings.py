@@ -235,6 +235,7 @@ STOCK_MAX_QUANTITY = 10_000_000  # one movement: more is a typing error
 CATALOG_IMPORT_TIMEOUT_S = 900  # one transaction for the whole file, a million rows and more
 API_MAX_BODY_BYTES = 64 * 1024  # a hundred items fit into a tenth of it
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024  # the admin's statement uploads
+API_CALLS_PER_SECOND = env.int("API_CALLS_PER_SECOND", 2_000)  # of one key: a runaway client, not a busy shop
 API_PAGE_DEFAULT = 20
 API_PAGE_LONGEST = 100
 ORDER_EXPIRES_AFTER_S = 15 * 60  # a merchant's own setting goes first
@@ -360,6 +361,7 @@ CELERY_BEAT_SCHEDULE = {
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["catalog.authentication.ApiKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["foundation.permissions.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": ["foundation.throttle.KeyThrottle"],
     "DEFAULT_PARSER_CLASSES": ["foundation.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "EXCEPTION_HANDLER": "foundation.api.problem_response",

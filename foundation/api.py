@@ -6,6 +6,7 @@ Conventions: RFC 9457 problem details with Stripe's `code` and `param`; another 
 import base64
 import binascii
 import logging
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -111,6 +112,7 @@ _FRAMEWORK_CODES = {
     404: "not_found",
     405: "method_not_allowed",
     415: "media_type",
+    429: "rate_limited",
 }
 
 
@@ -134,6 +136,8 @@ def problem_response(error: Exception, context: Mapping[str, Any]) -> Response |
         document = problem(status=error.status_code, code=code, detail=str(error.detail), instance=path)
         if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
             headers["WWW-Authenticate"] = "Bearer"
+        elif isinstance(error, exceptions.Throttled):
+            headers["Retry-After"] = str(max(1, math.ceil(error.wait or 0)))
     elif isinstance(error, Http404):
         document = problem(status=404, code="not_found", detail="There is no such object.", instance=path)
     elif isinstance(error, OperationalError):
