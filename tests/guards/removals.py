@@ -43,9 +43,9 @@ def remove(guard: Guard, tree: Path) -> None:
         path.write_text(text)
 
 
-_GATEWAY = "payments/gateway.py"
+_STRIPE = "payments/providers/stripe.py"
 _ATTEMPTS = "payments/services/attempts.py"
-_REFUNDS = "payments/services/refunds.py"
+_SENDING = "payments/services/refund_sending.py"
 
 GUARDS = [
     Guard(
@@ -66,7 +66,7 @@ GUARDS = [
         "the provider's key is our own row's number, stored before the first send",
         [
             Edit(
-                _GATEWAY,
+                _STRIPE,
                 '    return {"idempotency_key": number}',
                 '    import uuid\n\n    return {"idempotency_key": f"{number}-{uuid.uuid4()}"}',
             )
@@ -79,11 +79,11 @@ GUARDS = [
         [
             Edit(
                 _ATTEMPTS,
-                "if found or now - sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):",
-                "if found:",
+                "if now - sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):",
+                "if False:",
             ),
             Edit(
-                _REFUNDS,
+                _SENDING,
                 "if database_now() - refund.first_sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):",
                 "if False:",
             ),
@@ -146,8 +146,8 @@ GUARDS = [
         [
             Edit(
                 "durability/engine.py",
-                "WHERE id = %(id)s AND lease_version = %(lease_version)s\nRETURNING id",
-                "WHERE id = %(id)s AND %(lease_version)s IS NOT NULL\nRETURNING id",
+                "AND lease_version = %(lease_version)s AND state = %(was)s AND current_step = %(stood_at)s",
+                "AND %(lease_version)s IS NOT NULL AND %(was)s IS NOT NULL AND %(stood_at)s IS NOT NULL",
             ),
             Edit(
                 "durability/outbox.py",
@@ -192,6 +192,13 @@ GUARDS = [
         12,
         "a webhook lost, doubled or out of order",
         "a unique inbox; the object is read again; the provider's event list catches up",
+        [
+            Edit(
+                "payments/services/inbox.py",
+                "    for event in gateway.list_events(since=since):",
+                "    for event in list(gateway.list_events(since=since))[:0]:",
+            ),
+        ],
     ),
     Guard(
         13,
@@ -200,8 +207,8 @@ GUARDS = [
         [
             Edit(
                 "payments/services/payment_news.py",
-                "    contradiction = _contradiction(payment, intent)\n",
-                '    contradiction = ""\n',
+                "    contradicts = contradiction(payment, intent)\n",
+                '    contradicts = ""\n',
             )
         ],
     ),
