@@ -137,7 +137,7 @@ def problem_response(error: Exception, context: Mapping[str, Any]) -> Response |
         if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
             headers["WWW-Authenticate"] = "Bearer"
         elif isinstance(error, exceptions.Throttled):
-            headers["Retry-After"] = str(max(1, math.ceil(error.wait or 0)))
+            headers["Retry-After"] = str(max(1, math.ceil(getattr(error, "wait", None) or 0)))
     elif isinstance(error, Http404):
         document = problem(status=404, code="not_found", detail="There is no such object.", instance=path)
     elif isinstance(error, OperationalError):

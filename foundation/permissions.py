@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # DRF loads this module while it loads its views
 class Caller(Protocol):
     """Who calls: one key of one merchant."""
 
+    id: UUID
     merchant_id: UUID
     scopes: list[str]
 

@@ -18,6 +18,7 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
 from foundation import redis
+from foundation.permissions import caller
 
 if TYPE_CHECKING:  # DRF loads this module while it loads its views
     from rest_framework.views import APIView
@@ -57,7 +58,7 @@ class Taken:
     wait_s: float
 
 
-def take(name: str, *, per_second: int) -> Taken | None:
+def take(name: object, *, per_second: int) -> Taken | None:
     """Count one call of `name`, of which `per_second` a second may pass, a second's worth at once. None without Redis."""
     global _resume_at  # noqa: PLW0603  one fact of this process, whichever thread learns it
     if time.monotonic() < _resume_at:
@@ -84,7 +85,7 @@ class KeyThrottle(BaseThrottle):
         if not request.auth:
             return True
         limit = settings.API_CALLS_PER_SECOND
-        taken = take(str(request.auth.id), per_second=limit)
+        taken = take(caller(request).id, per_second=limit)
         if taken is None:
             UNCOUNTED.inc()
             return True

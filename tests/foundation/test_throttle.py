@@ -12,6 +12,12 @@ from tests.shop import Shop, open_shop
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+def take(*, per_second: int) -> throttle.Taken:
+    taken = throttle.take("k", per_second=per_second)
+    assert taken is not None, "Redis did not answer"
+    return taken
+
+
 @pytest.fixture
 def shop(valkey, monkeypatch) -> Shop:
     monkeypatch.setattr(throttle, "_resume_at", 0.0)
@@ -38,19 +44,19 @@ def test_a_key_that_calls_too_often_is_told_when_to_come_back_and_nothing_happen
 
 
 def test_the_bucket_fills_again_with_time(valkey):
-    first = throttle.take("k", per_second=5)
+    first = take(per_second=5)
     assert (first.passes, first.left) == (True, 4)
-    refused = next(taken for _ in range(1000) if not (taken := throttle.take("k", per_second=5)).passes)
+    refused = next(taken for _ in range(1000) if not (taken := take(per_second=5)).passes)
     assert (refused.left, 0 < refused.wait_s <= 1 / 5) == (0, True)
     time.sleep(refused.wait_s)
-    assert throttle.take("k", per_second=5).passes
+    assert take(per_second=5).passes
 
 
 def test_of_many_calls_at_once_no_more_than_the_burst_pass(valkey):
     passed: list[bool] = []
 
     def call() -> None:
-        passed.extend(throttle.take("k", per_second=20).passes for _ in range(10))
+        passed.extend(take(per_second=20).passes for _ in range(10))
 
     began = time.monotonic()
     threads = [threading.Thread(target=call) for _ in range(8)]
@@ -74,7 +80,7 @@ def test_without_redis_everyone_passes_and_nobody_waits_for_it_again(shop, monke
             return run
 
     before = throttle.UNCOUNTED._value.get()
-    monkeypatch.setattr(throttle.redis, "client", Away)
+    monkeypatch.setattr("foundation.redis.client", Away)
     answers = [shop.storefront.get("/api/v1/products") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert "RateLimit" not in answers[0].headers
