@@ -9,6 +9,7 @@ from django.db.models.functions import Now
 from durability.models import Message
 from payments import services as payments
 from payments.models import InboxEvent, Payment, PaymentHistory
+from reconciliation.models import Discrepancy
 from tests.admin.conftest import list_url, page_url
 from tests.admin.test_acts import press
 from tests.shop import settle
@@ -70,8 +71,16 @@ def test_a_contradiction_stands_on_the_payments_page(as_role, shop, sandbox):
         f"{sandbox.url}/v1/payment_intents/{intent}", {"amount": 1400}, auth=("sk_test_sandbox", ""), timeout=10
     ).raise_for_status()
     payments.sync_payment(intent, by="re-check")
-    page = as_role("clerk").get(page_url(Payment.objects.get())).content.decode()
+    client = as_role("clerk")
+    page = client.get(page_url(Payment.objects.get())).content.decode()
     assert "the provider has 1400 usd, we have 1500 usd" in page
+    settle()
+    item = Discrepancy.objects.get(payment_id=Payment.objects.get().pk)  # no run has seen it yet
+    assert item.first_seen_run is None
+    page = client.get(page_url(item))
+    assert page.status_code == 200
+    assert "the provider has 1400 usd, we have 1500 usd" in page.content.decode()
+    assert "Amounts differ" in client.get("/admin/").content.decode()
 
 
 # --- The inbox --------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The client_secret enters no table, no Redis key, no log and no stored answer: searched for everywhere after a whole flow."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -55,7 +55,7 @@ def in_the_database(secrets: Iterable[str]) -> list[str]:
 
 def in_redis(client: Redis, secrets: Iterable[str]) -> list[str]:
     """Keys that hold one of them, by name or in their value."""
-    readers = {
+    readers: dict[str, Callable[[Any], Any]] = {
         "string": client.get,
         "list": lambda key: client.lrange(key, 0, -1),
         "zset": lambda key: client.zrange(key, 0, -1),
