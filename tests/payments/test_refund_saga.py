@@ -130,7 +130,6 @@ def given_up(shop: Shop, payment: Payment, sandbox, amount: int = 1000) -> Refun
     return refund
 
 
-@pytest.mark.guard(1)
 def test_a_refund_that_was_given_up_and_made_after_all_is_in_the_books(shop, payment, sandbox):
     refund = given_up(shop, payment, sandbox)
     assert balance("merchant_payable") == -1500
