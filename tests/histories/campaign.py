@@ -128,9 +128,9 @@ def tell(played: type[Teller], operations: int, seed: int, *, shrink: bool) -> b
         except BaseException:
             if not diary.broken_chapter:
                 raise
-            print(f"\nBROKEN in chapter {diary.rests + 1}: make history N={operations} SEED={seed}")
+            print(f"\nBROKEN in {diary.broken_chapter[0]}: make history N={operations} SEED={seed}")
             traceback.print_exc()
-            print("\nThe chapter as it was, before it was shrunk:", *diary.broken_chapter, sep="\n  ")
+            print("\nThe chapter as it was, before it was shrunk:", *diary.broken_chapter[1:], sep="\n  ")
             return False
         print(f"{diary.operations} operations, {diary.rests} times at rest, all laws true", flush=True)
     return True

@@ -142,25 +142,31 @@ def the_ledger_says_captured_less_refunded(books: Books) -> Iterator[str]:
 
 @always
 def what_is_in_flight_is_on_its_way(books: Books) -> Iterator[str]:
-    """Of each order the account of refunds in flight holds exactly what its open refunds ask for."""
+    """Of each order the account of refunds in flight holds what its open refunds ask of the provider, and at most what
+    they will give as store credit.
+    """
     yield from map(
         str,
         books.rows(
             """
             WITH asked AS (
-                SELECT payment.reference, r.amount_minor AS cents
+                SELECT payment.reference, r.amount_minor AS cents, r.credit_minor AS credit
                 FROM payments_refund r JOIN payments_payment payment ON payment.id = r.payment_id
                 WHERE r.status NOT IN ('succeeded', 'failed', 'cancelled')
             ), booked AS (
-                SELECT e.reference, -p.amount_minor AS cents
+                SELECT e.reference, e.kind LIKE 'refund_credit%' AS is_credit, -p.amount_minor AS cents
                 FROM payments_journalentry e
                 JOIN payments_posting p ON p.entry_id = e.id JOIN payments_account a ON a.id = p.account_id
                 WHERE a.kind = 'refunds_in_flight'
+            ), told AS (
+                SELECT reference, cents AS asked, credit, 0 AS booked, 0 AS booked_credit FROM asked
+                UNION ALL
+                SELECT reference, 0, 0, CASE WHEN is_credit THEN 0 ELSE cents END, CASE WHEN is_credit THEN cents ELSE 0 END
+                FROM booked
             )
-            SELECT reference, sum(asked), sum(booked) FROM (
-                SELECT reference, cents AS asked, 0 AS booked FROM asked
-                UNION ALL SELECT reference, 0, cents FROM booked
-            ) both_sides GROUP BY reference HAVING sum(asked) <> sum(booked)
+            SELECT reference, sum(asked), sum(booked), sum(credit), sum(booked_credit) FROM told
+            GROUP BY reference
+            HAVING sum(asked) <> sum(booked) OR sum(booked_credit) < 0 OR sum(booked_credit) > sum(credit)
             """
         ),
     )
@@ -208,6 +214,21 @@ def refunds_stay_within_what_was_captured(books: Books) -> Iterator[str]:
                OR payment.refunds_committed_minor <> least(r.held, payment.captured_minor)
                OR payment.refunded_minor <> least(r.paid, payment.captured_minor)
                OR payment.refunds_excess_minor <> greatest(r.held - payment.captured_minor, 0)
+            """
+        ),
+    )
+
+
+@always
+def points_taken_back_were_earned(books: Books) -> Iterator[str]:
+    """Of each payment no more loyalty points are taken back than its sale earned, and none are without a sale."""
+    yield from map(
+        str,
+        books.rows(
+            """
+            SELECT e.subject, -sum(p.amount_minor) FROM payments_journalentry e
+            JOIN payments_posting p ON p.entry_id = e.id JOIN payments_account a ON a.id = p.account_id
+            WHERE a.kind = 'points' GROUP BY e.subject HAVING sum(p.amount_minor) > 0
             """
         ),
     )
@@ -291,8 +312,10 @@ def an_order_holds_what_its_state_says(books: Books) -> Iterator[str]:
 
 @always
 def what_is_sold_is_paid(books: Books) -> Iterator[str]:
-    """A paid, shipped or completed order has a payment that settles it and captured its total."""
-    settled = dict(books.rows("SELECT reference, captured_minor FROM payments_payment WHERE settling"))
+    """A paid, shipped or completed order has a payment that settles it: card and store credit are its total."""
+    settled = dict(
+        books.rows("SELECT reference, captured_minor + credit_captured_minor FROM payments_payment WHERE settling")
+    )
     for order, status, total in books.rows(
         "SELECT id, status, total_minor FROM orders_order WHERE status IN ('paid', 'shipped', 'completed')"
     ):
@@ -366,6 +389,32 @@ def no_money_is_kept_that_no_order_explains(books: Books) -> Iterator[str]:
 
 
 @at_rest
+def store_credit_is_conserved(books: Books) -> Iterator[str]:
+    """What a customer has of store credit, free and held, is what was granted and refunded, less what paid for orders."""
+    yield from map(
+        str,
+        books.rows(
+            """
+            SELECT merchant_id, customer, currency, sum(has), sum(should_have) FROM (
+                SELECT merchant_id, customer, currency, balance_minor AS has, 0 AS should_have
+                FROM payments_account WHERE kind IN ('store_credit', 'store_credit_held')
+                UNION ALL SELECT merchant_id, customer, currency, 0, amount_minor
+                FROM payments_creditgrant WHERE status = 'granted'
+                UNION ALL SELECT merchant_id, customer, currency, 0, credit_refunded_minor - credit_captured_minor
+                FROM payments_payment
+            ) told GROUP BY merchant_id, customer, currency HAVING sum(has) <> sum(should_have)
+            """
+        ),
+    )
+
+
+@at_rest
+def credit_and_points_follow_their_payments(books: Books) -> Iterator[str]:
+    """Held credit is that of live attempts, credit refunds are those of refunds, points what sales earned and kept."""
+    yield from books.found("store_credit_held", "credit_refund_sums", "points")
+
+
+@at_rest
 def nothing_stays_with_the_customer_or_in_flight(books: Books) -> Iterator[str]:
     """When a sale is over, nothing of it is left on the customer's account or in flight."""
     yield from books.found("money_left_over")
@@ -380,9 +429,11 @@ def a_refund_status_is_that_of_its_refunds(books: Books) -> Iterator[str]:
             """
             SELECT payment.reference, payment.currency,
                    CASE WHEN bool_or(r.status NOT IN ('succeeded', 'failed', 'cancelled')) THEN 'refunding'
-                        WHEN coalesce(sum(r.amount_minor) FILTER (WHERE r.status = 'succeeded'), 0) = 0 THEN 'none'
-                        WHEN sum(r.amount_minor) FILTER (WHERE r.status = 'succeeded')
-                             >= max(payment.captured_minor) THEN 'refunded'
+                        WHEN coalesce(sum(r.amount_minor) FILTER (WHERE r.status = 'succeeded'), 0)
+                             + max(payment.credit_refunded_minor) = 0 THEN 'none'
+                        WHEN coalesce(sum(r.amount_minor) FILTER (WHERE r.status = 'succeeded'), 0)
+                             + max(payment.credit_refunded_minor)
+                             >= max(payment.captured_minor + payment.credit_captured_minor) THEN 'refunded'
                         ELSE 'partial' END
             FROM payments_payment payment JOIN payments_refund r ON r.payment_id = payment.id
             WHERE payment.settling GROUP BY payment.reference, payment.currency

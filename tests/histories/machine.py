@@ -173,7 +173,7 @@ class Teller(RuleBasedStateMachine):
     def _break(self) -> None:
         if not self.broken:
             type(self).broken = True
-            self.diary.broken_chapter = self.diary.chapter
+            self.diary.broken_chapter = [f"chapter {self.diary.rests + 1}", *self.diary.chapter]
 
     # --- Helpers --------------------------------------------------------------------------------------
 
@@ -251,6 +251,15 @@ class History(Teller):
         """A worker opens the payment."""
         body = _checkout(cart, customer, CARDS[card] if card else "")
         self._check_out("checkout, opened later", f"of {cart}, {card or 'no'} card", body, respond_async=True)
+
+    @rule(cart=_carts, customer=_customers, card=_cards, share=st.sampled_from([1, 2, 3]))
+    def check_out_with_credit(self, cart: str, customer: int, card: str, share: int) -> None:
+        """The whole, half or a third of it from the customer's store credit, the rest by card."""
+        total = sum(BOOKS[product][0] * quantity for product, quantity in CARTS[cart] if product in BOOKS)
+        wish = _wish(CARDS[card]) if share > 1 else {"method": "store_credit"}
+        body = _checkout(cart, customer) | {"payment": wish | {"store_credit": total // share}}
+        how = f"and a {card} card" if share > 1 else "alone"
+        self._check_out("checkout with store credit", f"of {cart}, {total // share} of credit {how}", body)
 
     @rule(cart=_carts, customer=_customers, card=_cards, at=_deaths)
     def check_out_unheard(self, cart: str, customer: int, card: str, at: int) -> None:
@@ -392,14 +401,31 @@ class History(Teller):
         self.ask("refund by API", line, f"/payments/{number}/refunds", body, scope="operations")
         return None
 
-    @rule(pick=_picks, share=_shares)
-    def refund_by_staff(self, pick: int, share: str) -> None:
+    @rule(pick=_picks, share=_shares, as_credit=st.booleans())
+    def refund_by_staff(self, pick: int, share: str, as_credit: bool = False) -> None:
         found = self._to_refund(pick, share)
         if not found:
             return self.did("refund by staff", NOBODY)
         number, amount = found
-        outcome = self.world.refund_by_staff(number, amount)
-        return self.did("refund by staff", outcome, f"{share} of {self.name(number)}")
+        outcome = self.world.refund_by_staff(number, amount, as_credit=as_credit)
+        return self.did(
+            "refund by staff", outcome, f"{share} of {self.name(number)}{' as credit' if as_credit else ''}"
+        )
+
+    @rule(
+        customer=_customers, currency=st.sampled_from(["usd", "usd", "jpy"]), amount=st.sampled_from([800, 2500, 9000])
+    )
+    def grant_credit(self, customer: int, currency: str, amount: int) -> None:
+        given = self.world.grant(f"customer-{customer}", currency, amount)
+        self.did("store credit granted", "ok" if given else "waits for a second person", f"{amount} {currency}")
+
+    @rule(pick=_picks, by=st.sampled_from(["bela", "clara"]), yes=st.booleans())
+    def decide_on_a_grant(self, pick: int, by: str, yes: bool) -> None:
+        grant = self.choose("payments_creditgrant", "status = 'awaiting_approval'", pick)
+        if grant is None:
+            return self.did("store credit decided", NOBODY)
+        outcome = outcome_of(lambda: self.world.decide_on_grant(grant, by=by, yes=yes))
+        return self.did("store credit decided", outcome, f"{'yes' if yes else 'no'}, by {by}")
 
     @rule(pick=_picks, at=_deaths)
     def refund_unheard(self, pick: int, at: int) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import requests
 from django.conf import settings
@@ -53,6 +54,7 @@ BOOKS = {
     "poems": (1250, "kwd", 60),
 }
 APPROVED_ABOVE = 3000  # cents; refunds in other currencies always wait for a second person
+LOYALTY_BP = 500
 PROVIDER_PATIENCE_S = 2  # in place of 10: so long a history waits for a provider that hangs
 # The same draw is the same history, however slow the machine is: nothing is due, or over, because real time has passed.
 _FOR_EVER_S = 24 * 3600
@@ -172,7 +174,7 @@ class Workshop(World):
         self.open_shop()
 
     def open_shop(self) -> None:
-        self.shop = open_shop(refund_approval_above_minor=APPROVED_ABOVE)
+        self.shop = open_shop(refund_approval_above_minor=APPROVED_ABOVE, loyalty_rate_bp=LOYALTY_BP)
         for book, (price, currency, copies) in BOOKS.items():
             self.shop.stock(book, copies, price=price, currency=currency)
 
@@ -343,12 +345,34 @@ class Workshop(World):
 
     # --- Inside: staff, workers, clocks -----------------------------------------------------------------------
 
-    def refund_by_staff(self, payment: str, amount: int | None) -> str:
+    def grant(self, customer: str, currency: str, amount: int) -> bool:
+        """Store credit, given by staff; False where it waits for a second person."""
+        with transaction.atomic(durable=True):
+            return payments.grant_store_credit(
+                merchant_id=self.shop.merchant_id,
+                customer=customer,
+                currency=currency,
+                amount_minor=amount,
+                reason="for the trouble",
+                by="clara",
+            )
+
+    def decide_on_grant(self, grant: UUID, *, by: str, yes: bool) -> None:
+        """Raises a DomainError."""
+        with transaction.atomic(durable=True):
+            (payments.approve_grant if yes else payments.refuse_grant)(grant_id=grant, by=by, why="looked at it")
+
+    def refund_by_staff(self, payment: str, amount: int | None, *, as_credit: bool) -> str:
         """Without the merchant's policy, with a reason. `ok`, or the code of a refusal."""
         try:
             with transaction.atomic(durable=True):
                 number = payments.request_refund(
-                    payment=payment, amount_minor=amount, reason="a favour", requested_by="clara", policy=None
+                    payment=payment,
+                    amount_minor=amount,
+                    reason="a favour",
+                    requested_by="clara",
+                    policy=None,
+                    as_credit=as_credit,
                 )
         except DomainError as refusal:
             return refusal.code
