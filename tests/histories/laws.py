@@ -504,7 +504,7 @@ def every_promise_is_kept(books: Books) -> Iterator[str]:
 
 @at_rest
 def the_reconciler_agrees(books: Books) -> Iterator[str]:
-    """A reconciliation of today finds nothing that a person would have to look at, and no residual."""
+    """A reconciliation of today has no residual, and finds nothing but refunds that came back: they wait for a person."""
     yield from books.reconciled()
 
 

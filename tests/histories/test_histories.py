@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 
 from durability import keys
-from durability.types import Succeeded
 from inventory import services as inventory
 from orders import selectors
+from orders import services as orders
 from payments import ledger
 from payments import services as payments
 from payments.services import payment_news, refund_news
@@ -63,8 +63,8 @@ def keep_the_stock_of_cancelled_orders(monkeypatch):
     monkeypatch.setattr(inventory, "release_reserved_many", lambda **_: None)
 
 
-def cancel_without_the_provider(monkeypatch):
-    monkeypatch.setattr(payments, "cancel_at_provider", lambda _: Succeeded(None))
+def sell_without_taking_from_the_shelf(monkeypatch):
+    monkeypatch.setattr(orders, "commit_stock", lambda **_: None)
 
 
 def forget_balances(monkeypatch):
@@ -92,10 +92,7 @@ CONTROLS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Callable[..., object]
         laws.an_order_holds_what_its_state_says,
         [("check_out_for_the_browser", "a novel", 1), ("cancel", 0, "storefront")],
     ),
-    cancel_without_the_provider: (
-        laws.nothing_is_stuck,
-        [("check_out_for_the_browser", "a novel", 1), ("cancel", 0, "storefront")],
-    ),
+    sell_without_taking_from_the_shelf: (laws.every_shelf_is_that_of_its_order, [("a_sale",)]),
     forget_balances: (laws.a_balance_is_the_sum_of_its_postings, [("check_out", "a novel", 1, "good")]),
     forget_failed_refunds: (
         laws.the_ledger_says_captured_less_refunded,
