@@ -65,8 +65,11 @@ class Provider(Protocol):
         """Cancel a payment: nobody can pay it afterwards. ProviderRefused where it is past that, or cancelled before:
         read it again to see what it became."""
 
-    def find_intent(self, number: str, *, since: datetime) -> Intent | None:
-        """The payment that was made under our number, or None. Reads its own writes: no lagging search index."""
+    def find_intent(self, number: str, *, since: datetime, until: datetime | None = None) -> Intent | None:
+        """The payment that was made under our number, or None. Reads its own writes: no lagging search index.
+
+        It was sent between the two moments of our database's clock; without `until` nobody knows when last.
+        """
 
     def retrieve_charge_intent(self, charge: str) -> str:
         """The payment that a charge belongs to; empty if to none."""

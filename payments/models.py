@@ -55,6 +55,7 @@ class Payment(models.Model):
     confirm = models.BooleanField(default=False)
     # What the provider says. The moment of the first send is committed before it: from 23 h on we only look up.
     first_sent_at = models.DateTimeField(null=True)
+    last_sent_at = models.DateTimeField(null=True)  # under the same key: between the two it was made, if it was
     provider_reference = models.CharField(max_length=255, null=True)  # noqa: DJ001  unique where known
     charge_reference = models.CharField(max_length=255, null=True)  # noqa: DJ001  unique where known
     captured_minor = models.BigIntegerField(default=0)

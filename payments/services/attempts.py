@@ -112,34 +112,52 @@ def _open(payment: Payment) -> Intent | None:
             return gateway.retrieve_intent(payment.provider_reference)
     if payment.first_sent_at is None and not _mark_sent(payment):
         return None
-    now = database_now()
-    sent_at = payment.first_sent_at or now
-    if payment.first_sent_at:  # sent before, and we never learnt the answer: perhaps nobody lived to write it down
-        with asking(number, LOOK_UP):
-            found = gateway.find_intent(number, since=sent_at)
-        if found:
-            return found
-        if now - sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
-            raise lost_track(number)
-    try:
-        with asking(number, SEND):
-            return gateway.create_intent(
-                number=number,
-                amount_minor=payment.amount_minor,
-                currency=payment.currency,
-                metadata=metadata(payment),
-                payment_method=payment.payment_method,
-                confirm=payment.confirm,
-            )
-    except ProviderUnsure as doubt:
-        long_ago = now - sent_at > timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S)
-        if not (doubt.final and long_ago):
-            raise
-        found = gateway.find_intent(number, since=sent_at)  # this very try may have made it
+    sent_at = payment.first_sent_at
+    if sent_at is None:
+        return _send(payment)
+    # Sent before, and we never learnt the answer: perhaps nobody lived to write it down. While the provider knows our key,
+    # sending again is the shortest way to what became of it; looking it up reads every payment of that time.
+    passed = database_now() - sent_at
+    if passed > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
+        found = _look_up(payment)
         if found is None:
-            # The provider replays its 500 for ever, and lists no such intent: it was never made.
+            raise lost_track(number)
+        return found
+    Payment.objects.filter(pk=payment.pk).update(last_sent_at=Now())
+    try:
+        answer = _send(payment)
+    except ProviderUnsure as doubt:
+        if not doubt.final:
+            raise
+        payment.refresh_from_db(fields=["last_sent_at"])
+        # A 500 is replayed for ever, whatever the first try, or this very one, has made.
+        found = _look_up(payment)
+        if found is None:
+            if passed <= timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S):
+                raise
             raise ProviderRefused("provider_error", "The provider failed to open the payment.") from doubt
         return found
+    with asking(number, READ):
+        return gateway.retrieve_intent(answer.id)  # a replayed answer is as old as the first try
+
+
+def _send(payment: Payment) -> Intent:
+    with asking(payment.number, SEND):
+        return gateway.create_intent(
+            number=payment.number,
+            amount_minor=payment.amount_minor,
+            currency=payment.currency,
+            metadata=metadata(payment),
+            payment_method=payment.payment_method,
+            confirm=payment.confirm,
+        )
+
+
+def _look_up(payment: Payment) -> Intent | None:
+    """What the provider made of a payment that was sent, by our number."""
+    assert payment.first_sent_at is not None
+    with asking(payment.number, LOOK_UP):
+        return gateway.find_intent(payment.number, since=payment.first_sent_at, until=payment.last_sent_at)
 
 
 def _leave_to_a_person(payment: Payment, why: str) -> None:
@@ -160,7 +178,7 @@ def _mark_sent(payment: Payment) -> bool:
     """Commit the moment of the first send. False if a cancellation was faster: then nothing may be sent."""
     return bool(
         Payment.objects.filter(pk=payment.pk, status__in=PAYMENT_LIVE, first_sent_at__isnull=True).update(
-            first_sent_at=Now(), next_check_at=in_seconds(settings.PAYMENT_RECHECK_FIRST_S)
+            first_sent_at=Now(), last_sent_at=Now(), next_check_at=in_seconds(settings.PAYMENT_RECHECK_FIRST_S)
         )
         or Payment.objects.filter(pk=payment.pk, status__in=PAYMENT_LIVE, first_sent_at__isnull=False).exists()
     )
@@ -209,8 +227,7 @@ def cancel_at_provider(number: str) -> Outcome:
         if payment.first_sent_at is None:
             return Accepted(None)  # nothing to cancel, unless somebody sends it before this is recorded
         if not reference:
-            with asking(number, LOOK_UP):
-                found = gateway.find_intent(number, since=payment.first_sent_at)
+            found = _look_up(payment)
             if found is None:
                 waited = database_now() - payment.first_sent_at
                 if waited < timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S):

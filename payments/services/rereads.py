@@ -1,6 +1,7 @@
 """Reading again at the provider: after an event, on a schedule, or because a person asks. A webhook is only a hint."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from uuid import UUID
@@ -128,7 +129,7 @@ def read_payment(payment: Payment, *, by: str) -> bool:
     if payment.first_sent_at is None:
         return False
     with asking(payment.number, LOOK_UP):
-        found = gateway.find_intent(payment.number, since=payment.first_sent_at)
+        found = gateway.find_intent(payment.number, since=payment.first_sent_at, until=payment.last_sent_at)
     if found is None:
         note_try(payment.number, LOOK_UP, NOTHING_LISTED)
         return False
@@ -162,23 +163,37 @@ _KNOWN = Q(provider_reference__isnull=False) | Q(person_needed_at__isnull=False)
 def recheck_due() -> int:
     """Read again, at the provider, what has been open for longer than news usually take; then what has ended, for
     PAYMENT_RECHECK_CLOSED_FOR_DAYS. A bounded number each time. Returns how many were read.
+
+    After WORK_FOR_S nothing more is asked: a provider that hangs holds a worker for one call longer, not for hundreds.
+    What is left is due again at once; payments leave half of the time to all others.
     """
-    checked = 0
-    for payment in _due(Payment.objects.filter(_KNOWN, status__in=PAYMENT_LIVE), _open_pause_s):
-        checked += _recheck(payment)
-    for refund in _due(Refund.objects.filter(_KNOWN, status__in=REFUND_OPEN), _open_pause_s):
-        checked += _recheck(refund)
-    for dispute in _due(Dispute.objects.all(), _open_pause_s):
-        checked += _recheck(dispute)
-    for payout in _due(Payout.objects.all(), _open_pause_s):
-        checked += _recheck(payout)
-    ended = Payment.objects.filter(provider_reference__isnull=False).exclude(status__in=PAYMENT_LIVE)
+    begun = time.monotonic()
+    halfway, end = begun + settings.WORK_FOR_S / 2, begun + settings.WORK_FOR_S
     batch = settings.SETTLED_RECHECK_BATCH
-    for payment in _due(ended, _settled_pause_s(settings.PAYMENT_SETTLED_RECHECK_FACTOR), batch=batch):
-        checked += _recheck(payment)
+    checked = _recheck_batch(Payment.objects.filter(_KNOWN, status__in=PAYMENT_LIVE), _open_pause_s, halfway)
+    checked += _recheck_batch(Refund.objects.filter(_KNOWN, status__in=REFUND_OPEN), _open_pause_s, end)
+    checked += _recheck_batch(Dispute.objects.all(), _open_pause_s, end)
+    checked += _recheck_batch(Payout.objects.all(), _open_pause_s, end)
+    ended = Payment.objects.filter(provider_reference__isnull=False).exclude(status__in=PAYMENT_LIVE)
+    pause_s = _settled_pause_s(settings.PAYMENT_SETTLED_RECHECK_FACTOR)
+    checked += _recheck_batch(ended, pause_s, end, batch=batch)
     ended_refunds = Refund.objects.filter(provider_reference__isnull=False).exclude(status__in=REFUND_OPEN)
-    for refund in _due(ended_refunds, _settled_pause_s(settings.REFUND_SETTLED_RECHECK_FACTOR), batch=batch):
-        checked += _recheck(refund)
+    pause_s = _settled_pause_s(settings.REFUND_SETTLED_RECHECK_FACTOR)
+    checked += _recheck_batch(ended_refunds, pause_s, end, batch=batch)
+    return checked
+
+
+def _recheck_batch(rows: Any, pause_s: Callable[[int], float | None], until: float, *, batch: int = 0) -> int:
+    if time.monotonic() > until:
+        return 0
+    checked = 0
+    for row in _due(rows, pause_s, batch=batch):
+        if time.monotonic() > until:
+            # Put back as it was, unless news have settled it meanwhile.
+            untouched = type(row).objects.filter(pk=row.pk, checks=row.checks + 1)
+            untouched.update(next_check_at=row.next_check_at, checks=row.checks)
+        else:
+            checked += _recheck(row)
     return checked
 
 

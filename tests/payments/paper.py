@@ -101,7 +101,7 @@ def cancel_intent(reference: str) -> Intent:
     return book.intents[reference]
 
 
-def find_intent(number: str, *, since: datetime) -> Intent | None:
+def find_intent(number: str, *, since: datetime, until: datetime | None = None) -> Intent | None:
     reference = book.made_under.get(number, "")
     return book.intents.get(reference)
 

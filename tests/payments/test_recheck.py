@@ -1,6 +1,7 @@
 """Re-checks: what is open first, what has ended for 45 days, a bounded number each time; and the command."""
 
 import io
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -103,6 +104,26 @@ def test_a_pile_of_what_has_ended_does_not_hold_up_what_is_open(shop, settings, 
     payments.recheck_due()
     assert len(read) == 3
     assert read[0] == body["payment"]["number"]
+
+
+def test_a_slow_provider_holds_a_pass_for_a_bounded_time_and_the_rest_is_due_at_once(shop, settings, monkeypatch):
+    for _ in range(3):
+        shop.checkout()
+    due()
+    settings.WORK_FOR_S = 0.6
+    read: list[str] = []
+
+    def slowly(payment: Payment, **how: Any) -> bool:
+        read.append(payment.number)
+        time.sleep(0.4)
+        return True
+
+    monkeypatch.setattr(rereads, "read_payment", slowly)
+    assert payments.recheck_due() == len(read) == 1
+    assert sorted(Payment.objects.values_list("checks", flat=True)) == [0, 0, 1]
+    payments.recheck_due()
+    payments.recheck_due()
+    assert len(set(read)) == 3
 
 
 def test_what_never_reached_the_provider_is_not_read(shop):

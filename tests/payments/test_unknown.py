@@ -1,10 +1,15 @@
 """Timeouts and 500s are not failures: nothing is charged twice, nothing is forgotten."""
 
+import threading
+from datetime import timedelta
+
 import pytest
 from django.db.models.functions import Now
 
+from payments import gateway
 from payments import services as payments
 from payments.models import Payment, Refund
+from payments.providers import stripe
 from tests.shop import settle
 
 CONFIRMED = {"method": "card", "payment_method": "pm_card_visa", "confirm": True}
@@ -90,3 +95,46 @@ def test_a_500_after_the_effect_of_a_late_refund_is_not_a_refusal(shop, sandbox,
     sandbox.control("POST", "faults", {"match": "POST /v1/refunds", "kind": "error_500_after", "times": 1})
     settle(webhooks=False)
     assert Refund.objects.get().status == "succeeded"
+
+
+def test_a_lost_answer_is_asked_for_under_the_same_key_before_anything_is_listed(shop, sandbox, settings, monkeypatch):
+    """Or each doubt of a busy shop would read all its payments of that time."""
+    settings.PROVIDER_READ_TIMEOUT_S = 1
+    monkeypatch.setattr(stripe, "_thread", threading.local())  # clients are made anew, with that time
+    before = charges(sandbox)
+    fault(sandbox, "timeout_after")
+    answer = shop.checkout(payment=CONFIRMED)
+    assert answer.json()["payment"]["status"] == "processing"
+    settings.PROVIDER_READ_TIMEOUT_S = 10
+    monkeypatch.setattr(stripe, "_thread", threading.local())
+    monkeypatch.setattr(gateway, "find_intent", unlisted)
+    settle(webhooks=False)
+    assert shop.order(answer.json()["order"]["number"])["status"] == "paid"
+    assert charges(sandbox) == before + 1
+
+
+def unlisted(number: str, **_: object) -> None:
+    raise AssertionError("nothing is to be listed")
+
+
+def test_a_look_up_reads_what_was_made_between_the_first_and_the_last_send(shop):
+    answer = shop.checkout(payment=CONFIRMED).json()["payment"]["number"]
+    sent = Payment.objects.get()
+    assert sent.first_sent_at == sent.last_sent_at
+    assert gateway.find_intent(answer, since=sent.first_sent_at, until=sent.last_sent_at)
+    assert (
+        gateway.find_intent(
+            answer, since=sent.first_sent_at - timedelta(hours=2), until=sent.last_sent_at - timedelta(hours=1)
+        )
+        is None
+    )
+
+
+@pytest.mark.parametrize("sent_again", [False, True])
+def test_the_moment_of_the_last_send_is_kept(shop, sandbox, sent_again):
+    fault(sandbox, "rate_limit")
+    shop.checkout(payment=CONFIRMED)
+    if sent_again:
+        settle(webhooks=False)
+    sent = Payment.objects.get()
+    assert (sent.last_sent_at > sent.first_sent_at) is sent_again
