@@ -183,8 +183,10 @@ def _shops(since: date, days: Sequence[DaysSales]) -> tuple[dict[str, Any] | Non
     totals: dict[tuple[UUID, str], list[int]] = {}
     for day in days:
         sold.setdefault(day.merchant_id, Counter())[day.date] += day.orders_paid
-        total = totals.setdefault((day.merchant_id, day.currency), [0, 0, 0, 0])
-        for place, value in enumerate((day.orders_paid, day.revenue_minor, day.refunds, day.refunded_minor)):
+        total = totals.setdefault((day.merchant_id, day.currency), [0, 0, 0, 0, 0])
+        for place, value in enumerate(
+            (day.orders_paid, day.revenue_minor, day.refunds, day.refunded_minor, day.points)
+        ):
             total[place] += value
     busiest = sorted(sold, key=lambda shop: (-sold[shop].total(), str(shop)))
     rows: list[list[Cell]] = [
@@ -194,14 +196,15 @@ def _shops(since: date, days: Sequence[DaysSales]) -> tuple[dict[str, Any] | Non
             cells.money(revenue, currency),
             cells.number(refunds),
             cells.money(refunded, currency),
+            cells.number(points),
         ]
-        for (shop, currency), (paid, revenue, refunds, refunded) in sorted(
+        for (shop, currency), (paid, revenue, refunds, refunded, points) in sorted(
             totals.items(), key=lambda entry: (busiest.index(entry[0][0]), -entry[1][0], entry[0][1])
         )
     ]
     table = Table(
         f"Shops, last {CHART_DAYS} days",
-        ["Shop", *(cells.right(name) for name in ("Orders paid", "Revenue", "Refunds", "Refunded"))],
+        ["Shop", *(cells.right(name) for name in ("Orders paid", "Revenue", "Refunds", "Refunded", "Points"))],
         rows,
         empty="Nothing was sold in the last two weeks.",
     )

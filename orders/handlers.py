@@ -1,5 +1,8 @@
 """What orders do about news. Money first; what tells people about it can neither fail nor delay a sale."""
 
+from datetime import datetime
+from uuid import UUID
+
 from durability.registry import handles
 from durability.types import Since
 from orders import services
@@ -9,6 +12,7 @@ from payments.events import (
     DisputeClosed,
     DisputeOpened,
     PaymentCaptured,
+    PointsChanged,
     RefundFailed,
     RefundRejected,
     RefundSucceeded,
@@ -142,3 +146,13 @@ def count_refund(event: RefundSucceeded) -> None:
 def count_failed_refund(event: RefundFailed) -> None:
     if event.late:
         statistics.count_refund(number=event.reference, payment=event.payment, refund=event.refund, came_back=True)
+
+
+@handles(PointsChanged, name="orders.count_points", since=Since.OLDEST_KEPT, aside=STATISTICS)
+def count_points(event: PointsChanged) -> None:
+    statistics.count_points(
+        merchant_id=UUID(event.merchant_id),
+        at=datetime.fromisoformat(event.at),
+        currency=event.currency,
+        points=event.points,
+    )

@@ -116,6 +116,7 @@ class DailySales(models.Model):
     # Less those that came back: on a day on which more came back than went out these are negative.
     refunds = models.IntegerField(default=0)
     refunded_minor = models.BigIntegerField(default=0)
+    points = models.BigIntegerField(default=0)  # loyalty points earned, less those that refunds took back
 
     class Meta:
         verbose_name_plural = "daily sales"

@@ -41,7 +41,7 @@ def daily_sales(*, since: date, limit: int) -> list[DaysSales]:
     days = DailySales.objects.filter(date__gte=since)
     busiest = days.values("merchant_id").annotate(orders=Sum("orders_paid")).order_by("-orders", "merchant_id")[:limit]
     rows = days.filter(merchant_id__in=[row["merchant_id"] for row in busiest]).order_by("date", "merchant_id")
-    columns = ("merchant_id", "date", "currency", "orders_paid", "revenue_minor", "refunds", "refunded_minor")
+    columns = ("merchant_id", "date", "currency", "orders_paid", "revenue_minor", "refunds", "refunded_minor", "points")
     return [DaysSales(*row) for row in rows.values_list(*columns)]
 
 

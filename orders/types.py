@@ -58,6 +58,7 @@ class DaysSales:
     revenue_minor: int
     refunds: int
     refunded_minor: int
+    points: int = 0  # loyalty points, less those that refunds took back
 
 
 @dataclass(frozen=True, slots=True)

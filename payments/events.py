@@ -181,6 +181,24 @@ class RefundContradicted(_AboutRefund):
 
 
 @dataclass(frozen=True, slots=True)
+class PointsChanged(Event):
+    """A customer's loyalty points grew by a sale, or shrank by its refund: `points` is what was added."""
+
+    name: ClassVar[str] = "payments.points_changed.v1"
+    payment: str
+    merchant_id: str
+    reference: str
+    customer: str
+    currency: str
+    points: int
+    at: str
+
+    @property
+    def key(self) -> str:
+        return self.payment
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderEventReceived(Event):
     """A signed webhook landed in the inbox. A hint: the handler reads the object again."""
 

@@ -9,13 +9,15 @@ from orders import selectors
 from payments import selectors as payments
 
 _ADD = """
-INSERT INTO orders_dailysales AS day (merchant_id, date, currency, orders_paid, revenue_minor, refunds, refunded_minor)
-VALUES (%s, %s, %s, %s, %s, %s, %s)
+INSERT INTO orders_dailysales AS day (merchant_id, date, currency, orders_paid, revenue_minor, refunds, refunded_minor,
+                                      points)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (merchant_id, date, currency) DO UPDATE SET
     orders_paid = day.orders_paid + excluded.orders_paid,
     revenue_minor = day.revenue_minor + excluded.revenue_minor,
     refunds = day.refunds + excluded.refunds,
-    refunded_minor = day.refunded_minor + excluded.refunded_minor
+    refunded_minor = day.refunded_minor + excluded.refunded_minor,
+    points = day.points + excluded.points
 """
 
 
@@ -49,6 +51,11 @@ def count_refund(*, number: str, payment: str, refund: str, came_back: bool = Fa
     )
 
 
+def count_points(*, merchant_id: UUID, at: datetime, currency: str, points: int) -> None:
+    """Add what a sale earned its customer to a day, or take off what a refund took back."""
+    _add(merchant_id, at, currency, points=points)
+
+
 def _add(
     merchant_id: UUID,
     at: datetime,
@@ -58,7 +65,8 @@ def _add(
     revenue_minor: int = 0,
     refunds: int = 0,
     refunded_minor: int = 0,
+    points: int = 0,
 ) -> None:
     day = at.astimezone(UTC).date()
     with connection.cursor() as cursor:
-        cursor.execute(_ADD, [merchant_id, day, currency, orders_paid, revenue_minor, refunds, refunded_minor])
+        cursor.execute(_ADD, [merchant_id, day, currency, orders_paid, revenue_minor, refunds, refunded_minor, points])

@@ -8,8 +8,11 @@ payment's lock.
 from collections import defaultdict
 
 from catalog import selectors as catalog
+from durability import services as durability
+from foundation.database import database_now
 from foundation.money import BASIS_POINTS, exponent
 from payments import ledger
+from payments.events import PointsChanged
 from payments.models import Payment, Posting
 
 _EARNED, _ADJUSTED, _REVERSED = "points_earned", "points_adjusted", "points_reversed"
@@ -64,7 +67,7 @@ def _held(payment: Payment) -> defaultdict[str, int]:
 
 
 def _post(payment: Payment, kind: str, cause: str, amount: int, *, by: str) -> None:
-    ledger.post(
+    posted = ledger.post(
         key=f"{kind}:{cause}",
         kind=kind,
         debit=ledger.points_issued(payment.merchant_id),
@@ -75,3 +78,15 @@ def _post(payment: Payment, kind: str, cause: str, amount: int, *, by: str) -> N
         subject=payment.number,
         reference=payment.reference,
     )
+    if posted:
+        durability.publish(
+            PointsChanged(
+                payment=payment.number,
+                merchant_id=str(payment.merchant_id),
+                reference=payment.reference,
+                customer=payment.customer,
+                currency=payment.currency,
+                points=amount,
+                at=database_now().isoformat(),
+            )
+        )

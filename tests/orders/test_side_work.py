@@ -33,6 +33,7 @@ from payments.locks import lock_refund
 from payments.models import Refund
 from payments.services import refund_news
 from tests.campaigns.boundaries.runner import leave_connections_to_the_parent
+from tests.credit import points
 from tests.orders.test_sale import pay_in_browser
 from tests.shop import RECENT, Shop, open_shop, settle
 
@@ -407,6 +408,18 @@ def test_money_that_never_was_a_sale_is_not_counted(shop, sandbox, mailoutbox):
     assert shop.order(placed["order"]["number"])["refund_status"] == "refunded"
     assert days(shop) == {}
     assert [one.subject for one in mailoutbox] == ["Your refund of $15.00"]
+
+
+def test_points_are_counted_as_they_are_earned_and_taken_back(transactional_db, valkey, sandbox):
+    sandbox.control("POST", "webhooks", {"mode": "drop"})
+    shop = open_shop(loyalty_rate_bp=10_000)  # a point a dollar
+    shop.stock("book", 5)
+    payment = shop.bought(quantity=2)["payments"][0]["number"]
+    settle()
+    assert DailySales.objects.get().points == 30
+    shop.post(f"/payments/{payment}/refunds", {"amount": 1500, "reason": "x"})
+    settle()
+    assert DailySales.objects.get().points == 15 == points(shop)
 
 
 def test_the_desk_reads_the_busiest_shops(shop):

@@ -63,8 +63,8 @@ _BOOKS = {
         WHERE kind IN ('customer', 'store_credit', 'store_credit_held', 'points') GROUP BY 1, 2, 3""",
     "store credit": """SELECT credit_minor, credit_captured_minor, credit_refunds_committed_minor, credit_refunded_minor,
         count(*) FROM payments_payment GROUP BY 1, 2, 3, 4""",
-    "statistics": """SELECT currency, orders_paid, revenue_minor, refunds, refunded_minor, count(*)
-        FROM orders_dailysales GROUP BY 1, 2, 3, 4, 5""",
+    "statistics": """SELECT currency, orders_paid, revenue_minor, refunds, refunded_minor, points, count(*)
+        FROM orders_dailysales GROUP BY 1, 2, 3, 4, 5, 6""",
     "stock": "SELECT on_hand, reserved, count(*) FROM inventory_stock GROUP BY 1, 2",
     "stock log": "SELECT operation, quantity, count(*) FROM inventory_stockmovement GROUP BY 1, 2",
     "inbox": "SELECT type, count(*) FROM payments_inboxevent GROUP BY 1",
@@ -160,7 +160,10 @@ class World:
         self.mails.mkdir()
         self.is_tampered = False
         _Told.ids.clear()
-        self.shop = open_shop(webhook_url=f"http://127.0.0.1:{self._merchant.server_port}/")
+        self.shop = open_shop(
+            webhook_url=f"http://127.0.0.1:{self._merchant.server_port}/",
+            loyalty_rate_bp=10_000,  # a point a dollar
+        )
         self.shop.stock("book", 10)
 
     # --- What the product does ------------------------------------------------------------------------
