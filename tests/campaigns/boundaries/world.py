@@ -160,10 +160,7 @@ class World:
         self.mails.mkdir()
         self.is_tampered = False
         _Told.ids.clear()
-        self.shop = open_shop(
-            webhook_url=f"http://127.0.0.1:{self._merchant.server_port}/",
-            loyalty_rate_bp=10_000,  # a point a dollar
-        )
+        self.shop = open_shop(webhook_url=f"http://127.0.0.1:{self._merchant.server_port}/")
         self.shop.stock("book", 10)
 
     # --- What the product does ------------------------------------------------------------------------
