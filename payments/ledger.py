@@ -5,6 +5,7 @@
 | capture          | provider clearing             | customer            |
 | sale             | customer                      | merchant payable    |
 | provider's fee   | fees                          | provider clearing   |
+| … all refunded   | merchant payable (before the sale) | customer       |
 | refund requested | refunds owed, then merchant payable, or customer | refunds in flight |
 | refund succeeded | refunds in flight             | provider clearing, or bank |
 | refund failed    | refunds in flight             | whence it was taken |

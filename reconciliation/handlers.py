@@ -2,7 +2,7 @@
 
 from durability.registry import handles
 from durability.types import Since
-from payments.events import PaymentContradicted, RefundContradicted, RefundFailed
+from payments.events import OverRefunded, PaymentContradicted, RefundContradicted, RefundFailed
 from reconciliation import services
 
 
@@ -19,3 +19,8 @@ def note_contradiction(event: PaymentContradicted) -> None:
 @handles(RefundContradicted, name="reconciliation.note_refund_contradiction", since=Since.OLDEST_KEPT)
 def note_refund_contradiction(event: RefundContradicted) -> None:
     services.note_refund_contradiction(event)
+
+
+@handles(OverRefunded, name="reconciliation.note_over_refunded", since=Since.OLDEST_KEPT)
+def note_over_refunded(event: OverRefunded) -> None:
+    services.note_over_refunded(refund=event.refund, excess_minor=event.excess_minor)

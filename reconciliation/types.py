@@ -23,10 +23,11 @@ class Kind:
     FOREIGN_INSTANCE: Final = "foreign_instance"
     UNKNOWN_TYPE: Final = "unknown_type"
     REFUND_FAILED_LATE: Final = "refund_failed_late"
+    OVER_REFUNDED: Final = "over_refunded"
 
 
 # Told by news alone. Both books may agree about such an item and it is open all the same: a run leaves it to people.
-NOT_JUDGED_BY_RUNS: Final = (Kind.REFUND_FAILED_LATE,)
+NOT_JUDGED_BY_RUNS: Final = (Kind.REFUND_FAILED_LATE, Kind.OVER_REFUNDED)
 
 
 class Severity:
@@ -102,6 +103,12 @@ KINDS: Mapping[str, KindInfo] = {
         Severity.HIGH,
         "A refund had succeeded, and the bank sent it back: the money is with us again, and the customer still waits "
         "for it.",
+    ),
+    Kind.OVER_REFUNDED: KindInfo(
+        "Refunded too much",
+        Severity.HIGH,
+        "A refund made in Stripe's dashboard and those of ours commit more than the customer paid: as a rule Stripe "
+        "refuses ours, and nothing is lost; look at the payment's refunds, then accept.",
     ),
 }
 
@@ -333,6 +340,7 @@ ACTIONS: Mapping[str, tuple[ActionInfo, ...]] = {
     Kind.FOREIGN_INSTANCE: _offer(),
     Kind.UNKNOWN_TYPE: _offer(requery=False),
     Kind.REFUND_FAILED_LATE: _offer(Action.REFUND_CUSTOMER, requery=False),
+    Kind.OVER_REFUNDED: _offer(requery=False),
 }
 
 

@@ -91,13 +91,14 @@ def take_back(refund: Refund, payment: Payment, *, late: bool, by: str) -> None:
     """The refund failed, `late` after it had succeeded. Its payment's sums are recounted, and what is owed grows."""
     if not late:
         credit.take_credit_back(refund, payment, by=by)
-    suffix = _round(refund)
-    owed_key, excess_key = (f"refund_hold{part}:{refund.number}{suffix}" for part in ("_owed", "_excess"))
-    taken = ledger.amounts_of([owed_key, excess_key])
+    owed_key = f"refund_hold_owed:{refund.number}{_round(refund)}"
+    excess_before_minor = payment.refunds_excess_minor
     recount(payment)
-    debt_minor = refund.amount_minor if late or refund.automatic else taken[owed_key]
+    debt_minor = refund.amount_minor if late or refund.automatic else ledger.amounts_of([owed_key])[owed_key]
     debt_minor = max(0, min(debt_minor, free_minor(payment)))  # what the customer got another way is no debt
-    excess_minor = min(taken[excess_key], refund.amount_minor - debt_minor)
+    # What the merchant's account covered beyond the capture comes back to it first, whichever refund it was.
+    covered_minor = max(0, excess_before_minor - payment.refunds_excess_minor)
+    excess_minor = min(covered_minor, refund.amount_minor - debt_minor)
     parts: list[Part] = [
         ("", refund_source(payment), refund.amount_minor - debt_minor - excess_minor),
         ("_owed", _owed(payment), debt_minor),

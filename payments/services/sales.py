@@ -12,15 +12,18 @@ def post_sale(number: str, *, by: str) -> None:
     """Debit the customer, credit the merchant, once per payment. Raises AccountOverdrawn, PaymentNotRefundable.
 
     A refund that was asked for before this sale was posted took its amount from the customer's accounts, and so did a
-    dispute that was lost before: only the rest is the merchant's. Store credit that was held is spent, and loyalty
-    points are earned.
+    dispute that was lost before: only the rest is the merchant's. Where nothing is left, the merchant takes over what was
+    taken: the sale is posted all the same, so that a refund that fails comes back to the merchant. Store credit that was
+    held is spent, and loyalty points are earned.
     """
     payment = lock_payment(Payment.id_of(number))
     if payment.status != PaymentStatus.SUCCEEDED:
         raise PaymentNotRefundable(f"{number} has not succeeded: there is no sale to post.")
     left_minor = payment.captured_minor - credit.taken_before(payment, _customer(payment))
-    if left_minor:
-        _post(payment, f"sale:{number}", "sale", left_minor, by=by)
+    if payment.captured_minor and not left_minor:
+        _post(payment, f"sale_taken_over:{number}", "sale_taken_over", -payment.captured_minor, by=by)
+    if payment.captured_minor:
+        _post(payment, f"sale:{number}", "sale", left_minor or payment.captured_minor, by=by)
     credit.spend_credit(payment, by=by)
     loyalty.earn_points(payment, by=by)
 
@@ -31,6 +34,8 @@ def reverse_sale(number: str, *, by: str) -> None:
     sold = Posting.objects.filter(entry__key=f"sale:{number}", account_id=_customer(payment).id).first()
     if sold:
         _post(payment, f"sale_reversed:{number}", "sale_reversed", -sold.amount_minor, by=by)
+    if ledger.was_posted(f"sale_taken_over:{number}"):
+        _post(payment, f"sale_given_over:{number}", "sale_given_over", payment.captured_minor, by=by)
     credit.unspend_credit(payment, by=by)
     loyalty.reverse_points(payment, by=by)
 

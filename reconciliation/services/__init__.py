@@ -4,6 +4,7 @@ from reconciliation.services.actions import perform
 from reconciliation.services.news import (
     note_contradiction,
     note_late_failure,
+    note_over_refunded,
     note_refund_contradiction,
     open_discrepancy,
 )
@@ -12,6 +13,7 @@ from reconciliation.services.runs import reconcile_day, reconcile_missing_days, 
 __all__ = [
     "note_contradiction",
     "note_late_failure",
+    "note_over_refunded",
     "note_refund_contradiction",
     "open_discrepancy",
     "perform",

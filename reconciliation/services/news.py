@@ -6,6 +6,7 @@ In the caller's transaction; each call may come again and changes nothing then.
 from datetime import datetime
 
 from foundation.database import database_now
+from foundation.money import format_minor
 from payments import selectors as payments
 from payments.events import PaymentContradicted, RefundContradicted
 from reconciliation.locks import one_writer
@@ -128,5 +129,34 @@ def note_late_failure(*, refund: str, late: bool = True) -> None:
             difference_minor=None,  # both books agree; what counts is what the customer has not got
             theirs_at=money.completed_at,
             detail="The refund had succeeded; then the bank sent it back.",
+        )
+    )
+
+
+def note_over_refunded(*, refund: str, excess_minor: int) -> None:
+    """A refund made behind our back commits more than was captured. Raises NotFound, BooksBusy."""
+    money = payments.get_refund(refund)
+    payment = payments.get_payment(money.payment)
+    excess = format_minor(excess_minor, money.currency)
+    open_discrepancy(
+        Finding(
+            kind=Kind.OVER_REFUNDED,
+            object_kind="refund",
+            source=money.provider_reference,
+            order_reference=payment.reference,
+            merchant_id=money.merchant_id,
+            payment=payment.number,
+            refund=money.number,
+            intent=payment.provider_reference,
+            charge=payment.charge_reference,
+            ours_amount_minor=money.amount_minor,
+            ours_currency=money.currency,
+            ours_status=money.status,
+            theirs_amount_minor=money.amount_minor,
+            theirs_currency=money.currency,
+            theirs_status="succeeded" if money.status == "succeeded" else "pending",
+            difference_minor=None,  # both books agree about this refund; all refunds together are too much
+            theirs_at=money.completed_at,
+            detail=f"All refunds of {payment.number} together commit {excess} more than was captured.",
         )
     )

@@ -189,6 +189,22 @@ def test_what_is_disputed_when_the_sale_fails_goes_back_once_by_one_of_the_two_w
     assert shop.level() == (10, 0)
 
 
+def test_a_whole_refund_that_was_faster_than_the_sale_and_failed_leaves_the_merchant_paid(
+    shop, monkeypatch, sandbox, settings
+):
+    settings.PROVIDER_LOOKUP_GRACE_S = 0
+    number = paid(shop)
+    with monkeypatch.context() as minute:
+        minute.setattr(*STEPS["post the sale"], breaks)
+        settle()
+        shop.post(f"/orders/{number}/cancel")  # held from the customer's account: no sale is posted yet
+        sandbox.control("POST", "faults", {"match": "POST /v1/refunds", "kind": "error_500", "times": 1})
+        settle()
+    tried_often()
+    assert (shop.order(number)["status"], sale().state) == ("paid", "completed")
+    assert (balance("merchant_payable"), balance("customer")) == (-1500, 0)
+
+
 # --- Money for an order that is closed --------------------------------------------------------------
 
 

@@ -151,3 +151,14 @@ def test_a_cancelled_order_whose_refund_came_back_stays_cancelled_and_owes(shop)
     settle()
     assert shop.order(number)["status"] == "cancelled"
     assert (balance("refunds_owed"), balance("merchant_payable")) == (-1500, 0)
+
+
+@pytest.mark.guard(11)
+def test_the_failure_is_found_by_reading_again_where_no_webhook_tells_of_it(shop, sold):
+    made = refund(shop, sold, 500)
+    assert made.next_check_at is not None  # a success is not the end
+    time.sleep(LATE_NEWS_S)
+    Refund.objects.update(next_check_at="2026-01-01T00:00Z")
+    services.recheck_due()
+    made.refresh_from_db()
+    assert made.status == "failed"

@@ -21,7 +21,7 @@ from payments.services.refunds_elsewhere import _create
 from payments.states import REFUND_OPEN, REFUND_UNAPPROVED, refund_status
 from payments.types import Charge, Intent, ProviderRefund
 from tests.factories import make_merchant
-from tests.payments.books import assert_books_agree
+from tests.payments.books import assert_books_agree, balance
 
 CAPTURED = 1000
 LIMIT = 400
@@ -181,6 +181,15 @@ class History(RuleBasedStateMachine):
         rows = {one.pk: one for one in Refund.objects.filter(payment=self.payment)}
         order = [one.pk for one in self.refunds]
         self.refunds = [rows[pk] for pk in [*order, *(pk for pk in rows if pk not in order)]]
+
+    @invariant()
+    def who_holds_the_money(self) -> None:
+        """The customer's account until the sale is posted, the merchant's from then on."""
+        payment = self.payment
+        if not payment.refunds_excess_minor:
+            free = payment.captured_minor - payment.refunds_committed_minor - payment.refunds_owed_minor
+            held = (0, free) if self.sold else (free, 0)
+            assert (-balance("customer"), -balance("merchant_payable")) == held
 
     @invariant()
     def the_status_follows(self) -> None:

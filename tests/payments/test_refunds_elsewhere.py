@@ -4,8 +4,10 @@ import pytest
 from django.db import transaction
 
 from durability.models import Delivery, Message
-from payments import services
+from orders import services as orders
+from payments import gateway, services
 from payments.models import JournalEntry, Payment, Refund
+from reconciliation.models import Discrepancy
 from tests.payments.books import assert_books_agree, balance, refund_in_the_dashboard
 from tests.shop import settle
 
@@ -72,6 +74,15 @@ def test_what_breaks_the_sum_is_stored_and_told(shop, sandbox):
     told = Message.objects.get(name="payments.over_refunded.v1")
     assert told.payload["excess_minor"] == 200
     assert_books_agree(Payment.objects.get())
+    settle(webhooks=False)
+    item = Discrepancy.objects.get()
+    assert (item.kind, item.state, item.source, item.order_reference) == (
+        "over_refunded",
+        "open",
+        made["id"],
+        order["number"],
+    )
+    assert "$2.00 more" in item.evidence["told"]
 
 
 @pytest.mark.parametrize("amount", [600, 1500])
@@ -116,22 +127,28 @@ def test_one_that_takes_its_time_is_held_and_settled_by_its_news(shop, sandbox):
 
 def test_a_second_success_that_was_given_back_in_the_dashboard_is_not_given_back_again(shop, sandbox):
     """The handler that would give it back finds nothing left, and parks nothing."""
-    shop.bought()
-    payment = Payment.objects.get()
-    payment.pk = Payment._meta.get_field("id").get_default()
-    other = shop.checkout(payment=CONFIRMED).json()["payment"]
-    Payment.objects.filter(pk=Payment.id_of(other["number"])).update(reference=payment.reference)
-    made = refund_in_the_dashboard(sandbox, other["provider_reference"])
-    services.sync_refund(made["id"], by="webhook")
-    assert not Payment.objects.get(pk=Payment.id_of(other["number"])).settling
+    number = shop.checkout().json()["order"]["number"]
+    other = gateway.create_intent(
+        number="beside", amount_minor=1500, currency="usd", metadata={}, payment_method="pm_card_visa", confirm=True
+    )
+    assert other.charge is not None
+    orders.attach_payment(order_number=number, charge=other.charge.id, by="clerk", why="paid by phone")
     settle()
-    assert Refund.objects.filter(status="succeeded").count() == 1
+    second = gateway.create_intent(
+        number="beside2", amount_minor=1500, currency="usd", metadata={}, payment_method="pm_card_visa", confirm=True
+    )
+    assert second.charge is not None
+    orders.attach_payment(order_number=number, charge=second.charge.id, by="clerk", why="paid twice")
+    made = refund_in_the_dashboard(sandbox, second.id)
+    services.sync_refund(made["id"], by="webhook")  # before the handler of the capture
+    settle()
+    assert not Payment.objects.get(provider_reference=second.id).settling
+    assert Refund.objects.filter(status="succeeded").count() == Refund.objects.count() == 1
     assert not Delivery.objects.filter(state__in=["parked", "pending"]).exists()
+    assert shop.order(number)["refund_status"] == "none"
 
 
 def test_a_refund_of_nobodys_payment_is_left_to_reconciliation(shop, sandbox):
-    from payments import gateway
-
     paid = gateway.create_intent(
         number="elsewhere3",
         amount_minor=900,
