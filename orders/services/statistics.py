@@ -39,7 +39,8 @@ def count_refund(*, number: str, payment: str, refund: str, came_back: bool = Fa
     if not order.paid_at or not payments.get_payment(payment).settling:
         return
     one = payments.get_refund(refund)
-    sign = -1 if came_back else 1
+    # What went back as store credit stays with the customer; only the bank sends money back.
+    amount_minor = one.credit_minor - one.amount_minor if came_back else one.amount_minor
     # What went back as store credit stays the customer's, whatever the bank does with the rest.
     moved_minor = one.amount_minor - one.credit_minor if came_back else one.amount_minor
     _add(
