@@ -129,8 +129,11 @@ def tell(played: type[Teller], operations: int, seed: int, *, shrink: bool) -> b
             if not diary.broken_chapter:
                 raise
             print(f"\nBROKEN in {diary.broken_chapter[0]}: make history N={operations} SEED={seed}")
-            traceback.print_exc()
-            print("\nThe chapter as it was, before it was shrunk:", *diary.broken_chapter[1:], sep="\n  ")
+            print("The chapter as it was:", *diary.broken_chapter[1:], sep="\n  ")
+            print(diary.broken_by)
+            if shrink:
+                print("… and shrunk in a fresh shop, where it breaks there, too:")
+                traceback.print_exc()
             return False
         print(f"{diary.operations} operations, {diary.rests} times at rest, all laws true", flush=True)
     return True

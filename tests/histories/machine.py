@@ -6,6 +6,7 @@ payment that the operation fits. So the same draw means the same history, and a 
 
 import random
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -81,6 +82,7 @@ class Diary:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     chapter: list[str] = field(default_factory=list)
     broken_chapter: list[str] = field(default_factory=list)  # the first that broke a law, as it was
+    broken_by: str = ""
     operations: int = 0
     looks: int = 0  # at the laws that always hold
     rests: int = 0
@@ -158,7 +160,7 @@ class Teller(RuleBasedStateMachine):
         error = sys.exc_info()[1]
         if error is not None:
             if isinstance(error, Exception):  # else Hypothesis has only ended this history
-                self._break()
+                self._break(error)
             return
         if not self.diary.chapter:
             return
@@ -166,13 +168,14 @@ class Teller(RuleBasedStateMachine):
             self.world.rest()
             uphold([*ALWAYS, *AT_REST], self.world.books())
             self.diary.rests += 1
-        except Exception:
-            self._break()
+        except Exception as error:
+            self._break(error)
             raise
 
-    def _break(self) -> None:
+    def _break(self, error: Exception) -> None:
         if not self.broken:
             type(self).broken = True
+            self.diary.broken_by = "".join(traceback.format_exception(error))
             self.diary.broken_chapter = [f"chapter {self.diary.rests + 1}", *self.diary.chapter]
 
     # --- Helpers --------------------------------------------------------------------------------------
