@@ -25,6 +25,7 @@ def main() -> int:
     from tests.servers import TEST_DATA
     from tests.stack_process import RunningStack
 
+    TEST_DATA.mkdir(parents=True, exist_ok=True)
     stack = RunningStack(TEST_DATA / f"{os.getpid()}-history-stack")
     try:
         stack.start()
