@@ -43,13 +43,9 @@ def count_refund(*, number: str, payment: str, refund: str, came_back: bool = Fa
     amount_minor = one.credit_minor - one.amount_minor if came_back else one.amount_minor
     # What went back as store credit stays the customer's, whatever the bank does with the rest.
     moved_minor = one.amount_minor - one.credit_minor if came_back else one.amount_minor
-    _add(
-        order.merchant_id,
-        one.completed_at or one.created_at,
-        one.currency,
-        refunds=sign,
-        refunded_minor=sign * moved_minor,
-    )
+    when = one.completed_at or one.created_at
+    count = -1 if came_back else 1
+    _add(order.merchant_id, when, one.currency, refunds=count, refunded_minor=amount_minor)
 
 
 def count_points(*, merchant_id: UUID, at: datetime, currency: str, points: int) -> None:
