@@ -39,13 +39,10 @@ def count_refund(*, number: str, payment: str, refund: str, came_back: bool = Fa
     if not order.paid_at or not payments.get_payment(payment).settling:
         return
     one = payments.get_refund(refund)
-    # What went back as store credit stays with the customer; only the bank sends money back.
-    amount_minor = one.credit_minor - one.amount_minor if came_back else one.amount_minor
     # What went back as store credit stays the customer's, whatever the bank does with the rest.
-    moved_minor = one.amount_minor - one.credit_minor if came_back else one.amount_minor
+    moved_minor = one.credit_minor - one.amount_minor if came_back else one.amount_minor
     when = one.completed_at or one.created_at
-    count = -1 if came_back else 1
-    _add(order.merchant_id, when, one.currency, refunds=count, refunded_minor=amount_minor)
+    _add(order.merchant_id, when, one.currency, refunds=-1 if came_back else 1, refunded_minor=moved_minor)
 
 
 def count_points(*, merchant_id: UUID, at: datetime, currency: str, points: int) -> None:
