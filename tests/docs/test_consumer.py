@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import transaction
@@ -20,7 +21,7 @@ from payments.events import PaymentCaptured, RefundSucceeded
 CONSUMER = Path(__file__).resolve().parents[2] / "docs" / "examples" / "consumer.py"
 EVENTS = 200
 STREAM = "everycent:events"
-ABOUT = {"merchant_id": "m", "reference": "ord_1", "currency": "usd", "provider_reference": "pi_1"}
+ABOUT: dict[str, Any] = {"merchant_id": "m", "reference": "ord_1", "currency": "usd", "provider_reference": "pi_1"}
 
 
 class Consumer:

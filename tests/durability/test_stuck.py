@@ -183,7 +183,13 @@ def test_claiming_reads_its_index_in_order(settings):
         services.publish_many([CoinDropped(jar=f"jar {number}", coin="a") for number in range(5_000)])
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE durability_delivery")
-        values = {"state": "pending", "outside": False, "handlers": ["toys.count"], "limit": 10, "lease_s": 10}
+        values: dict[str, Any] = {
+            "state": "pending",
+            "outside": False,
+            "handlers": ["toys.count"],
+            "limit": 10,
+            "lease_s": 10,
+        }
         cursor.execute(f"EXPLAIN {outbox._CLAIM}", values)
         plan = "\n".join(row[0] for row in cursor.fetchall())
     assert "using delivery_open_in_turn on durability_delivery" in plan

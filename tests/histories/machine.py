@@ -168,8 +168,8 @@ class Teller(RuleBasedStateMachine):
             self.world.rest()
             uphold([*ALWAYS, *AT_REST], self.world.books())
             self.diary.rests += 1
-        except Exception as error:
-            self._break(error)
+        except Exception as broken:
+            self._break(broken)
             raise
 
     def _break(self, error: Exception) -> None:

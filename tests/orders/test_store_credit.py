@@ -254,7 +254,8 @@ def bought(shop: Shop, credit_minor: int, *, quantity: int = 1) -> dict:
 
 def refund(shop: Shop, order: dict, amount: int | None = None) -> dict:
     body = {"reason": "a torn page"} | ({} if amount is None else {"amount": amount})
-    return shop.post(f"/payments/{order['payments'][0]['number']}/refunds", body).json()
+    document: dict = shop.post(f"/payments/{order['payments'][0]['number']}/refunds", body).json()
+    return document
 
 
 def test_a_full_refund_gives_each_part_back_to_where_it_came_from(shop, books):

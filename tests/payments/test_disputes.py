@@ -59,6 +59,7 @@ def test_an_open_dispute_takes_the_money_out_of_clearing_and_marks_payment_and_o
         "usd",
         "product_not_received",
     )
+    assert made.evidence_due_at
     assert made.evidence_due_at > made.opened_at
     assert books() == {
         "provider_clearing": PRICE - CHARGE_FEE - PRICE - FEE,
@@ -286,15 +287,14 @@ def test_a_dispute_of_a_payment_whose_success_we_have_not_heard_of_is_recorded(s
 
 def test_a_dispute_of_somebody_elses_payment_is_left_alone(shop, sandbox):
     client = stripe.StripeClient("sk_test_sandbox", base_addresses={"api": sandbox.url}, max_network_retries=0)
-    intent = client.v1.payment_intents.create(
-        {
-            "amount": 2000,
-            "currency": "usd",
-            "payment_method": "pm_card_visa",
-            "payment_method_types": ["card"],
-            "confirm": True,
-        }
-    )
+    params: Any = {
+        "amount": 2000,
+        "currency": "usd",
+        "payment_method": "pm_card_visa",
+        "payment_method_types": ["card"],
+        "confirm": True,
+    }
+    intent = client.v1.payment_intents.create(params)
     made = sandbox.control("POST", "disputes", {"payment_intent": intent.id})
     settle()
     assert not services.sync_dispute(made["id"], by="test")

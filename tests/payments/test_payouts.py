@@ -7,7 +7,8 @@ from django.db.models import Sum
 from django.db.models.functions import Now
 
 from durability.models import Message
-from payments import services
+from payments import gateway, services
+from payments.errors import ProviderBusy
 from payments.models import JournalEntry, Payout, PayoutHistory, PayoutTransaction, Posting
 from payments.services import payouts
 from tests.races import orders as every_order
@@ -114,19 +115,19 @@ def test_a_list_of_transactions_that_broke_off_is_finished_later(shop: Shop, san
         shop.bought()
     monkeypatch.setattr(payouts, "_BATCH", 2)
     (made,) = sandbox.control("POST", "payouts", {"include_pending": True})["payouts"]
-    real = payouts.gateway.list_payout_transactions
+    real = gateway.list_payout_transactions
 
     def broken(payout: str):
         rows = real(payout)
         yield next(rows)
         yield next(rows)
-        raise payouts.ProviderBusy("the provider is tired")
+        raise ProviderBusy("the provider is tired")
 
-    monkeypatch.setattr(payouts.gateway, "list_payout_transactions", broken)
-    with pytest.raises(payouts.ProviderBusy):
+    monkeypatch.setattr(gateway, "list_payout_transactions", broken)
+    with pytest.raises(ProviderBusy):
         payouts.sync_payout(made["id"], by="test")
     assert (Payout.objects.get().listed_at, PayoutTransaction.objects.count()) == (None, 2)
-    monkeypatch.setattr(payouts.gateway, "list_payout_transactions", real)
+    monkeypatch.setattr(gateway, "list_payout_transactions", real)
     settle()
     payout = Payout.objects.get()
     assert payout.listed_at

@@ -120,6 +120,7 @@ def unlisted(number: str, **_: object) -> None:
 def test_a_look_up_reads_what_was_made_between_the_first_and_the_last_send(shop):
     answer = shop.checkout(payment=CONFIRMED).json()["payment"]["number"]
     sent = Payment.objects.get()
+    assert sent.first_sent_at
     assert sent.first_sent_at == sent.last_sent_at
     assert gateway.find_intent(answer, since=sent.first_sent_at, until=sent.last_sent_at)
     assert (
@@ -137,4 +138,6 @@ def test_the_moment_of_the_last_send_is_kept(shop, sandbox, sent_again):
     if sent_again:
         settle(webhooks=False)
     sent = Payment.objects.get()
+    assert sent.first_sent_at
+    assert sent.last_sent_at
     assert (sent.last_sent_at > sent.first_sent_at) is sent_again
