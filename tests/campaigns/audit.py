@@ -364,6 +364,9 @@ class _Auditor:
                 kept_for_a_sale = payment.settling and order.status in _SOLD
                 # A refund failed and is owed: a person has to look; the money is explained.
                 explained += 0 if kept_for_a_sale else payment.refunds_owed_minor
+                # Given back as store credit beyond what was paid with it: the provider keeps that part of the card's.
+                became_credit = max(0, payment.credit_refunded_minor - payment.credit_captured_minor)
+                explained += 0 if kept_for_a_sale else became_credit
                 # Our own bank paid it, so the provider still has it.
                 outside = [one for _, one in self.refunds_of[payment.id] if one.paid_outside]
                 explained += sum(one.amount_minor for one in outside if one.status == "succeeded")

@@ -76,6 +76,10 @@ SELECT (SELECT count(*) FROM payments_payment WHERE status IN ('processing', 'un
      + (SELECT count(*) FROM payments_refund WHERE status IN ('requested', 'processing')),
        (SELECT count(*) FROM payments_refund WHERE status = 'pending')
 """
+_STUCK = """
+SELECT handler, key, last_error FROM durability_delivery WHERE state IN ('pending', 'running', 'parked')
+UNION ALL SELECT recipe, key, error FROM durability_sagarun WHERE state IN ('running', 'compensating')
+"""
 _BANK_ROUNDS = 4  # of waiting for news of pending refunds; the bank may also have chosen to let them wait
 
 
@@ -475,7 +479,10 @@ class Workshop(World):
             if not (awaited or self.unfinished() or self.memory.unanswered or self.collect()):
                 return
         left = f"{self.unfinished()} deliveries, sagas and messages, {awaited} payments and refunds"
-        raise NeverAtRest(f"after {_ROUNDS} rounds: {left}, {len(self.memory.unanswered)} unanswered requests")
+        stuck = "\n  ".join(f"{what} {key}: {error[-300:]}" for what, key, error in self.rows(_STUCK))
+        raise NeverAtRest(
+            f"after {_ROUNDS} rounds: {left}, {len(self.memory.unanswered)} unanswered requests\n  {stuck}"
+        )
 
     # --- What laws judge by -------------------------------------------------------------------------------
 
