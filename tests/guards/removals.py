@@ -178,9 +178,35 @@ GUARDS = [
                 "payments/locks.py",
                 "payment = Payment.objects.select_for_update().filter(pk=payment_id).first()",
                 "payment = Payment.objects.filter(pk=payment_id).first()",
-            )
+            ),
+            Edit(
+                "payments/services/refunds.py",
+                "    if payment.disputed_at:\n        raise PaymentDisputed\n    if policy and",
+                "    if policy and",
+            ),
+            Edit(
+                "payments/services/refunds.py",
+                "        raise SecondPersonNeeded\n    if payment.disputed_at:\n        raise PaymentDisputed\n",
+                "        raise SecondPersonNeeded\n",
+            ),
+            Edit(_SENDING, "        if refund.payment.disputed_at:  #", "        if False:  #"),
+            Edit(
+                "payments/services/credit.py",
+                "collected_minor = payment.captured_minor - payment.disputed_lost_minor +",
+                "collected_minor = payment.captured_minor +",
+            ),
+            Edit(
+                "payments/services/credit.py",
+                "captured_minor = payment.captured_minor - payment.disputed_lost_minor - payment",
+                "captured_minor = payment.captured_minor - payment",
+            ),
         ],
-        ["ALTER TABLE payments_payment DROP CONSTRAINT payment_refunds_within_captured"],
+        [
+            "ALTER TABLE payments_payment DROP CONSTRAINT payment_refunds_within_captured",
+            "ALTER TABLE payments_payment DROP CONSTRAINT payment_refunds_within_collected",
+            "ALTER TABLE payments_payment DROP CONSTRAINT payment_owes_what_is_not_refunded",
+            "DROP TRIGGER pgtrigger_never_while_disputed_bd1b5 ON payments_refund",
+        ],
     ),
     Guard(
         11,

@@ -199,7 +199,6 @@ def test_a_refund_that_waited_for_its_approval_is_not_sent_while_the_payment_is_
     Refund.objects.filter(pk=waiting.pk).update(status="cancelled")  # it can still be refused
 
 
-@pytest.mark.guard(12)
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_any_order_of_the_events_any_number_of_times_ends_alike(shop, sandbox, paid, order):
     """Everything has happened at the provider before the first of its events is worked on."""
@@ -230,7 +229,6 @@ def test_any_order_of_the_events_any_number_of_times_ends_alike(shop, sandbox, p
     assert DisputeHistory.objects.count() == 1
 
 
-@pytest.mark.guard(12)
 @pytest.mark.parametrize("turns", every_order("a", "a", "b", "b"))
 def test_an_old_reading_is_never_applied_over_a_new_one(shop, sandbox, paid, race, turns):
     """`a` reads while the dispute is open, `b` after it was lost; whoever comes last, it is lost."""

@@ -86,7 +86,6 @@ def test_a_payout_that_fails_is_on_the_providers_balance_again(shop: Shop, sandb
     assert (again.amount_minor, again.transactions.count()) == (NET, 2)
 
 
-@pytest.mark.guard(12)
 def test_what_no_webhook_brought_is_found_by_the_recheck(shop: Shop, sandbox):
     shop.bought()
     payout = pay_out(sandbox)
@@ -97,7 +96,6 @@ def test_what_no_webhook_brought_is_found_by_the_recheck(shop: Shop, sandbox):
     assert payout.status == "paid"
 
 
-@pytest.mark.guard(12)
 @pytest.mark.parametrize("turns", every_order("a", "a", "b", "b"))
 def test_two_workers_record_a_new_payout_once(shop: Shop, sandbox, race, turns):
     shop.bought()
