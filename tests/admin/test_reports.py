@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from datetime import UTC, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
