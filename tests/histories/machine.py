@@ -176,6 +176,8 @@ class Teller(RuleBasedStateMachine):
         if not self.broken:
             type(self).broken = True
             self.diary.broken_by = "".join(traceback.format_exception(error))
+            if self.goes_on:
+                print(f"BROKEN, and now shrunk, which takes minutes:\n{self.diary.broken_by}", flush=True)
             self.diary.broken_chapter = [f"chapter {self.diary.rests + 1}", *self.diary.chapter]
 
     # --- Helpers --------------------------------------------------------------------------------------
