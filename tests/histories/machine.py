@@ -212,7 +212,7 @@ class Teller(RuleBasedStateMachine):
         number = self.payment(_SUCCEEDED, pick)
         if not number:
             return None
-        total = int(self.world.get(f"/payments/{number}").document["amount"])
+        total = self.world.total(number)
         amounts = {"all that is allowed": None, "1": 1, "a third": total // 3, "half": total // 2}
         return number, amounts.get(share, total + (share == "too much"))
 
@@ -301,7 +301,7 @@ class History(Teller):
         number = self.payment(_AT_THE_BANK, pick)
         if not number:
             return self.did("3-D Secure", NOBODY)
-        intent = self.world.get(f"/payments/{number}").document["provider_reference"]
+        intent = self.world.get(f"/payments/{number}").document.get("provider_reference")
         outcome = self.world.authenticate(intent, passed=passed) if intent else "not opened"
         return self.did("3-D Secure", outcome, f"of {self.name(number)} is {'passed' if passed else 'failed'}")
 
@@ -498,7 +498,7 @@ class History(Teller):
     def refund_in_the_dashboard(self, pick: int, share: str) -> None:
         """Behind our back."""
         found = self._to_refund(pick, share)
-        intent = found and self.world.get(f"/payments/{found[0]}").document["provider_reference"]
+        intent = found and self.world.get(f"/payments/{found[0]}").document.get("provider_reference")
         if not found or not intent:
             return self.did("refund in the dashboard", NOBODY)
         body = {} if found[1] is None else {"amount": found[1]}
@@ -518,7 +518,7 @@ class History(Teller):
     @rule(pick=_picks, share=st.sampled_from(["everything", "half"]), inquiry=st.booleans())
     def dispute(self, pick: int, share: str, inquiry: bool) -> None:
         found = self._to_refund(pick, share)
-        intent = found and self.world.get(f"/payments/{found[0]}").document["provider_reference"]
+        intent = found and self.world.get(f"/payments/{found[0]}").document.get("provider_reference")
         if not found or not intent:
             return self.did("dispute", NOBODY)
         outcome = self.world.bank("disputes", payment_intent=intent, amount=found[1], inquiry=inquiry)

@@ -289,6 +289,11 @@ class Workshop(World):
         error = document["error"]
         return "declined" if answer.status_code == 402 else str(error.get("code") or error.get("type") or "refused")
 
+    def total(self, number: str) -> int:
+        """What a payment asks for, by card and from store credit; the API would ask the provider for its secret, too."""
+        payment = Payment.objects.get(pk=Payment.id_of(number))
+        return payment.amount_minor + payment.credit_minor
+
     def refund_reference(self, number: str) -> str:
         """What the provider calls one of our refunds; empty while it has not told."""
         return Refund.objects.values_list("provider_reference", flat=True).get(pk=Refund.id_of(number)) or ""
