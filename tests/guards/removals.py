@@ -79,7 +79,7 @@ GUARDS = [
         [
             Edit(
                 _ATTEMPTS,
-                "if now - sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):",
+                "if passed > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):",
                 "if False:",
             ),
             Edit(

@@ -208,7 +208,6 @@ class History(RuleBasedStateMachine):
                 assert one.amount_minor <= LIMIT or one.approved_by == "paul"
 
 
-@pytest.mark.guard(10)
 @pytest.mark.django_db
 def test_whatever_happens_to_its_refunds_the_books_of_a_payment_agree(valkey):
     run_state_machine_as_test(
