@@ -240,6 +240,7 @@ def test_the_limit_is_one_of_a_merchants_terms(as_role, shop):
         "refund_ratio_bp": "10000",
         "refund_fee": "0.00",
         "webhook_url": "",
+        "loyalty_rate_bp": "0",
         "note": "since the audit",
     }
     for typed, stored in (("500.00", 50_000), ("", None)):

@@ -32,9 +32,9 @@ def workshop(transactional_db, valkey, sandbox_process, tmp_path) -> Iterator[Wo
     logging.disable(logging.CRITICAL)
     opened = world.open()
     yield world
+    world.close()  # before the settings that it was opened in: what was put on last goes first
     opened.disable()
     logging.disable(logging.NOTSET)
-    world.close()
     sandbox_process.control("POST", "reset")
 
 
