@@ -46,20 +46,22 @@ def oldest_open_s() -> float:
     What waits behind a parked delivery of its key waits for a person: the parked one tells of it. It waits since it was
     written, or let go on by a person: its message may be much older, where a handler was added later.
     """
-    return max(_oldest_open_s(outside=outside) for outside in (False, True))
+    one, *others = [*_first_open(outside=False), *_first_open(outside=True)]
+    return max([0.0, *(float(age_s) for age_s in one.union(*others, all=True))])
 
 
-def _oldest_open_s(*, outside: bool) -> float:
+def _first_open(*, outside: bool) -> list[QuerySet[Delivery, Any]]:
+    """Ages of the first entries of a lane's index: of those that were never tried, and of those that were.
+
+    Ids rise with time but for what a person let go on, so these are enough, however long the backlog is.
+    """
     parked_before = Delivery.objects.filter(
         state="parked", handler=OuterRef("handler"), key=OuterRef("key"), message__lt=OuterRef("message")
     )
     open_ones = Delivery.objects.filter(~Exists(parked_before), state__in=["pending", "running"], outside=outside)
-    # Ids rise with time but for what a person let go on, so the first entries of the index are enough, however long
-    # the backlog is: of those that were never tried, and of those that were.
     in_turn = open_ones.order_by(ExpressionWrapper(Q(attempts__gt=0), output_field=BooleanField()), "pk")
     tried = open_ones.filter(attempts__gt=0).order_by("pk")
-    first_ones = [rows.values_list(_age_of("due_since"), flat=True)[:_LOOKED_AT] for rows in (in_turn, tried)]
-    return max(0.0, *(float(age_s) for rows in first_ones for age_s in rows), 0.0)
+    return [rows.values_list(_age_of("due_since"), flat=True)[:_LOOKED_AT] for rows in (in_turn, tried)]
 
 
 def oldest_unmirrored_s() -> float:

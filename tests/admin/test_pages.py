@@ -19,7 +19,7 @@ from tests.credit import grant
 
 LIST_QUERIES = 12
 PAGE_QUERIES = 30
-DASHBOARD_QUERIES = 22
+DASHBOARD_QUERIES = 20
 
 
 def queries(client, url: str) -> int:

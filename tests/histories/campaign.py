@@ -53,8 +53,8 @@ def run(*, operations: int, seed: int, stack: RunningStack | None = None) -> boo
             if tell(played, operations, seed, shrink=stack is None):
                 audit = world.books().audit
                 text = written(played.diary, audit, seed=seed, on_stack=bool(stack), took_s=time.monotonic() - began)
-            opened.disable()
             world.close()
+            opened.disable()
     finally:
         connections.close_all()
         shutil.rmtree(folder, ignore_errors=True)
