@@ -16,7 +16,8 @@ from config.devstack import servers, system
 
 TEST_DATA = Path(__file__).resolve().parent.parent / "var" / "tests"
 # A crash of the machine may lose the tests' data; their speed matters more.
-UNSAFE_AND_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# Data that nobody needs after a crash; and room for fifty threads at once beside what another worker's tests have open.
+UNSAFE_AND_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
 
 
 def start_missing_servers() -> None:

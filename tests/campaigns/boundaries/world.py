@@ -47,7 +47,7 @@ _BOOKS = {
         failure_decline_code, count(*) FROM payments_payment GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12""",
     "refunds": """SELECT status, amount_minor, corrected_minor, made_elsewhere, paid_outside, automatic, approved_by,
         again_of_id IS NOT NULL, failed_late_at IS NOT NULL, provider_reference IS NOT NULL, failure_code,
-        failure_message, count(*) FROM payments_refund GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12""",
+        regexp_replace(failure_message, '_[0-9a-f]{8,}', '_…'), count(*) FROM payments_refund GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12""",
     "disputes": """SELECT status, amount_minor, withdrawn_minor, lost_minor, refundable, closed_at IS NULL, count(*)
         FROM payments_dispute GROUP BY 1, 2, 3, 4, 5, 6""",
     "disputed": "SELECT disputed_at IS NULL, disputed_lost_minor, count(*) FROM payments_payment GROUP BY 1, 2",
