@@ -7,7 +7,6 @@ bind after conversion into the account's settlement currency, at its rate, so th
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foundation.errors import InvalidInput
@@ -34,9 +33,6 @@ _SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥"}
 # What a charge or a refund must be a multiple of. The card networks behind the provider count three-decimal currencies
 # in hundredths, so that the last digit is 0; ISK and UGX have no hundredths at all.
 _STEPS = {**dict.fromkeys(_THREE_DECIMALS.split(), 10), "isk": 100, "ugx": 100}
-# What a payout must be a multiple of. HUF and TWD are charged with two decimals and paid out in whole units: what is
-# left over stays in the provider's balance until the next payout.
-_PAYOUT_STEPS = {**_STEPS, "huf": 100, "twd": 100}
 BASIS_POINTS = 10_000
 MAX_AMOUNT_MINOR = 99_999_999_999  # one amount at the edges: twelve digits are a typing error, and the provider's limit
 _LONGEST_DIGITS = 18  # what a bigint surely holds
@@ -92,11 +88,6 @@ def require_money(currency: str) -> None:
 def step(currency: str) -> int:
     """What a charge or refund must be a multiple of, in minor units: 1, 10 (three decimals), or 100 (ISK, UGX)."""
     return _STEPS.get(currency, 1)
-
-
-def payout_step(currency: str) -> int:
-    """What a payout must be a multiple of, in minor units: as for a charge, and whole units of HUF and TWD."""
-    return _PAYOUT_STEPS.get(currency, 1)
 
 
 def check_step(amount_minor: int, currency: str) -> None:
@@ -169,19 +160,3 @@ def share(amount_minor: int, basis_points: int) -> int:
     whole, rest = divmod(amount_minor * basis_points, BASIS_POINTS)
     is_more = 2 * rest > BASIS_POINTS or (2 * rest == BASIS_POINTS and whole % 2 == 1)
     return whole + is_more
-
-
-def allocate(amount_minor: int, weights: Sequence[int]) -> list[int]:
-    """Split an amount by weights so that the parts add up to it; the largest remainders get what rounding left over.
-
-    `allocate(100, [1, 1, 1])` → `[34, 33, 33]`. Raises InvalidInput where no weight is above zero, or one is below.
-    """
-    total = sum(weights)
-    if total <= 0 or min(weights) < 0:
-        raise InvalidInput("An amount is split by weights of zero and more, not all of them zero.")
-    parts = [divmod(abs(amount_minor) * weight, total) for weight in weights]
-    left = abs(amount_minor) - sum(whole for whole, _ in parts)
-    by_remainder = sorted(range(len(parts)), key=lambda place: (-parts[place][1], place))
-    extra = set(by_remainder[:left])
-    sign = -1 if amount_minor < 0 else 1
-    return [sign * (whole + (place in extra)) for place, (whole, _) in enumerate(parts)]
