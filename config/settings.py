@@ -266,6 +266,7 @@ BOOKS_CUT_INTERVAL_S = 60
 BOOKS_CUT_POSTINGS = 10_000
 BOOKS_SNAPSHOT_POSTINGS = 100  # lines of one account that make a snapshot worth its row: fewer are as fast to add up
 BOOKS_SETTLE_WAIT_S = 5  # for transactions under way, milliseconds as a rule; the next tick tries again
+BOOKS_REPORT_WAIT_S = 1  # of a person who reads a report, before it is called provisional
 BOOKS_CHECK_INTERVAL_S = 3600  # "was today's proof done?": survives a beat that slept through midnight
 BOOKS_CHECK_BATCH = 1_000  # rows compared at once: a few milliseconds, and a few megabytes
 BOOKS_CHECK_SHOWN = 100  # differences that are written down: a person needs the first, and their number

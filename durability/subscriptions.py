@@ -32,13 +32,16 @@ ON CONFLICT (message_id, handler) DO NOTHING
 def catch_up() -> int:
     """Make what deliveries are missing, handler by handler in bounded batches. Returns how many were made."""
     _subscribe()
-    newest = Message.objects.aggregate(id=Max("pk"))["id"] or 0
+    kept = Message.objects.aggregate(oldest=Min("pk"), newest=Max("pk"))
+    oldest, newest = kept["oldest"] or 0, kept["newest"] or 0
     unsettled = Message.objects.filter(created_at__gt=Now() - _SETTLED_AFTER).aggregate(id=Min("pk"))["id"]
     settled = newest if unsettled is None else unsettled - 1
     known = {handler.name: handler for handler in registry.handlers()}
     made = 0
     for subscription in Subscription.objects.filter(handler__in=known, checked_to__lt=newest):
-        made += _catch_up(subscription, known[subscription.handler], newest, settled)
+        # Ids below the oldest kept are gone: a walk from zero would be long where millions were cleaned away.
+        after = max(subscription.checked_to, oldest - 1)
+        made += _catch_up(subscription, known[subscription.handler], after, newest, settled)
     return made
 
 
@@ -56,8 +59,8 @@ def _subscribe() -> None:
     )
 
 
-def _catch_up(subscription: Subscription, handler: Handler, newest: int, settled: int) -> int:
-    made, after = 0, subscription.checked_to
+def _catch_up(subscription: Subscription, handler: Handler, after: int, newest: int, settled: int) -> int:
+    made = 0
     while after < newest:
         to = min(after + settings.SUBSCRIPTION_BATCH, newest)
         with transaction.atomic(durable=True), connection.cursor() as cursor:

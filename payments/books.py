@@ -15,8 +15,10 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection
 
+from foundation.database import database_now
 from payments.models import Account
 
 _LOOK_EVERY_S = 0.02
@@ -160,8 +162,11 @@ GROUP BY 1, 2 ORDER BY 2, 1
 
 
 def trial_balance(*, at: datetime) -> TrialBalance:
-    """The books before `at`: totals of the last cut, and what was posted since. One statement. Outside of transactions."""
-    settled = settled_moment(wait_s=0)
+    """The books before `at`: totals of the last cut, and what was posted since. One statement. Outside of transactions.
+
+    What transactions under way post may belong before `at`: they are waited for, for at most BOOKS_REPORT_WAIT_S.
+    """
+    settled = settled_moment(wait_s=settings.BOOKS_REPORT_WAIT_S) if at <= database_now() else None
     with connection.cursor() as cursor:
         cursor.execute(_TOTALS, {"at": at})
         lines = [TrialLine(*row) for row in cursor.fetchall()]

@@ -70,6 +70,8 @@ class Stack:
         shutil.rmtree(self.files.metrics, ignore_errors=True)
         self.files.metrics.mkdir()
         self._env["PROMETHEUS_MULTIPROC_DIR"] = str(self.files.metrics)
+        # One heap of malloc for all threads but the first: one each would keep what a busy moment took, for good.
+        self._env.setdefault("MALLOC_ARENA_MAX", "2")
         # make's own; and without compiled modules every process of ours would load for a second longer.
         for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "PYTHONDONTWRITEBYTECODE"):
             self._env.pop(name, None)

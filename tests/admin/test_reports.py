@@ -22,8 +22,9 @@ TRIAL = "admin:payments_account_trial_balance"
 
 
 @pytest.fixture
-def posted():
+def posted(settings):
     """1,234.50 captured, 12.30 of fees, and a memo that a spreadsheet would run."""
+    settings.BOOKS_REPORT_WAIT_S = 60  # for the other tests' transactions, on the same server
     post("capture", 123450)
     post("fee", 1230, debit=FEES, credit=CLEARING, memo="=cmd|' /C calc'!A0")
 

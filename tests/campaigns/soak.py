@@ -53,10 +53,21 @@ STAYS = {
     **dict.fromkeys(
         (
             "payments_account",
+            "payments_balancesnapshot",
+            "payments_bookcut",
+            "payments_bookscheck",
+            "payments_creditgrant",
+            "payments_dispute",
+            "payments_disputehistory",
             "payments_journalentry",
+            "payments_kindtotal",
             "payments_payment",
             "payments_paymenthistory",
+            "payments_payout",
+            "payments_payouthistory",
+            "payments_payouttransaction",
             "payments_posting",
+            "payments_providertry",
             "payments_refund",
             "payments_refundhistory",
         ),
@@ -67,6 +78,7 @@ STAYS = {
             "inventory_stock",
             "inventory_stockhold",
             "inventory_stockmovement",
+            "orders_dailysales",
             "orders_order",
             "orders_orderhistory",
             "orders_orderitem",
@@ -82,6 +94,7 @@ STAYS = {
     **dict.fromkeys(
         (
             "reconciliation_discrepancy",
+            "reconciliation_discrepancyaction",
             "reconciliation_discrepancyhistory",
             "reconciliation_providertransaction",
             "reconciliation_reconciliationrun",
