@@ -72,9 +72,39 @@ def order(page: Page, admin: str) -> None:
             return
 
 
-PICTURES = {"dashboard": dashboard, "discrepancies": discrepancies, "discrepancy": discrepancy, "order": order}
+def refund(page: Page, admin: str) -> None:
+    """More than one person decides: it waits for a second one."""
+    first(page, f"{admin}/payments/refund/?status=awaiting_approval")
+
+
+def dispute(page: Page, admin: str) -> None:
+    first(page, f"{admin}/payments/dispute/")
+
+
+def payout(page: Page, admin: str) -> None:
+    first(page, f"{admin}/payments/payout/")
+
+
+def saga(page: Page, admin: str) -> None:
+    """A sale that was carried through, step by step."""
+    first(page, f"{admin}/durability/sagarun/?state=done&q=orders.payment_success")
+
+
+def trial_balance(page: Page, admin: str) -> None:
+    page.goto(f"{admin}/payments/account/trial-balance/")
+
+
+def first(page: Page, listing: str) -> None:
+    page.goto(listing)
+    page.click("#result_list tbody th a")
+
+
+PICTURES = {
+    one.__name__: one
+    for one in (dashboard, discrepancies, discrepancy, order, refund, dispute, payout, saga, trial_balance)
+}
 # The others are shown as they stand on a screen.
-WHOLE = {"dashboard", "order"}
+WHOLE = {"dashboard", "order", "refund", "dispute", "saga"}
 
 if __name__ == "__main__":
     sys.exit(main())

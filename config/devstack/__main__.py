@@ -64,7 +64,7 @@ def _start(stack: Stack, supervisor: Supervisor) -> None:
 
 def _welcome(stack: Stack, seconds: float) -> str:
     told = stack.credentials()
-    logins = [f"  {role:<9} {login['username']} / {login['password']}" for role, login in told["admin"].items()]
+    logins = [f"  {role:<14} {login['username']} / {login['password']}" for role, login in told["admin"].items()]
     return "\n".join(
         [
             f"\nEverycent is up after {seconds:.1f} s.",

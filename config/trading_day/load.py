@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -10,6 +10,7 @@ from threading import Lock
 
 from config.trading_day import evening
 from config.trading_day.books import read_books
+from config.trading_day.client import Json
 from config.trading_day.diary import Diary
 from config.trading_day.plan import Day, Visit, make_day
 from config.trading_day.progress import Steps
@@ -24,6 +25,7 @@ from reconciliation.types import RunReport
 _CUSTOMERS_AT_ONCE = 6
 # While loading, unpaid orders expire at once; afterwards they wait as long as is usual.
 _EXPIRY_WHILE_LOADING_S, _EXPIRY_AFTERWARDS_S = 20, 900
+_ONE_PERSON_REFUNDS = 2000  # minor units; above, a second one approves
 # Expiry, its tick and the workers' backlog on a slow machine; then something is wrong.
 _REST_TIMEOUT_S = 120
 _REST_POLL_S = 0.25
@@ -134,10 +136,12 @@ class Loader:
 
     def _settle_up(self) -> None:
         """What the bank of a customer does, and what goes to ours: today's, so that the day itself stays as it was."""
-        with self._steps.step("A payment is disputed, a payout arrives", 2) as advance:
+        with self._steps.step("A payment is disputed, a refund waits for approval, a payout arrives", 3) as advance:
             if not self._diary.page.disputed:
                 self._dispute(self._day.today)
                 self._diary.write(disputed=True)
+            advance()
+            self._ask_for_much(self._day.today)
             advance()
             if not self._diary.page.paid_out:
                 self._provider.pay_out("usd")
@@ -147,13 +151,29 @@ class Loader:
 
     def _dispute(self, visits: Sequence[Visit]) -> None:
         """The first of these orders that was paid."""
+        for _, payment in self._paid(visits):
+            self._provider.dispute(payment["provider_reference"], reason="product_not_received")
+            return
+
+    def _ask_for_much(self, visits: Sequence[Visit]) -> None:
+        """The last of these orders that was paid is refunded whole, which is more than one person decides."""
+        for visit, payment in self._paid(tuple(reversed(visits))):
+            shop = self._shops[visit.wish.currency]
+            shop.approve_refunds_above(min(_ONE_PERSON_REFUNDS, payment["amount"] - 1))
+            refund = {"reason": "the parcel is lost, says the carrier"}
+            shop.operations.post(
+                f"/payments/{payment['number']}/refunds", refund, key=f"trading-day-{visit.number}-lost"
+            )
+            return
+
+    def _paid(self, visits: Sequence[Visit]) -> Iterator[tuple[Visit, Json]]:
+        """What was paid of these orders."""
         for visit in visits:
             shop = self._shops[visit.wish.currency]
             order = shop.operations.get(f"/orders/{visit_shop(visit, shop=shop, provider=self._provider)}")
             for payment in order["payments"]:
                 if payment["status"] == "succeeded":
-                    self._provider.dispute(payment["provider_reference"], reason="product_not_received")
-                    return
+                    yield visit, payment
 
     def _reconcile(self) -> RunReport:
         with self._steps.step("Reconciling, closing one discrepancy, reconciling again", 3) as advance:

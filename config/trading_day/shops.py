@@ -32,6 +32,20 @@ class Shop:
         """How long the orders placed from now on wait to be paid. A merchant's terms have no API: staff set them."""
         services.set_order_expiry(merchant_id=self.merchant.id, seconds=seconds)
 
+    def approve_refunds_above(self, minor: int) -> None:
+        """From now on a larger refund waits for a second person."""
+        terms = selectors.get_merchant(self.merchant.id)
+        services.set_terms(
+            merchant_id=terms.id,
+            order_expires_after_s=terms.order_expires_after_s,
+            refund_window_days=terms.refund_window_days,
+            refund_ratio_bp=terms.refund_ratio_bp,
+            refund_fee_minor=terms.refund_fee_minor,
+            refund_approval_above_minor=minor,
+            webhook_url=terms.webhook_url,
+            loyalty_rate_bp=terms.loyalty_rate_bp,
+        )
+
     def list_book(self, book: Book, *, copies: int) -> None:
         """Publish a book under its ISBN and put copies on the shelf."""
         price = book.prices[self.merchant.currency]

@@ -21,9 +21,9 @@ from foundation import redis
 from tests import servers
 from tests.campaigns import report
 from tests.campaigns.boundaries.recorder import Boundary
-from tests.campaigns.boundaries.runner import Recording, SceneError, State, cross, record
+from tests.campaigns.boundaries.runner import Recording, SceneError, cross, record
 from tests.campaigns.boundaries.scenarios import SCENARIOS
-from tests.campaigns.boundaries.units import Unit, boundaries_of, missing, refusals, refusing
+from tests.campaigns.boundaries.units import Unit, before_anything_is_stored, boundaries_of, missing, refusals, refusing
 from tests.campaigns.boundaries.world import Performance, World
 from tests.sandbox_process import start_sandbox
 
@@ -38,7 +38,7 @@ class Kill:
 
     unit: Unit
     boundaries: list[Boundary]
-    ending: State
+    recording: Recording
     seed: int
 
 
@@ -66,10 +66,13 @@ def cross_all(world: World, work: Kill) -> Outcome:
     """Kill at each boundary; who is the first to notice the death is drawn by lot."""
     outcome = Outcome(work.unit)
     stage = performance(world, work.unit)
+    early = before_anything_is_stored(work.recording.boundaries)
     with refusing(work.unit):
         for boundary in work.boundaries:
             client_first = random.Random(f"{work.seed} {work.unit} {boundary}").random() < 0.5
-            found = cross(stage, boundary, work.ending, client_first=client_first)
+            found = cross(
+                stage, boundary, work.recording.ending, client_first=client_first, nothing_stored=boundary in early
+            )
             outcome.boundaries += 1
             outcome.killed += not any("was not reached" in line for line in found)
             if found:
@@ -169,7 +172,7 @@ def _portions(recordings: Mapping[Unit, Recording], seed: int) -> Iterator[Kill]
     for unit, recorded in recordings.items():
         boundaries = boundaries_of(unit, noted)
         for start in range(0, len(boundaries), _AT_ONCE):
-            yield Kill(unit, boundaries[start : start + _AT_ONCE], recorded.ending, seed)
+            yield Kill(unit, boundaries[start : start + _AT_ONCE], recorded, seed)
 
 
 def _noted(recordings: Mapping[Unit, Recording]) -> dict[Unit, list[Boundary]]:

@@ -19,6 +19,7 @@ from django.db import connections
 from tests.campaigns.boundaries.recorder import Boundary, Place, watch
 
 LONGEST_S = 60  # a scene that takes longer hangs
+PLAYS = 3  # of a scene that passes a boundary by: how its work falls into transactions is a matter of time, too
 
 State = Mapping[str, Any]
 
@@ -89,34 +90,38 @@ def killed_and_resumed(stage: Stage, boundary: Boundary, *, client_first: bool) 
 
     Either may be the first to notice a death: the client, who asks again, or the workers.
     """
-    stage.set_up()
 
     def die(reached: Boundary) -> None:
         if reached == boundary:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    said, status = _in_child(stage, die, lambda: "")
-    if status != -signal.SIGKILL:
-        raise NotReachedError(f"the boundary was not reached (status {status}) {said}".strip())
-    return _resumed(stage, client_first=client_first)
+    for _ in range(PLAYS):
+        stage.set_up()
+        said, status = _in_child(stage, die, lambda: "")
+        if status == -signal.SIGKILL:
+            return _resumed(stage, client_first=client_first)
+    raise NotReachedError(f"the boundary was not reached in {PLAYS} plays (status {status}) {said}".strip())
 
 
-def asked_later(stage: Stage) -> State:
-    """The other right ending: of a run whose first request never came, so that the world went on before the second."""
-    stage.set_up()
-    return _resumed(stage, client_first=False)
+def cross(stage: Stage, boundary: Boundary, ending: State, *, client_first: bool, nothing_stored: bool) -> list[str]:
+    """The findings of one kill: none, if nothing was lost or doubled.
 
-
-def cross(stage: Stage, boundary: Boundary, ending: State, *, client_first: bool) -> list[str]:
-    """The findings of one kill: none, if nothing was lost or doubled."""
+    Where `nothing_stored` of what the client asked for, the world may go on before the client asks again: then the
+    ending of a run whose first request never came is as right.
+    """
     try:
         found = killed_and_resumed(stage, boundary, client_first=client_first)
         differs = differences(ending, found)
-        return differs if differs and found != asked_later(stage) else []
+        return [] if differs and nothing_stored and found == _asked_later(stage) else differs
     except NotReachedError as error:
         return [str(error)]
     except Exception:  # noqa: BLE001  whatever it is that could not go on is the finding
         return [f"could not go on: {traceback.format_exc(limit=-4)}"]
+
+
+def _asked_later(stage: Stage) -> State:
+    stage.set_up()
+    return _resumed(stage, client_first=False)
 
 
 def differences(expected: State, found: State) -> list[str]:

@@ -52,7 +52,7 @@ def killed_once(world: World, unit: Unit, noted: Noted) -> None:
     if not world.is_tampered and not unit.step:
         assert (recording.ending["audit"], recording.ending["cents off"]) == ([], {})
     drawn = random.Random(f"{SEED} {unit}").sample(boundaries_of(unit, noted), 1)
-    assert cross_all(world, Kill(unit, drawn, recording.ending, SEED)).findings == {}
+    assert cross_all(world, Kill(unit, drawn, recording, SEED)).findings == {}
 
 
 @pytest.mark.parametrize("scenario", KILLED)

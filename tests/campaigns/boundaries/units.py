@@ -10,8 +10,9 @@ from celery import current_app
 from durability import registry
 from durability.types import Call, Context, Handler, Outcome, Refused, Saga, Step
 from foundation.errors import DomainError
-from tests.campaigns.boundaries.recorder import DO, HANDLER, OURS, SAGA, TASK, UNDO, Boundary, Place
+from tests.campaigns.boundaries.recorder import AFTER, COMMIT, DO, HANDLER, OURS, SAGA, TASK, UNDO, Boundary, Place
 
+_NOTES_USE = "catalog.authentication"
 _PRODUCT = OURS - {"tests"}  # durability's own tests declare recipes and handlers too
 
 
@@ -91,6 +92,16 @@ def boundaries_of(unit: Unit, noted: Mapping[Unit, Sequence[Boundary]]) -> list[
     """Of a refusal only what the scenario itself does not come to."""
     known = set(noted[Unit(unit.scenario)]) if unit.step else set()
     return [boundary for boundary in noted[unit] if boundary not in known]
+
+
+def before_anything_is_stored(boundaries: Sequence[Boundary]) -> frozenset[Boundary]:
+    """Of a run, in its order: until the first commit has happened. That a key was used is noted on the way to it."""
+    early = []
+    for one in boundaries:
+        if (one.what, one.when) == (COMMIT, AFTER) and not one.place.name.startswith(_NOTES_USE):
+            break
+        early.append(one)
+    return frozenset(early)
 
 
 def missing(boundaries: Iterable[Boundary]) -> list[str]:
