@@ -174,9 +174,10 @@ def livemode() -> bool:
 
 
 def _client() -> stripe.StripeClient:
-    made_for = (settings.STRIPE_API_KEY, settings.STRIPE_API_BASE)
+    timeouts = (settings.PROVIDER_CONNECT_TIMEOUT_S, settings.PROVIDER_READ_TIMEOUT_S)
+    made_for = (settings.STRIPE_API_KEY, settings.STRIPE_API_BASE, *timeouts)
     if getattr(_thread, "made_for", None) != made_for:
-        _thread.client = _new_client(settings.PROVIDER_CONNECT_TIMEOUT_S, settings.PROVIDER_READ_TIMEOUT_S)
+        _thread.client = _new_client(*timeouts)
         _thread.made_for = made_for
     return cast(stripe.StripeClient, _thread.client)
 

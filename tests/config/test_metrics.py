@@ -18,7 +18,6 @@ from durability import services as durability
 from durability.models import Delivery, Heartbeat, Message, SagaRun
 from payments import services as payments
 from payments.models import Payment
-from payments.providers import stripe as provider
 from payments.types import Failure
 from tests.exposition import Change, read
 from tests.shop import open_shop, settle
@@ -40,9 +39,8 @@ def shop(transactional_db, valkey, sandbox):
 
 
 @pytest.fixture
-def impatient(settings, monkeypatch):
+def impatient(settings):
     settings.PROVIDER_READ_TIMEOUT_S = 0.5
-    monkeypatch.setattr(provider, "_thread", threading.local())  # clients are made anew, with that time
 
 
 def ago(seconds: int):

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,10 +85,9 @@ def on_paper() -> Rig:
 
 
 @pytest.fixture
-def at_stripe(sandbox, settings, monkeypatch) -> Rig:
+def at_stripe(sandbox, settings) -> Rig:
     settings.PROVIDER_READ_TIMEOUT_S = 1
     settings.STRIPE_WEBHOOK_SECRETS = ["whsec_sandbox"]
-    monkeypatch.setattr(stripe, "_thread", threading.local())  # clients are made anew, with that time
     sandbox.control("POST", "webhooks", {"mode": "drop"})
 
     def fail(kind: str) -> None:
