@@ -4,8 +4,9 @@ An event is a hint, stored once by its id, and worked on by re-reading the objec
 second Event object about the same change has a second effect.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -20,6 +21,8 @@ from payments.metrics import count_after_commit
 from payments.models import InboxEvent, InboxMark
 from payments.services.rereads import is_handled
 from payments.types import ProviderEvent
+
+_PAGE = 100  # as the provider lists them
 
 
 def receive_webhook(*, payload: bytes, headers: Mapping[str, str]) -> bool:
@@ -39,19 +42,27 @@ def replay_events(*, since: datetime, again: bool = False, tell: Callable[[int],
     """
     listed = new = 0
     newest: datetime | None = None
-    for event in gateway.list_events(since=since):
-        listed += 1
-        is_new = _store_event(event)
-        new += is_new
-        if again and not is_new:
-            replay_event(event.id)
-        newest = max(newest or event.created_at, event.created_at)
+    for page in _pages(gateway.list_events(since=since)):
+        known = set(InboxEvent.objects.filter(pk__in=[event.id for event in page]).values_list("pk", flat=True))
+        for event in page:
+            is_new = event.id not in known and _store_event(event)
+            new += is_new
+            if again and not is_new:
+                replay_event(event.id)
+        newest = max(newest or page[0].created_at, *(event.created_at for event in page))
+        listed += len(page)
         tell(listed)
     mark = InboxMark.objects.first()
     if newest and (mark is None or since <= mark.listed_until):  # without a gap: the list was read to its end
         InboxMark.objects.bulk_create([InboxMark(listed_until=newest)], ignore_conflicts=True)
         InboxMark.objects.update(listed_until=Greatest("listed_until", newest))
     return listed, new
+
+
+def _pages(events: Iterator[ProviderEvent]) -> Iterator[list[ProviderEvent]]:
+    """Almost all that is listed is known: to ask for each event by itself would cost more than to list it."""
+    while page := list(islice(events, _PAGE)):
+        yield page
 
 
 def replay_event(event_id: str) -> None:

@@ -91,6 +91,7 @@ STAYS = {
     "durability_sagastep": "cleaned with its saga",
     "durability_idempotencykey": "cleaned after `IDEMPOTENCY_KEY_KEPT_FOR_DAYS`",
     "payments_inboxevent": "cleaned after `INBOX_KEPT_FOR_DAYS`",
+    "payments_inboxmark": "one row",
     **dict.fromkeys(
         (
             "reconciliation_discrepancy",
