@@ -1,12 +1,14 @@
 """How much memory each role of a stack uses, and whether that stays flat.
 
-Memory is the proportional set size (PSS) of a role's process tree, without shared memory: PostgreSQL's `shared_buffers` fill
-up to what they are set to, and say nothing about leaks.
+What a role uses is the proportional set size (PSS) of its process tree, without shared memory: PostgreSQL's `shared_buffers`
+fill up to what they are set to, and say nothing about leaks. Whether it grows is judged by what each process has written
+itself (its anonymous resident memory), from one birth to one death: a page that was shared since the fork and is copied,
+or a sibling that dies, moves the PSS and leaks nothing.
 """
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,7 +17,7 @@ from typing import Any
 import redis
 
 MB = 2**20
-WARM_UP_S = 60.0  # of a process tree that has just begun, or lost a member: imports, connections, caches
+WARM_UP_S = 180.0  # of a process: imports, connections, caches, and the first time of each kind of work
 # Growth over the measured time that is no growth: what allocators and caches do by themselves.
 FLAT_SHARE = 0.05
 FLAT_MB = 4.0
@@ -25,17 +27,18 @@ STREAM = "everycent:events"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One role at one moment. `members` tells one incarnation of its process tree from the next."""
+    """One role at one moment. `written`: process id → its own anonymous memory, MB."""
 
     at_s: float
     role: str
     mb: float
-    members: frozenset[int]
+    written: Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """`growth_mb_h`: the slope within incarnations, after their warm-up; `measured_s`: how much time that is."""
+    """`growth_mb_h`: the slope within the lives of processes, after their warm-up, for all processes of the role
+    together; `measured_s`: how much time that is, of one process on average."""
 
     median_mb: float
     growth_mb_h: float
@@ -61,9 +64,7 @@ def take(info: dict[str, Any], at_s: float) -> list[Sample]:
             tree = _tree(pid, children)
             mb = sum(map(_unshared_mb, tree))
             if mb:
-                # Backends of PostgreSQL come and go with connections: its main process stands for them all.
-                members = frozenset([pid] if role == "postgres" else tree)
-                samples.append(Sample(at_s, _name(role, pid), mb, members))
+                samples.append(Sample(at_s, _name(role, pid), mb, {one: _written_mb(one) for one in tree}))
     samples += _without_stream(samples, info, at_s)
     return samples
 
@@ -73,7 +74,12 @@ def _without_stream(samples: Iterable[Sample], info: dict[str, Any], at_s: float
     with contextlib.suppress(redis.RedisError), redis.Redis.from_url(info["redis_url"], socket_timeout=2) as client:
         stream_mb = float(client.memory_usage(STREAM) or 0) / MB
         return [
-            Sample(at_s, "valkey without the stream", one.mb - stream_mb, one.members)
+            Sample(
+                at_s,
+                "valkey without the stream",
+                one.mb - stream_mb,
+                {pid: mb - stream_mb for pid, mb in one.written.items()},
+            )
             for one in samples
             if one.role == "valkey"
         ]
@@ -89,31 +95,24 @@ def trends(samples: Iterable[Sample]) -> dict[str, Trend]:
 
 
 def _trend(samples: Sequence[Sample]) -> Trend:
-    """Least squares with one slope for all incarnations and a level of its own for each."""
-    above = below = measured_s = 0.0
-    levels = []
-    for life in _lives(samples):
-        warm = [one for one in life if one.at_s - life[0].at_s >= WARM_UP_S]
+    """Least squares with one slope for all processes and a level of its own for each."""
+    lives: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for sample in samples:
+        for pid, mb in sample.written.items():
+            lives[pid].append((sample.at_s, mb))
+    above = below = lived_s = 0.0
+    for life in lives.values():
+        warm = [(at_s, mb) for at_s, mb in life if at_s - life[0][0] >= WARM_UP_S]
         if len(warm) < 3:
             continue
-        levels += [one.mb for one in warm]
-        measured_s += warm[-1].at_s - warm[0].at_s
-        middle_s = sum(one.at_s for one in warm) / len(warm)
-        middle_mb = sum(one.mb for one in warm) / len(warm)
-        above += sum((one.at_s - middle_s) * (one.mb - middle_mb) for one in warm)
-        below += sum((one.at_s - middle_s) ** 2 for one in warm)
-    growth_mb_h = above / below * 3600 if below else 0.0
-    return Trend(median(levels or [one.mb for one in samples]), growth_mb_h, measured_s)
-
-
-def _lives(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Cut where the process tree has other members than a sample before."""
-    lives: list[list[Sample]] = []
-    for sample in samples:
-        if not lives or lives[-1][-1].members != sample.members:
-            lives.append([])
-        lives[-1].append(sample)
-    return lives
+        lived_s += warm[-1][0] - warm[0][0]
+        middle_s = sum(at_s for at_s, _ in warm) / len(warm)
+        middle_mb = sum(mb for _, mb in warm) / len(warm)
+        above += sum((at_s - middle_s) * (mb - middle_mb) for at_s, mb in warm)
+        below += sum((at_s - middle_s) ** 2 for at_s, _ in warm)
+    processes = median(len(sample.written) for sample in samples)
+    growth_mb_h = above / below * 3600 * processes if below else 0.0
+    return Trend(median(sample.mb for sample in samples), growth_mb_h, lived_s / processes)
 
 
 def _children() -> dict[int, list[int]]:
@@ -134,6 +133,14 @@ def _unshared_mb(pid: int) -> float:
             line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if ":" in line
         )
         return sum(int(rows[name].split()[0]) for name in ("Pss_Anon", "Pss_File") if name in rows) / 1024
+    return 0.0
+
+
+def _written_mb(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) / 1024
     return 0.0
 
 

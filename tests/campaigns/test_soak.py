@@ -20,7 +20,7 @@ from tests.campaigns.shoppers import Addresses, Client
 def samples(mb_at, *, minutes: int = 30, killed_every_s: int = 300) -> list[Sample]:
     """A role whose process is replaced every five minutes; `mb_at(seconds of its life)`."""
     return [
-        Sample(at_s, "web", mb_at(at_s % killed_every_s), frozenset([at_s // killed_every_s]))
+        Sample(at_s, "web", 100, {at_s // killed_every_s: mb_at(at_s % killed_every_s)})
         for at_s in range(0, minutes * 60, 5)
     ]
 
@@ -28,6 +28,12 @@ def samples(mb_at, *, minutes: int = 30, killed_every_s: int = 300) -> list[Samp
 def test_memory_that_warms_up_after_each_restart_and_then_stays_is_flat():
     trend = trends(samples(lambda lived_s: min(100 + lived_s / 2, 100 + WARM_UP_S / 2)))["web"]
     assert (trend.verdict, round(trend.growth_mb_h)) == ("flat", 0)
+
+
+def test_a_sibling_that_dies_is_no_growth():
+    """Its share of what was shared falls to the others; none of them has written more."""
+    alone = [Sample(one.at_s, "web", 200, {7: 100, **one.written}) for one in samples(lambda _: 100)]
+    assert trends(alone)["web"].verdict == "flat"
 
 
 def test_memory_that_grows_a_little_in_each_life_grows():
