@@ -39,9 +39,10 @@ FROM seed JOIN catalog_product product ON product.product_id IN (seed.one, seed.
 INSERT INTO payments_payment (id, merchant_id, reference, customer, status, amount_minor, currency, method,
                               payment_method, confirm, captured_minor, corrected_minor, settling,
                               refunds_committed_minor, refunded_minor, failure_code, failure_decline_code,
-                              failure_message, checks, disputed_lost_minor)
+                              failure_message, checks, disputed_lost_minor, refunds_excess_minor,
+                              refunds_owed_minor)
 SELECT payment, %(merchant)s, number, 'cust-' || place %% 5000, 'pending', 3000, 'usd', 'card',
-       '', false, 0, 0, false, 0, 0, '', '', '', 0, 0
+       '', false, 0, 0, false, 0, 0, '', '', '', 0, 0, 0, 0
 FROM seed ORDER BY place;
 
 INSERT INTO inventory_stock (product_id, merchant_id, on_hand, reserved, version)
