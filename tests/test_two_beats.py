@@ -24,9 +24,11 @@ from inventory.models import StockMovement
 from orders import locks, timer
 from orders import services as orders_services
 from orders.models import Order, OrderHistory
+from orders.services import expiry
 from payments import services as payments_services
 from payments.models import BookCut, BooksCheck, InboxEvent, JournalEntry, Payment, Posting
 from payments.providers import stripe as provider
+from payments.services import attempts
 from reconciliation.models import Discrepancy, ReconciliationRun
 from tests.races import Race
 from tests.shop import Shop, open_shop, settle
@@ -262,6 +264,19 @@ def test_without_the_orders_lock_the_lock_on_their_payments_still_holds(race, sh
     job = two_beats(race, shop, "orders.expire_due")
     race.play("a b a b a b")
     job.once(shop)
+
+
+def test_control_without_both_locks_the_second_expiry_fails_on_what_the_first_has_cancelled(race, shop, monkeypatch):
+    """Both cancel the same attempt: only its state, asked for in the UPDATE, keeps the stock from coming back twice."""
+    monkeypatch.setattr(locks, "LOCK_DUE", locks.LOCK_DUE.replace("FOR NO KEY UPDATE SKIP LOCKED", ""))
+    unlocked = attempts._LOCK_PAYABLE.replace("FOR NO KEY UPDATE OF payment", "")
+    monkeypatch.setattr(attempts, "_LOCK_PAYABLE", unlocked)
+    told: list[str] = []
+    monkeypatch.setattr(expiry.log, "exception", lambda text, *_: told.append(text))
+    race.stop("payments.services.attempts.transition_many")  # has read what may be cancelled
+    two_beats(race, shop, "orders.expire_due")
+    race.play("a b a b a b")
+    assert told == ["expiry: a batch of %s orders failed; each is tried by itself"]
 
 
 def test_control_a_recheck_that_locks_nothing_asks_twice(race, shop, monkeypatch):
