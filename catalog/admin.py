@@ -1,18 +1,25 @@
 """Merchants, their keys and their products. Everything that staff change goes through a service, with a note."""
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.safestring import SafeString
 
-from catalog import search, services
+from catalog import search, selectors, services
 from catalog.models import ApiKey, Merchant, Product
+from catalog.types import EXPORT_COLUMNS
 from foundation import cells, numbers
-from foundation.desk import Act, ActForm, NoteForm, ReadOnlyAdmin, choice_filter
+from foundation.desk import Act, ActForm, NoteForm, ReadOnlyAdmin, VersionedForm, choice_filter, named_filter
+from foundation.errors import InvalidInput
+from foundation.exports import Value
 from foundation.money import BASIS_POINTS, EXPONENTS
+from foundation.parsers import read_object
 from foundation.sections import Facts, Page, Table
 
 _SHOWN = 50
@@ -68,11 +75,46 @@ class KeyForm(NoteForm):
 class ProductForm(NoteForm):
     title = forms.CharField(label="Title", max_length=500)
     author = forms.CharField(label="Author", max_length=1000, required=False)
-    isbn = forms.CharField(label="ISBN", max_length=17, required=False)
+    isbn = forms.CharField(label="ISBN", max_length=32, required=False)
     price = forms.CharField(label="Price", help_text=numbers.explained("As {}, in the product's currency."))
-    description = forms.CharField(label="Description", required=False, widget=forms.Textarea(attrs={"rows": 2}))
+    description = forms.CharField(
+        label="Description", max_length=20_000, required=False, widget=forms.Textarea(attrs={"rows": 2})
+    )
+    image_url = forms.URLField(label="Image's address", max_length=500, required=False, assume_scheme="https")
+    metadata = forms.CharField(
+        label="Metadata",
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 2}),
+        help_text='What your own programs want to know, as a JSON object: {"shelf": "A3"}.',
+    )
     published = forms.BooleanField(label="For sale", required=False)
-    field_order = ("title", "author", "isbn", "price", "description", "published", "note")
+    field_order = ("title", "author", "isbn", "price", "description", "image_url", "metadata", "published", "note")
+
+    def clean_image_url(self) -> str:
+        address: str = self.cleaned_data["image_url"]
+        if address and not address.startswith(("http://", "https://")):
+            raise forms.ValidationError("An image's address begins with https:// or http://.")
+        return address
+
+    def clean_metadata(self) -> dict[str, Any]:
+        try:
+            return read_object(self.cleaned_data["metadata"] or "{}")
+        except InvalidInput as error:
+            raise forms.ValidationError(f"Metadata: {error.detail}") from None
+
+
+class NewProductForm(ProductForm):
+    product = forms.CharField(
+        label="Own id",
+        max_length=64,
+        required=False,
+        help_text="Letters, digits and . _ ~ : -; empty: one is generated.",
+    )
+    field_order = ("product", *ProductForm.field_order)
+
+
+class ChangeProductForm(VersionedForm, ProductForm):
+    field_order = ProductForm.field_order
 
 
 def set_terms(merchant: Merchant, data: dict[str, Any], by: str) -> str:
@@ -101,12 +143,15 @@ def roll_webhook_secret(merchant: Merchant, data: dict[str, Any], by: str) -> st
 def add_product(merchant: Merchant, data: dict[str, Any], by: str) -> str:
     product = services.create_product(
         merchant_id=merchant.pk,
+        product=data["product"],
         title=data["title"],
         author=data["author"],
         isbn=data["isbn"] or None,
         price_minor=numbers.read(data["price"], merchant.currency),
         currency=merchant.currency,
         description=data["description"],
+        image_url=data["image_url"],
+        metadata=data["metadata"],
         published=data["published"],
     )
     return f"{product.title} is listed as {product.product_id}."
@@ -151,7 +196,7 @@ class MerchantAdmin(ReadOnlyAdmin[Merchant]):
             says="Adds something to sell; restock it afterwards.",
             permission="catalog.add_product",
             run=add_product,
-            form=ProductForm,
+            form=NewProductForm,
             icon="menu_book",
         ),
     )
@@ -217,6 +262,10 @@ class MerchantAdmin(ReadOnlyAdmin[Merchant]):
                         for one in products
                     ],
                     empty="Nothing is listed yet: list a product here, by API, or with manage.py import_catalog.",
+                    link=(
+                        f"{reverse('admin:catalog_product_changelist')}?merchant={row.pk}",
+                        "All, to search and export",
+                    ),
                 ),
             ],
             side=[
@@ -341,11 +390,14 @@ def change_product(product: Product, data: dict[str, Any], by: str) -> str:
     services.update_product(
         merchant_id=product.merchant_id,
         product=product.product_id,
+        expected_version=data["version"],
         title=data["title"],
         author=data["author"],
         isbn=data["isbn"] or None,
         price_minor=numbers.read(data["price"], product.currency),
         description=data["description"],
+        image_url=data["image_url"],
+        metadata=data["metadata"],
         published=data["published"],
     )
     return "Changed. Orders that were placed keep the title and price that they were placed with."
@@ -354,8 +406,12 @@ def change_product(product: Product, data: dict[str, Any], by: str) -> str:
 @admin.register(Product)
 class ProductAdmin(ReadOnlyAdmin[Product]):
     list_display = ("title_cell", "author_cell", "isbn_cell", "merchant_cell", "sale", "price")
-    list_filter = (choice_filter("published", ["True", "False"], title="for sale"),)
+    list_filter = (
+        choice_filter("published", ["True", "False"], title="for sale"),
+        named_filter("merchant", selectors.some_merchant_names, title="merchant"),
+    )
     list_select_related = ("merchant",)
+    export_columns = EXPORT_COLUMNS
     search_help_text = "Words of title or author, or an ISBN"
     acts = (
         Act(
@@ -364,13 +420,31 @@ class ProductAdmin(ReadOnlyAdmin[Product]):
             says="Changes what the shop shows and asks from now on. Placed orders keep what they were placed with.",
             permission="catalog.change_product",
             run=change_product,
-            form=ProductForm,
+            form=ChangeProductForm,
             icon="edit",
         ),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Product]:
         return super().get_queryset(request).defer("search", "description", "metadata")
+
+    def export_rows(self, rows: QuerySet[Product]) -> QuerySet[Product]:
+        return rows.defer(None).defer("search")
+
+    def export_row(self, row: Product) -> Sequence[Value]:
+        return (
+            row.product_id,
+            row.isbn,
+            row.title,
+            row.author,
+            row.price_minor,
+            row.currency,
+            row.published,
+            row.description,
+            row.image_url,
+            json.dumps(row.metadata, ensure_ascii=False),
+            row.merchant.name,
+        )
 
     def find(self, text: str) -> Q:
         asked = search.query(text)
@@ -383,7 +457,10 @@ class ProductAdmin(ReadOnlyAdmin[Product]):
             "isbn": row.isbn or "",
             "price": _amount(row.price_minor, row.currency),
             "description": row.description,
+            "image_url": row.image_url,
+            "metadata": json.dumps(row.metadata, ensure_ascii=False) if row.metadata else "",
             "published": row.published,
+            "version": row.version,
         }
         return act.form(prefix=act.name, initial=initial)
 
@@ -427,6 +504,7 @@ class ProductAdmin(ReadOnlyAdmin[Product]):
                         ("Stock", cells.link(request, "inventory.stock", row.pk, "on hand and reserved")),
                         ("Description", row.description or cells.NOTHING),
                         ("Image", row.image_url or cells.NOTHING),
+                        ("Metadata", json.dumps(row.metadata, ensure_ascii=False) if row.metadata else cells.NOTHING),
                         ("Listed", cells.moment(row.created_at)),
                         ("Changed", cells.moment(row.updated_at)),
                     ],

@@ -1,6 +1,7 @@
 """Books from a CSV file: rows are checked one by one as they are read, and land set-wise.
 
 A row is staged in a temporary table with its problem or none, so that memory stays flat however long the file is.
+The desk's export of products (`catalog.types.EXPORT_COLUMNS`) is such a file: brought back as it is, it changes nothing.
 """
 
 import csv
@@ -11,18 +12,27 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from django.core.exceptions import ValidationError
+from django.core.validators import URLValidator
 from django.db import connection
 
 from catalog import isbn as isbns
 from catalog import search
 from catalog.errors import InvalidIsbn, UnreadableFile
 from catalog.types import PRODUCT_ID_PATTERN, ImportReport, Refusal
+from foundation.errors import InvalidInput
+from foundation.exports import plain
 from foundation.money import EXPONENTS, MAX_AMOUNT_MINOR
+from foundation.parsers import read_object
 
 REQUIRED = ("id", "isbn", "title", "author")
-OPTIONAL = ("year", "language", "price", "currency")
+OPTIONAL = ("year", "language", "price", "currency", "published", "description", "image_url", "metadata")
 _LONGEST_TITLE = 500
 _LONGEST_AUTHOR = 1000
+_LONGEST_DESCRIPTION = 20_000
+_PUBLISHED = {"": None, "true": True, "false": False}
+_LONGEST_ADDRESS = 500
+_is_web_address = URLValidator(schemes=["http", "https"])
 _READ_AT_ONCE = 1_000  # refused rows fetched at once
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,11}")
 
@@ -39,7 +49,10 @@ class Row:
     author: str = ""
     price_minor: int | None = None  # None: the file names none
     currency: str | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    published: bool | None = None
+    description: str | None = None
+    image_url: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def read(lines: Iterable[str]) -> Iterator[Row]:
@@ -86,11 +99,12 @@ def _header(reader: Any) -> list[str]:
 def _row(line: int, header: list[str], cells: list[str]) -> Row:
     if len(cells) != len(header):
         return Row(line, problem=f"has {len(cells)} fields where the header names {len(header)}")
-    values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+    values = {name: plain(cell).strip() for name, cell in zip(header, cells, strict=True)}
     if any("\x00" in value for value in values.values()):
         return Row(line, problem="holds a NUL character")
     price, currency = values.get("price", ""), values.get("currency", "")
-    problem = _problem(values, price, currency)
+    metadata = _metadata(values.get("metadata", ""))
+    problem = _problem(values, price, currency) or ("" if metadata is not None else "metadata is not a JSON object")
     try:
         isbn = isbns.normalise(values["isbn"]) if values["isbn"] else None
     except InvalidIsbn:
@@ -106,8 +120,19 @@ def _row(line: int, header: list[str], cells: list[str]) -> Row:
         author=values["author"],
         price_minor=int(price) if price else None,
         currency=currency or None,
-        metadata={name: values[name] for name in ("year", "language") if values.get(name)},
+        published=_PUBLISHED[values.get("published", "").lower()],
+        description=values.get("description") or None,
+        image_url=values.get("image_url") or None,
+        metadata={**(metadata or {}), **{name: values[name] for name in ("year", "language") if values.get(name)}},
     )
+
+
+def _metadata(text: str) -> dict[str, Any] | None:
+    """None for what is no JSON object, or one that no database stores."""
+    try:
+        return read_object(text) if text else {}
+    except InvalidInput:
+        return None
 
 
 def _problem(values: dict[str, str], price: str, currency: str) -> str:
@@ -125,6 +150,21 @@ def _problem(values: dict[str, str], price: str, currency: str) -> str:
         return f"price {_shown(price)} is not a whole number of minor units"
     if currency and currency not in EXPONENTS:
         return f"currency {_shown(currency)} is not a lower-case ISO 4217 code"
+    if values.get("published", "").lower() not in _PUBLISHED:
+        return f"published {_shown(values['published'])} is neither true nor false"
+    if len(values.get("description", "")) > _LONGEST_DESCRIPTION:
+        return f"description is longer than {_LONGEST_DESCRIPTION} characters"
+    return _problem_of_address(values.get("image_url", ""))
+
+
+def _problem_of_address(image_url: str) -> str:
+    if len(image_url) > _LONGEST_ADDRESS:
+        return f"image_url is longer than {_LONGEST_ADDRESS} characters"
+    try:
+        if image_url:
+            _is_web_address(image_url)
+    except ValidationError:
+        return f"image_url {_shown(image_url)} is not a web address"
     return ""
 
 
@@ -139,13 +179,16 @@ _STAGE = """
 DROP TABLE IF EXISTS catalog_incoming;
 CREATE TEMPORARY TABLE catalog_incoming (
     line integer PRIMARY KEY, problem text, product_id text, isbn text, title text, author text,
-    price_minor bigint, currency text, metadata jsonb, search tsvector
+    price_minor bigint, currency text, published boolean, description text, image_url text,
+    metadata jsonb, search tsvector
 ) ON COMMIT DROP
 """
 
 _COPY = """
-COPY catalog_incoming (line, problem, product_id, isbn, title, author, price_minor, currency, metadata, search)
-FROM STDIN
+COPY catalog_incoming (
+    line, problem, product_id, isbn, title, author, price_minor, currency, published, description, image_url,
+    metadata, search
+) FROM STDIN
 """
 
 # The first of several rows wins; the others are told where it stands.
@@ -169,16 +212,22 @@ WHERE product.merchant_id = %(merchant_id)s AND product.isbn = row.isbn AND prod
 _UPDATE = """
 UPDATE catalog_product product
 SET isbn = row.isbn, title = row.title, author = row.author, search = row.search, updated_at = now(),
+    version = product.version + 1,
     price_minor = coalesce(row.price_minor, product.price_minor),
     currency = coalesce(row.currency, product.currency),
+    published = coalesce(row.published, product.published),
+    description = coalesce(row.description, product.description),
+    image_url = coalesce(row.image_url, product.image_url),
     metadata = product.metadata || row.metadata
 FROM catalog_incoming row
 WHERE product.merchant_id = %(merchant_id)s AND product.product_id = row.product_id AND row.problem IS NULL
   AND (product.isbn, product.title, product.author, product.search, product.price_minor, product.currency,
-       product.metadata)
+       product.published, product.description, product.image_url, product.metadata)
       IS DISTINCT FROM
       (row.isbn, row.title, row.author, row.search, coalesce(row.price_minor, product.price_minor),
-       coalesce(row.currency, product.currency), product.metadata || row.metadata)
+       coalesce(row.currency, product.currency), coalesce(row.published, product.published),
+       coalesce(row.description, product.description), coalesce(row.image_url, product.image_url),
+       product.metadata || row.metadata)
 """
 
 _INSERT = """
@@ -188,7 +237,7 @@ INSERT INTO catalog_product (
 )
 SELECT uuidv7(), %(merchant_id)s, row.product_id, row.isbn, row.title, row.author,
        coalesce(row.price_minor, %(price_minor)s), coalesce(row.currency, %(currency)s), row.metadata, row.search,
-       '', '', true
+       coalesce(row.description, ''), coalesce(row.image_url, ''), coalesce(row.published, true)
 FROM catalog_incoming row
 WHERE row.problem IS NULL
   AND NOT EXISTS (
@@ -212,7 +261,7 @@ def stage(rows: Iterable[Row]) -> None:
 
 def _staged(row: Row) -> tuple[Any, ...]:
     if row.problem:
-        return (row.line, row.problem, *[None] * 8)
+        return (row.line, row.problem, *[None] * 11)
     return (
         row.line,
         None,
@@ -222,6 +271,9 @@ def _staged(row: Row) -> tuple[Any, ...]:
         row.author,
         row.price_minor,
         row.currency,
+        row.published,
+        row.description,
+        row.image_url,
         json.dumps(row.metadata),
         search.document(title=row.title, author=row.author, isbn=row.isbn),
     )

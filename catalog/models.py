@@ -116,6 +116,7 @@ class Product(models.Model):
     metadata = models.JSONField(default=dict, blank=True)
     published = models.BooleanField(default=True)
     search = SearchVectorField(editable=False)  # written by catalog.search, with every change of what it is made of
+    version = models.BigIntegerField(default=0, db_default=0, editable=False)  # counts the changes
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(db_default=Now())
 

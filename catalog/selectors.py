@@ -10,6 +10,8 @@ from catalog.models import Merchant, Product
 from catalog.types import MerchantTerms, Offer, WebhookEndpoint
 from foundation.errors import NotFound
 
+_NAMES_SHOWN = 100
+
 
 def get_merchant(merchant_id: UUID) -> MerchantTerms:
     """Raises NotFound."""
@@ -27,6 +29,11 @@ def list_merchants() -> list[MerchantTerms]:
 def merchant_names(ids: Iterable[UUID]) -> dict[UUID, str]:
     """The names of these merchants."""
     return dict(Merchant.objects.filter(pk__in=list(ids)).values_list("pk", "name"))
+
+
+def some_merchant_names() -> list[tuple[UUID, str]]:
+    """The merchants that a list can be narrowed to: the first hundred by name, more than a person chooses among."""
+    return list(Merchant.objects.order_by("name").values_list("pk", "name")[:_NAMES_SHOWN])
 
 
 def webhook_endpoint(merchant_id: UUID) -> WebhookEndpoint | None:

@@ -22,7 +22,7 @@ from catalog.models import ApiKey, Merchant, Product
 from catalog.types import PRODUCT_ID_PATTERN, ImportReport, MerchantTerms, ProductChanges, Refusal
 from foundation import money
 from foundation.database import violated_constraint
-from foundation.errors import InvalidInput, NotFound
+from foundation.errors import ChangedMeanwhile, InvalidInput, NotFound
 from foundation.ids import public_id, uuid7
 
 _KEY_MARK = "ek"
@@ -215,10 +215,13 @@ def create_product(
     return row
 
 
-def update_product(*, merchant_id: UUID, product: str, **changes: Unpack[ProductChanges]) -> Product:
+def update_product(
+    *, merchant_id: UUID, product: str, expected_version: int | None = None, **changes: Unpack[ProductChanges]
+) -> Product:
     """Change a product; orders that were placed keep the title and price that they were placed with.
 
-    Raises NotFound, ProductExists where the ISBN is taken, InvalidIsbn, UnknownCurrency.
+    A person changes what that person saw: `expected_version`. A program, which names only what shall change, needs none.
+    Raises NotFound, ChangedMeanwhile, ProductExists where the ISBN is taken, InvalidIsbn, UnknownCurrency.
     """
     if "currency" in changes:
         money.require_money(changes["currency"])
@@ -228,12 +231,15 @@ def update_product(*, merchant_id: UUID, product: str, **changes: Unpack[Product
         row = Product.objects.select_for_update(no_key=True).filter(merchant_id=merchant_id, product_id=product).first()
         if row is None:
             raise NotFound
+        if expected_version not in (None, row.version):
+            raise ChangedMeanwhile
         for name, value in changes.items():
             setattr(row, name, value)
         money.check_step(row.price_minor, row.currency)
         row.search = search.document(title=row.title, author=row.author, isbn=row.isbn)
         row.updated_at = Now()
-        row.save(update_fields=[*changes, "search", "updated_at"])
+        row.version += 1
+        row.save(update_fields=[*changes, "search", "updated_at", "version"])
     return row
 
 

@@ -59,6 +59,22 @@ class ProductChanges(TypedDict, total=False):
     published: bool
 
 
+# The desk's export of products: the columns that an import reads, and whose product it is.
+EXPORT_COLUMNS = (
+    "id",
+    "isbn",
+    "title",
+    "author",
+    "price",
+    "currency",
+    "published",
+    "description",
+    "image_url",
+    "metadata",
+    "merchant",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A row of an imported file that did not land."""

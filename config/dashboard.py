@@ -66,6 +66,8 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     if may("orders.view_order"):
         since = now.date() - timedelta(days=CHART_DAYS - 1)
         context["shops"], context["shops_table"] = _shops(since, orders.daily_sales(since=since, limit=SHOPS_SHOWN))
+    if may("inventory.view_stock"):
+        figures.append(_low_stock(inventory.low_stock_count()))
     if may("reconciliation.view_discrepancy"):
         backlog = reconciliation.open_by_kind()
         figures.append(_differences(backlog))
@@ -233,6 +235,17 @@ def _shops_chart(since: date, sold: Mapping[str, Counter[date]]) -> dict[str, An
         "data": json.dumps(data),
         "options": json.dumps(options),
     }
+
+
+def _low_stock(count: int) -> Figure:
+    return Figure(
+        "Low stock",
+        "inventory_2",
+        [cells.number(count)],
+        note="products have reached their threshold" if count else "No product has reached its threshold",
+        url=_list("inventory_stock", "?level=low"),
+        tone="alarm" if count else "",
+    )
 
 
 # --- The differences and the runs -------------------------------------------------------------------

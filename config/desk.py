@@ -44,6 +44,7 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Products", "auto_stories", "catalog.product"),
             ("Stock", "inventory_2", "inventory.stock"),
             ("Stock log", "history", "inventory.stockmovement"),
+            ("Stock proofs", "verified", "inventory.stockcheck"),
             ("Merchants", "storefront", "catalog.merchant"),
             ("API keys", "key", "catalog.apikey"),
         ),

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from durability import registry
 from durability import selectors as durability
 from foundation.database import connections_used
+from inventory import selectors as inventory
 from payments import selectors as payments
 from reconciliation import selectors as reconciliation
 
@@ -66,7 +67,7 @@ class Readings(Collector):
 def _read() -> list[Metric]:
     with connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = {settings.METRICS_STATEMENT_TIMEOUT_MS:d}")
-    return [*_durable(), *_unsettled(), *_owed(), *_disputed(), *_reconciled(), *_booked(), *_database()]
+    return [*_durable(), *_unsettled(), *_owed(), *_disputed(), *_reconciled(), *_booked(), *_stocked(), *_database()]
 
 
 def _durable() -> Iterator[Metric]:
@@ -175,6 +176,16 @@ def _booked() -> Iterator[Metric]:
     found = GaugeMetricFamily("everycent_books_differences", "What the newest proof of the books found.")
     finished = GaugeMetricFamily("everycent_books_checked_timestamp_seconds", "When that proof finished.")
     if check := payments.last_books_check():  # absent until there was one: the alert asks for that, too
+        found.add_metric([], check.found)
+        finished.add_metric([], check.finished_at.timestamp())
+    yield found
+    yield finished
+
+
+def _stocked() -> Iterator[Metric]:
+    found = GaugeMetricFamily("everycent_stock_differences", "What the newest proof of the stock found.")
+    finished = GaugeMetricFamily("everycent_stock_checked_timestamp_seconds", "When that proof finished.")
+    if check := inventory.last_stock_check():  # absent until there was one: the alert asks for that, too
         found.add_metric([], check.found)
         finished.add_metric([], check.finished_at.timestamp())
     yield found

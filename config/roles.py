@@ -25,6 +25,7 @@ _READ = (
     "catalog.view_product",
     "inventory.view_stock",
     "inventory.view_stockmovement",
+    "inventory.view_stockcheck",
     "reconciliation.view_discrepancy",
     "reconciliation.view_reconciliationrun",
 )

@@ -232,6 +232,10 @@ CLEAN_UP_INTERVAL_S = 3600
 CHECKOUT_MAX_ITEMS = 100
 CHECKOUT_MAX_QUANTITY = 999
 STOCK_MAX_QUANTITY = 10_000_000  # one movement: more is a typing error
+STOCK_CHECK_INTERVAL_S = 3600  # "was today's stock proved?": survives a beat that slept through midnight
+STOCK_CHECK_BATCH = 1_000  # products compared at once, with their logs and holds: one statement, some megabytes
+STOCK_CHECK_SHOWN = 100  # differences that are written down: a person needs the first, and their number
+STOCK_CHECK_STATEMENT_TIMEOUT_MS = 600_000  # a bestseller's log may have millions of lines
 CATALOG_IMPORT_TIMEOUT_S = 900  # one transaction for the whole file, a million rows and more
 API_MAX_BODY_BYTES = 64 * 1024  # a hundred items fit into a tenth of it
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024  # the admin's statement uploads
@@ -338,6 +342,7 @@ _JOBS = {
     "durability.clean_up": ("long", CLEAN_UP_INTERVAL_S),
     "orders.expire_due": ("own", ORDER_EXPIRY_TICK_S),
     "orders.rearm_timer": ("own", ORDER_EXPIRY_REARM_INTERVAL_S),
+    "inventory.check_stock": ("long", STOCK_CHECK_INTERVAL_S),
     "payments.recheck": ("outside", PAYMENT_RECHECK_INTERVAL_S),
     "payments.catch_up_events": ("long", INBOX_CATCH_UP_INTERVAL_S),
     "payments.clean_up": ("long", CLEAN_UP_INTERVAL_S),
@@ -383,6 +388,7 @@ SPECTACULAR_SETTINGS = {
 
 # --- Staff ------------------------------------------------------------------------------------------
 
+EXPORT_BATCH = 1_000  # rows of a list's export read at once: a few milliseconds, and a megabyte
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 AUTH_PASSWORD_VALIDATORS = [

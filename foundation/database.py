@@ -1,14 +1,15 @@
 """Small things that every app asks of PostgreSQL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from django.db import OperationalError, connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.db.models.functions import Now
 
 T = TypeVar("T")
+Row = TypeVar("Row", bound=Model)
 
 LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code where lock_timeout ended a wait
 _TRIES = 3  # of two that block each other one goes on; who loses three times meets a crowd, and had better wait outside
@@ -65,6 +66,15 @@ def sqlstate(error: BaseException) -> str:
 def violated_constraint(error: BaseException) -> str:
     """The name of the constraint that refused a row, empty if none did."""
     return str(getattr(getattr(error.__cause__, "diag", None), "constraint_name", "") or "")
+
+
+def newest_first(rows: QuerySet[Row], *, batch: int) -> Iterator[Row]:
+    """All rows by falling primary key, read a batch at a time: no transaction and no cursor stays open meanwhile."""
+    rows = rows.order_by("-pk")
+    found = list(rows[:batch])
+    while found:
+        yield from found
+        found = list(rows.filter(pk__lt=found[-1].pk)[:batch]) if len(found) == batch else []
 
 
 def delete_in_batches(rows: QuerySet[Any], *, batch: int) -> int:

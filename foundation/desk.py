@@ -6,19 +6,30 @@ what may be done to it are its acts, each one call into a service, each with a p
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 from uuid import UUID
 
 from django import forms
+from django.conf import settings
 from django.contrib import messages
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+)
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
+from foundation.database import newest_first
 from foundation.errors import DomainError, NotFound
+from foundation.exports import Value, csv_response
 from foundation.sections import Page
 
 __all__ = [
@@ -34,8 +45,10 @@ __all__ = [
     "StyledAdmin",
     "UserChangeForm",
     "UserCreationForm",
+    "VersionedForm",
     "by_number",
     "choice_filter",
+    "named_filter",
 ]
 
 Row = TypeVar("Row", bound=Model)
@@ -104,6 +117,22 @@ class NoteForm(ActForm):
     )
 
 
+class VersionedForm(NoteForm):
+    """For what a person changes as they saw it. `version` is the row's when the page was made: where somebody changed it
+    since, the service refuses with ChangedMeanwhile, and the page is shown as it stands now, with what was typed.
+    """
+
+    version = forms.IntegerField(widget=forms.HiddenInput)
+
+    def renewed(self, version: int) -> Self:
+        """The same form as typed, on a page of another version."""
+        data = self.data.copy()
+        data[self.add_prefix("version")] = str(version)
+        form = type(self)(data, prefix=self.prefix)
+        form.full_clean()
+        return form
+
+
 @dataclass(frozen=True, slots=True)
 class Act(Generic[Row]):
     """A button: its label, one sentence that says what it does, who may press it, and the one call that it makes.
@@ -170,6 +199,22 @@ def choice_filter(field: str, options: Sequence[str], *, title: str = "") -> typ
     )
 
 
+def named_filter(field: str, names: Callable[[], Sequence[tuple[Any, str]]], *, title: str) -> type[ChoiceFilter]:
+    """A filter of one column by values that are read (`names`: each value and what it is called)."""
+
+    class NamedFilter(ChoiceFilter):
+        def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+            return [(str(value), name) for value, name in names()]
+
+        def apply(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+            known = {str(one) for one, _ in self.lookup_choices}
+            return rows.filter(**{self.field: value}) if value in known else rows.none()
+
+    NamedFilter.field, NamedFilter.title = field, title
+    NamedFilter.parameter_name = field.replace("__", "_")
+    return NamedFilter
+
+
 def by_number(find_id: Callable[[str], UUID], text: str) -> Q:
     """The row whose public number this is; no row for any other text."""
     try:
@@ -203,6 +248,36 @@ class DeskAdmin(ModelAdmin[Row]):
     # Saved views over the list: (name, query string). The first is what the bare list shows.
     saved_views: Sequence[tuple[str, str]] = ()
     search_help_text = ""  # what `find` finds; without it there is no search
+    # The columns of the list's export; empty: there is none. The file holds all that filter and search show.
+    export_columns: Sequence[str] = ()
+
+    def export_rows(self, rows: QuerySet[Row]) -> QuerySet[Row]:
+        """The list's rows with all that `export_row` reads, whatever the list itself leaves out."""
+        return rows
+
+    def export_row(self, row: Row) -> Sequence[Value]:
+        """The cells of one row."""
+        raise NotImplementedError
+
+    def get_urls(self) -> list[URLPattern]:
+        urls: list[URLPattern] = super().get_urls()
+        if not self.export_columns:
+            return urls
+        view = self.admin_site.admin_view(self.export_view)
+        return [path("export/", view, name=f"{self.opts.app_label}_{self.opts.model_name}_export"), *urls]
+
+    def export_view(self, request: HttpRequest) -> HttpResponseBase:
+        """What the list shows as a file: streamed, however many rows there are."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            rows = self.get_changelist_instance(request).get_queryset(request)
+        except IncorrectLookupParameters:
+            raise Http404 from None
+        found = newest_first(self.export_rows(rows), batch=settings.EXPORT_BATCH)
+        return csv_response(
+            str(self.opts.verbose_name_plural).replace(" ", "-"), self.export_columns, map(self.export_row, found)
+        )
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ChangeList
@@ -229,7 +304,8 @@ class DeskAdmin(ModelAdmin[Row]):
             {"name": name, "query": query, "active": asked == query or (not asked and position == 0)}
             for position, (name, query) in enumerate(self.saved_views)
         ]
-        return super().changelist_view(request, {"saved_views": views, **(extra_context or {})})
+        shown = {"saved_views": views, "export_url": f"export/?{asked}" if self.export_columns else ""}
+        return super().changelist_view(request, {**shown, **(extra_context or {})})
 
 
 class ReadOnlyAdmin(DeskAdmin[Row]):
@@ -295,7 +371,10 @@ class ReadOnlyAdmin(DeskAdmin[Row]):
         except DomainError as error:
             messages.error(request, f"{chosen.label}: {error.detail}")
             # As it stands now: often someone else was quicker. What was typed is kept.
-            return self._render(request, self._row(request, object_id), bound=(chosen.name, form), status=error.status)
+            row = self._row(request, object_id)
+            if isinstance(form, VersionedForm):
+                form = form.renewed(cast(Any, row).version)
+            return self._render(request, row, bound=(chosen.name, form), status=error.status)
         self.log_change(request, row, f"{chosen.label}: {form.cleaned_data.get('note', '')}".strip(": "))
         if chosen.shown_once:
             return self._render(request, self._row(request, object_id), secret=told)

@@ -43,3 +43,10 @@ class IllegalTransition(DomainError):
 
     code = "illegal_transition"
     status = 409
+
+
+class ChangedMeanwhile(DomainError):
+    """Somebody changed this since you looked at it: see how it stands now, and do it again if it is still right."""
+
+    code = "changed_meanwhile"
+    status = 409

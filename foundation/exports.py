@@ -1,7 +1,8 @@
 """Tables as files: CSV, streamed row by row, with nothing in it that a spreadsheet would run.
 
 A cell that begins with = + - @, a tab, a line break or NUL is quoted with an apostrophe; amounts are typed numbers, so
-that a negative one stays one. Source: OWASP, "CSV Injection".
+that a negative one stays one. Source: OWASP, "CSV Injection". Whoever reads such a file back takes the apostrophe off
+again with `plain`; so that this is always right, a text that looks quoted already is quoted once more.
 """
 
 import csv
@@ -36,10 +37,21 @@ def cell(value: Value) -> str:
         return ""
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, int | Amount):
         return str(value)
     text = value.replace("\0", "")
-    return f"'{text}" if value.startswith(_RUNS_AS_FORMULA) else text
+    return f"'{text}" if _looks_quoted_or_runs(value) else text
+
+
+def plain(text: str) -> str:
+    """What a text was before `cell` quoted it."""
+    return text[1:] if text.startswith("'") and _looks_quoted_or_runs(text) else text
+
+
+def _looks_quoted_or_runs(text: str) -> bool:
+    return text.lstrip("'").startswith(_RUNS_AS_FORMULA)
 
 
 class _Line:

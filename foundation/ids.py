@@ -6,6 +6,7 @@ random start within a millisecond: hard to guess, though not a secret. Who may r
 """
 
 from base64 import b32encode
+from datetime import datetime
 from uuid import UUID
 
 from uuid_utils.compat import uuid7 as _uuid7
@@ -21,6 +22,11 @@ _TO_OURS = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _ALPHABET.encode
 def uuid7() -> UUID:
     """A new time-ordered id."""
     return _uuid7()
+
+
+def first_id_at(moment: datetime) -> UUID:
+    """The least id that can be made in this millisecond: ids made before it are smaller."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
 def public_id(prefix: str, value: UUID) -> str:

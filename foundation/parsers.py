@@ -24,14 +24,19 @@ class StrictJSONParser(BaseParser):
         raw = stream.read(settings.API_MAX_BODY_BYTES + 1)
         if len(raw) > settings.API_MAX_BODY_BYTES:
             raise InvalidInput(f"The body is longer than {settings.API_MAX_BODY_BYTES} bytes.")
-        try:
-            body = json.loads(raw or b"{}", object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput(f"The body is not JSON that we can read: {error}.") from None
-        if not isinstance(body, dict):
-            raise InvalidInput("The body must be one JSON object.")
-        _check_values(body, depth=0)
-        return body
+        return read_object(raw or b"{}")
+
+
+def read_object(text: str | bytes) -> dict[str, Any]:
+    """One JSON object that a database can store. Raises InvalidInput."""
+    try:
+        body = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"The body is not JSON that we can read: {error}.") from None
+    if not isinstance(body, dict):
+        raise InvalidInput("The body must be one JSON object.")
+    _check_values(body, depth=0)
+    return body
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

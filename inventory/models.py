@@ -1,11 +1,14 @@
-"""Stock, what is held of it under which reference, and the log of every movement."""
+"""Stock, what is held of it under which reference, the log of every movement, and the daily proof that all three agree."""
 
+import pgtrigger
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from foundation.ids import uuid7
 from foundation.transition import protect_append_only
+
+_AVAILABLE = F("on_hand") - F("reserved")
 
 
 class Stock(models.Model):
@@ -16,6 +19,11 @@ class Stock(models.Model):
     on_hand = models.BigIntegerField(default=0)
     reserved = models.BigIntegerField(default=0)
     version = models.BigIntegerField(default=0)  # counts the changes
+    # From here down it is low; empty: it never is.
+    low_threshold = models.BigIntegerField(null=True, blank=True)
+    # Since when it has been low, which was told then. What is only given back (an order that expired) does not end it, or
+    # a few abandoned carts would tell it all day; what comes in does.
+    low_noticed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         verbose_name = "stock"
@@ -24,7 +32,23 @@ class Stock(models.Model):
             models.CheckConstraint(
                 condition=Q(reserved__gte=0, reserved__lte=F("on_hand")), name="stock_reserved_within_on_hand"
             ),
+            models.CheckConstraint(
+                condition=Q(low_threshold__isnull=True) | Q(low_threshold__gte=0),
+                name="stock_low_threshold_not_negative",
+            ),
+            models.CheckConstraint(
+                condition=Q(low_threshold__isnull=True)
+                | Q(low_threshold__lt=_AVAILABLE)
+                | Q(low_noticed_at__isnull=False),
+                name="stock_that_is_low_is_noticed",
+            ),
         ]
+        indexes = [
+            # Not on the counts themselves: an index on what every sale changes would make every sale dearer.
+            models.Index(fields=["product"], name="stock_that_is_low", condition=Q(low_noticed_at__isnull=False))
+        ]
+        # The daily proof goes by these rows: a log without one would be proved by nobody.
+        triggers = [pgtrigger.Protect(name="never_deleted", operation=pgtrigger.Delete)]
 
     def __str__(self) -> str:
         return f"{self.on_hand} on hand, {self.reserved} reserved"
@@ -32,6 +56,10 @@ class Stock(models.Model):
     @property
     def available(self) -> int:
         return self.on_hand - self.reserved
+
+    @property
+    def is_low(self) -> bool:
+        return self.low_threshold is not None and self.available <= self.low_threshold
 
 
 class StockHold(models.Model):
@@ -60,6 +88,20 @@ class StockHold(models.Model):
 
     def __str__(self) -> str:
         return f"{self.reference}: {self.reserved} reserved, {self.sold} sold"
+
+
+def _changing(*operations: str, on_hand: int, reserved: int) -> Q:
+    """These operations change both counts by so many times their quantity."""
+    return Q(operation__in=operations, on_hand_change=F("quantity") * on_hand, reserved_change=F("quantity") * reserved)
+
+
+_CHANGES = (
+    _changing("restock", "release", "return_sold", "adjust", on_hand=1, reserved=0)
+    | _changing("deduct", "adjust", on_hand=-1, reserved=0)
+    | _changing("reserve", on_hand=0, reserved=1)
+    | _changing("release_reserved", on_hand=0, reserved=-1)
+    | _changing("commit", on_hand=-1, reserved=-1)
+)
 
 
 class StockMovement(models.Model):
@@ -102,6 +144,7 @@ class StockMovement(models.Model):
                 condition=Q(reserved_after__gte=0, reserved_after__lte=F("on_hand_after")),
                 name="stock_movement_leaves_reserved_within_on_hand",
             ),
+            models.CheckConstraint(condition=_CHANGES, name="stock_movement_changes_what_its_operation_says"),
         ]
         indexes = [
             models.Index(fields=["merchant", "reference", "id"], name="stock_log_of_a_reference"),
@@ -111,3 +154,22 @@ class StockMovement(models.Model):
 
     def __str__(self) -> str:
         return f"{self.operation} {self.quantity}"
+
+
+class StockCheck(models.Model):
+    """One day's proof that stock, log and holds agree. `differences` holds the first ones found."""
+
+    id = models.BigAutoField(primary_key=True)
+    day = models.DateField(unique=True)  # UTC
+    began_at = models.DateTimeField()
+    finished_at = models.DateTimeField()
+    products = models.BigIntegerField()  # that have stock
+    movements = models.BigIntegerField()  # added up
+    found = models.IntegerField()
+    differences = models.JSONField(default=list)  # [{"law", "product", "text"}]
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(found__gte=0), name="stock_check_counts_what_it_found")]
+
+    def __str__(self) -> str:
+        return f"Check of {self.day}"

@@ -6,18 +6,29 @@ statement, however many lines there are. That statement starts after the locks w
 transactions before it committed.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, date
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection, transaction
+from django.db.models.functions import Now
 
 import catalog.selectors
-from foundation.errors import InvalidInput, NotFound
+from durability import services as durability
+from foundation.database import database_now
+from foundation.errors import ChangedMeanwhile, InvalidInput, NotFound
+from inventory import books
 from inventory.errors import HoldExceeded, InsufficientStock, MovementKeyReused, NothingReserved
+from inventory.events import StockLow
 from inventory.locks import Counts, lock_held_stock, lock_stock
-from inventory.models import Stock, StockHold, StockMovement
+from inventory.models import Stock, StockCheck, StockHold, StockMovement
 from inventory.types import Line, StockLevel
+
+log = logging.getLogger(__name__)
 
 Operation = StockMovement.Operation
 
@@ -153,10 +164,21 @@ def release(*, merchant_id: UUID, product: str, quantity: int, reference: str, k
     )
 
 
-def adjust(*, merchant_id: UUID, product: str, change: int, key: str, by: str, reason: str) -> StockLevel:
+def adjust(
+    *,
+    merchant_id: UUID,
+    product: str,
+    change: int,
+    key: str,
+    by: str,
+    reason: str,
+    expected_version: int | None = None,
+) -> StockLevel:
     """Correct on_hand by `change` after a count, never below what is reserved; the reason is kept.
 
-    Raises InsufficientStock, NotFound, MovementKeyReused, InvalidInput without a change or a reason.
+    A count differs from what the person saw: `expected_version` of that page. (A delivery needs none: what came has come,
+    whatever was sold meanwhile.) Raises InsufficientStock, NotFound, MovementKeyReused, ChangedMeanwhile, InvalidInput
+    without a change or a reason.
     """
     if not change or not reason.strip():
         raise InvalidInput("Say by how much the count differs, and why.", param="reason" if change else "change")
@@ -169,6 +191,49 @@ def adjust(*, merchant_id: UUID, product: str, change: int, key: str, by: str, r
         by=by,
         reason=reason.strip(),
         effect=Effect(+1 if change > 0 else -1, 0, 0),
+        expected_version=expected_version,
+    )
+
+
+def set_low_threshold(*, merchant_id: UUID, product: str, threshold: int | None) -> StockLevel:
+    """From how many available pieces down a product is low; None: it never is. Told at once where it is low already.
+
+    Raises NotFound, InvalidInput.
+    """
+    if threshold is not None and not 0 <= threshold <= settings.STOCK_MAX_QUANTITY:
+        raise InvalidInput(f"A threshold is from 0 to {settings.STOCK_MAX_QUANTITY} pieces.", param="threshold")
+    product_id = _product_id(merchant_id, product)
+    with transaction.atomic():
+        Stock.objects.bulk_create([Stock(product_id=product_id, merchant_id=merchant_id)], ignore_conflicts=True)
+        lock_stock(merchant_id=merchant_id, product_ids=[product_id])
+        stock = Stock.objects.get(pk=product_id)
+        was_noticed = stock.low_noticed_at is not None
+        stock.low_threshold = threshold
+        if not stock.is_low:
+            stock.low_noticed_at = None
+        elif not was_noticed:
+            stock.low_noticed_at = database_now()
+        stock.version += 1
+        stock.save(update_fields=["low_threshold", "low_noticed_at", "version"])
+        if stock.is_low and not was_noticed:
+            _tell_of_low([product_id])
+    return _level(product, Counts(stock.on_hand, stock.reserved))
+
+
+def _tell_of_low(product_ids: Sequence[UUID]) -> None:
+    low = Stock.objects.filter(pk__in=product_ids).order_by("pk")
+    names = catalog.selectors.public_product_ids(product_ids)
+    durability.publish_many(
+        [
+            StockLow(
+                stock=str(stock.pk),
+                product=names[stock.pk],
+                merchant_id=str(stock.merchant_id),
+                available=stock.available,
+                threshold=stock.low_threshold or 0,
+            )
+            for stock in low
+        ]
     )
 
 
@@ -190,11 +255,9 @@ def _move_one(
     reference: str = "",
     reason: str = "",
     effect: Effect | None = None,
+    expected_version: int | None = None,
 ) -> StockLevel:
-    ids = catalog.selectors.product_ids(merchant_id=merchant_id, products=[product])
-    if product not in ids:
-        raise NotFound
-    product_id = ids[product]
+    product_id = _product_id(merchant_id, product)
     effect = effect or _EFFECTS[operation]
     with transaction.atomic():
         if effect.on_hand > 0:
@@ -207,6 +270,8 @@ def _move_one(
             if (earlier.product_id, earlier.operation, earlier.on_hand_change, earlier.reference) != asked:
                 raise MovementKeyReused
             return _level(product, before)
+        if expected_version is not None:
+            _check_version(product_id, expected_version, before)
         if effect.on_hand < 0 and before.available < quantity:
             raise InsufficientStock([(product, quantity, before.available)])
         if operation == Operation.RELEASE:
@@ -222,6 +287,22 @@ def _move_one(
             effect=effect,
         )
     return _level(product, Counts(before.on_hand + quantity * effect.on_hand, before.reserved))
+
+
+def _product_id(merchant_id: UUID, product: str) -> UUID:
+    ids = catalog.selectors.product_ids(merchant_id=merchant_id, products=[product])
+    if product not in ids:
+        raise NotFound
+    return ids[product]
+
+
+def _check_version(product_id: UUID, expected: int, now: Counts) -> None:
+    """Under the lock."""
+    if not Stock.objects.filter(pk=product_id, version=expected).exists():
+        raise ChangedMeanwhile(
+            f"Stock has moved since you looked: {now.on_hand} are on hand now, {now.reserved} of them reserved. "
+            "Look whether the difference is still right, then send it again."
+        )
 
 
 def _check_hold(merchant_id: UUID, reference: str, product_id: UUID, quantity: int) -> None:
@@ -275,7 +356,8 @@ _WITHIN_HOLD = """
 """
 
 # Several references may hold one product: its row changes once, by the sum, and each log row says how it stood after it.
-# The log reads the stock as it was before this statement, which the lock has kept since.
+# The log reads the stock as it was before this statement, which the lock has kept since. Where this makes stock low, it is
+# noted in the same UPDATE, and its product comes back.
 _MOVE = """
 WITH line AS ({lines}),
 fresh AS (
@@ -286,13 +368,20 @@ fresh AS (
 ),
 total AS (SELECT product_id, sum(quantity)::bigint AS quantity FROM fresh GROUP BY product_id),
 moved AS (
-    UPDATE inventory_stock
-    SET on_hand = on_hand + total.quantity * %(on_hand)s,
-        reserved = reserved + total.quantity * %(reserved)s,
-        version = version + 1
-    FROM total WHERE inventory_stock.product_id = total.product_id
+    UPDATE inventory_stock stock
+    SET on_hand = stock.on_hand + total.quantity * %(on_hand)s,
+        reserved = stock.reserved + total.quantity * %(reserved)s,
+        version = stock.version + 1,
+        low_noticed_at = CASE
+            WHEN stock.on_hand - stock.reserved + total.quantity * (%(on_hand)s - %(reserved)s) <= stock.low_threshold
+                THEN coalesce(stock.low_noticed_at, now())
+            WHEN %(on_hand)s <= 0 THEN stock.low_noticed_at
+        END
+    FROM total WHERE stock.product_id = total.product_id
+    RETURNING stock.product_id, old.low_noticed_at IS NULL AND new.low_noticed_at IS NOT NULL AS is_low_now
 ),
-hold AS ({hold})
+hold AS ({hold}),
+logged AS (
 INSERT INTO inventory_stockmovement (
     id, merchant_id, product_id, key, operation, quantity, on_hand_change, reserved_change,
     on_hand_after, reserved_after, reference, by, reason
@@ -305,6 +394,9 @@ SELECT uuidv7(), fresh.merchant_id, fresh.product_id, fresh.key, %(operation)s, 
 FROM fresh JOIN inventory_stock before ON before.product_id = fresh.product_id
 WINDOW so_far AS (PARTITION BY fresh.product_id ORDER BY fresh.key)
 ORDER BY fresh.product_id, fresh.key
+RETURNING 1
+)
+SELECT (SELECT count(*) FROM logged), ARRAY(SELECT product_id FROM moved WHERE is_low_now)
 """
 
 
@@ -356,8 +448,51 @@ def _move_held(operation: Operation, *, references: Sequence[tuple[UUID, str]], 
 def _execute(statement: str, movement: dict[str, Any], lines: dict[str, Any]) -> int:
     with connection.cursor() as cursor:
         cursor.execute(statement, {**movement, **lines})
-        return int(cursor.rowcount)
+        moved, low = cursor.fetchone()
+    if low:
+        _tell_of_low(low)
+    return int(moved)
 
 
 def _key(reference: str, operation: Operation, product_id: UUID) -> str:
     return f"{reference}:{operation.value}:{product_id}"
+
+
+# --- The daily proof --------------------------------------------------------------------------------
+
+
+def check_stock_of_today() -> bool:
+    """Prove the stock once a UTC day, whoever asks and however often; whether it was done now."""
+    day = database_now().astimezone(UTC).date()
+    if StockCheck.objects.filter(day=day).exists():
+        return False
+    check_stock(day=day)
+    return True
+
+
+def check_stock(*, day: date) -> StockCheck:
+    """Look for stock, log and holds that do not agree, and write down what was found for that day. Raises nothing for what
+    it finds: the metric and the alert tell of it. Belongs outside of transactions.
+    """
+    began_at = database_now()
+    products = movements = 0
+    found: list[books.Difference] = []
+    for batch in books.proof():
+        products += batch.products
+        movements += batch.movements
+        found += batch.differences
+    for difference in found[: settings.STOCK_CHECK_SHOWN]:
+        log.error("the stock differs: %s %s: %s", difference.law, difference.product, difference.text)
+    # Done before on this day (by hand, or by another worker): the newer sight stands.
+    check, _ = StockCheck.objects.update_or_create(
+        day=day,
+        defaults={
+            "began_at": began_at,
+            "finished_at": Now(),
+            "products": products,
+            "movements": movements,
+            "found": len(found),
+            "differences": [asdict(difference) for difference in found[: settings.STOCK_CHECK_SHOWN]],
+        },
+    )
+    return check

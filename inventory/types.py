@@ -1,7 +1,7 @@
 """The inventory's vocabulary for the apps above."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 
@@ -39,3 +39,25 @@ class MovementView:
     by: str
     reason: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StockProof:
+    """A daily proof that stock, log and holds agree: how many differences it found."""
+
+    day: date
+    finished_at: datetime
+    found: int
+
+
+@dataclass(frozen=True, slots=True)
+class StockAt:
+    """How a product's stock stood at a moment."""
+
+    at: datetime
+    on_hand: int
+    reserved: int
+
+    @property
+    def available(self) -> int:
+        return self.on_hand - self.reserved

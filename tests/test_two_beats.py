@@ -20,7 +20,7 @@ from durability import stream
 from durability.models import Delivery, Heartbeat, IdempotencyKey, Message, Subscription
 from foundation.database import database_now
 from foundation.redis import client
-from inventory.models import StockMovement
+from inventory.models import StockCheck, StockMovement
 from orders import locks, timer
 from orders import services as orders_services
 from orders.models import Order, OrderHistory
@@ -197,6 +197,10 @@ def proved_once(shop: Shop) -> None:
     assert list(BooksCheck.objects.values_list("found", flat=True)) == [0]
 
 
+def stock_proved_once(shop: Shop) -> None:
+    assert list(StockCheck.objects.values_list("found", flat=True)) == [0]
+
+
 JOBS = {
     "durability.work_own": Job(captured, "durability.outbox.claim", sold_once),
     "durability.work_outside": Job(unsent, "durability.engine._take", opened_once),
@@ -208,6 +212,7 @@ JOBS = {
     "durability.clean_up": Job(old_rows, "commit", only_young_keys),
     "orders.expire_due": Job(overdue, "orders.services.expiry.payments.cancel_never_sent", expired_once),
     "orders.rearm_timer": Job(disarmed, "orders.services.expiry.database_now", armed_once),
+    "inventory.check_stock": Job(captured, "commit", stock_proved_once),
     "payments.recheck": Job(unchecked, "payments.services.rereads._due", checked_once),
     "payments.catch_up_events": Job(untold, "commit", told_once),
     "payments.clean_up": Job(old_rows, "commit", only_young_events),

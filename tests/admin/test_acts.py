@@ -265,11 +265,14 @@ def test_a_form_that_is_sent_twice_restocks_once(as_role, shop):
 def test_a_count_is_corrected_but_not_below_what_is_reserved(as_role, shop):
     shop.checkout(quantity=4)
     stock, client = Stock.objects.get(), as_role("manager")
-    press(client, stock, "adjust", change="-6", note="counted", key=uuid4())
+    press(client, stock, "adjust", change="-6", note="counted", key=uuid4(), version=stock.version)
     assert shop.level() == (4, 4)
-    assert press(client, stock, "adjust", change="-1", note="counted", key=uuid4()).status_code == 409
+    stock.refresh_from_db()
+    below = {"change": "-1", "note": "counted", "version": stock.version}
+    answer = press(client, stock, "adjust", **below, key=uuid4())
+    assert (answer.status_code, "not enough in stock" in answer.content.decode()) == (409, True)
     assert shop.level() == (4, 4)
-    assert press(as_role("clerk"), stock, "adjust", change="1", note="counted", key=uuid4()).status_code == 403
+    assert press(as_role("clerk"), stock, "adjust", **below, key=uuid4()).status_code == 403
 
 
 def test_an_api_key_is_shown_once(as_role, shop):
@@ -304,13 +307,23 @@ def test_a_product_is_changed_and_a_wrong_isbn_refused(as_role, shop):
         "author": "",
         "price": "16.50",
         "description": "",
+        "image_url": "https://covers.example/dust.jpg",
+        "metadata": '{"shelf": "A3"}',
         "published": "on",
         "note": "new edition",
+        "version": product.version,
     }
     press(client, product, "change", **fields)
     product.refresh_from_db()
     assert (product.title, product.price_minor) == ("Dust", 1650)
-    assert press(client, product, "change", **{**fields, "isbn": "9780000000000"}).status_code == 400
+    assert (product.image_url, product.metadata) == ("https://covers.example/dust.jpg", {"shelf": "A3"})
+    for wrong in (
+        {"isbn": "9780000000000"},
+        {"metadata": "[]"},
+        {"metadata": '{"a": NaN}'},
+        {"image_url": "ftp://covers.example/x"},
+    ):
+        assert press(client, product, "change", **{**fields, **wrong}).status_code == 400, wrong
     assert press(as_role("operator"), product, "change", **fields).status_code == 403
 
 

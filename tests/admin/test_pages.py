@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from catalog.models import ApiKey
 from durability.models import Delivery
 from foundation.database import database_now
+from inventory import services as inventory
 from orders.models import Order
 from payments import services as payments
 from payments.models import InboxEvent, JournalEntry, Payment, Refund
@@ -54,6 +55,7 @@ def trade(books):
             payments.sync_payout(payout["id"], by="test")
         books.reconcile()
         payments.check_books(day=database_now().date())
+        inventory.check_stock(day=database_now().date())
         payments.replay_events(since=database_now() - timedelta(days=2))
         delivery = Delivery.objects.filter(state="done").earliest("pk")
         Delivery.objects.filter(pk=delivery.pk).update(state="parked", last_error="Traceback\nValueError: no")

@@ -21,6 +21,7 @@ BOOKS = [
     "catalog_product",
     "inventory_stock",
     "inventory_stockmovement",
+    "inventory_stockcheck",
     "reconciliation_discrepancy",
     "reconciliation_reconciliationrun",
 ]

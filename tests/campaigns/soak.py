@@ -76,6 +76,7 @@ STAYS = {
     **dict.fromkeys(
         (
             "inventory_stock",
+            "inventory_stockcheck",
             "inventory_stockhold",
             "inventory_stockmovement",
             "orders_dailysales",

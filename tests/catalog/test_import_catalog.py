@@ -11,6 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from catalog import services
+from catalog.management.commands import import_catalog
 from catalog.models import Product
 from tests.factories import api_client, make_key, make_merchant, make_product
 
@@ -157,6 +158,51 @@ def test_a_file_may_name_prices(run):
     assert Product.objects.get(product_id="1").price_minor == 120
 
 
+def test_a_file_may_say_all_that_the_api_may(run, merchant):
+    text = """id,isbn,title,author,published,description,image_url,metadata,year
+1,,A,X,false,"Two
+lines",https://covers.example/1.jpg,"{""shelf"": ""A3"", ""n"": [1, null]}",2008
+2,,B,X,,,,,
+3,,C,X,TRUE,,,"{}",
+"""
+    assert run(text) == (0, ["Corner: 3 created, 0 changed, 0 unchanged, 0 refused"])
+    api = api_client(make_key(merchant))
+    one = api.get("/api/v1/products/1").json()
+    assert (one["published"], one["description"], one["image_url"]) == (
+        False,
+        "Two\nlines",
+        "https://covers.example/1.jpg",
+    )
+    assert one["metadata"] == {"shelf": "A3", "n": [1, None], "year": "2008"}
+    assert {api.get(f"/api/v1/products/{number}").json()["published"] for number in (2, 3)} == {True}
+    # What a cell leaves empty stays as it is.
+    run(text.replace('false,"Two\nlines",https://covers.example/1.jpg', ",,"))
+    assert {**api.get("/api/v1/products/1").json()} == one
+
+
+def test_what_is_wrong_with_the_other_columns_is_named(run):
+    text = f"""id,isbn,title,author,published,description,image_url,metadata
+1,,A,X,maybe,,,
+2,,B,X,,{"x" * 20_001},,
+3,,C,X,,,javascript:alert(1),
+4,,D,X,,,https://covers.example/{"x" * 500},
+5,,E,X,,,,[]
+6,,F,X,,,,"{{""a"": NaN}}"
+7,,G,X,,,,"{{""a"": 1, ""a"": 2}}"
+8,,H,X,,,,"{{""a"": ""\\u0000""}}"
+"""
+    code, lines = run(text)
+    assert code == 1
+    assert lines == [
+        "line 2: published maybe is neither true nor false",
+        "line 3: description is longer than 20000 characters",
+        "line 4: image_url javascript:alert(1) is not a web address",
+        "line 5: image_url is longer than 500 characters",
+        *(f"line {number}: metadata is not a JSON object" for number in (6, 7, 8, 9)),
+        "Corner: 0 created, 0 changed, 0 unchanged, 8 refused",
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
@@ -197,6 +243,18 @@ def test_with_several_merchants_one_must_be_named(run):
 def test_a_byte_order_mark_and_windows_line_ends_are_fine(run):
     text = f"{HEADER}\n{GOOD}".replace("\n", "\r\n").encode("utf-8-sig")
     assert run(text)[1] == ["Corner: 3 created, 0 changed, 0 unchanged, 0 refused"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_long_file_gives_signs_of_life(run, monkeypatch, terminal):
+    monkeypatch.setattr(import_catalog, "_LINES_BETWEEN_SIGNS_OF_LIFE", 2)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    _, lines = run(f"{HEADER}\n{GOOD}")
+    assert lines == [
+        *([] if terminal else ["2 lines read", "4 lines read"]),  # a bar takes their place
+        "all 4 lines read, now they land",
+        "Corner: 3 created, 0 changed, 0 unchanged, 0 refused",
+    ]
 
 
 def test_on_a_terminal_the_bar_is_gone_before_the_rows_are_named(run, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundation.exports import Amount, cell, csv_lines, csv_response
+from foundation.exports import Amount, cell, csv_lines, csv_response, plain
 
 RUNS = "=+-@\t\r\n\0"
 
@@ -30,7 +30,10 @@ def test_no_text_begins_like_a_formula(text):
         (Amount(-500, "jpy"), "-500"),
         (Amount(None, "usd"), ""),
         (None, ""),
+        (True, "true"),
         ("a=b", "a=b"),
+        ("'=1", "''=1"),  # or it would be read back as =1
+        ("'tis", "'tis"),
         (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00+00:00"),
     ],
 )
@@ -42,9 +45,13 @@ def test_a_cell(value, shown):
 def test_a_file_reads_back_row_by_row(rows):
     read = list(csv.reader(io.StringIO("".join(csv_lines(["one", "two"], rows)), newline="")))
     assert read[0] == ["one", "two"]
-    assert [[text.removeprefix("'") for text in row] for row in read[1:]] == [
-        [text.removeprefix("'") for text in row] for row in rows
-    ]
+    assert [[plain(text) for text in row] for row in read[1:]] == rows
+
+
+@given(st.text(st.sampled_from("'=+-@\t\rab"), max_size=6) | st.text(st.characters(exclude_characters="\0")))
+def test_what_a_text_was_is_read_back(text):
+    """Also one that looks quoted before it is."""
+    assert plain(cell(text)) == text
 
 
 def test_rows_are_read_as_they_are_asked_for():

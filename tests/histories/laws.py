@@ -23,7 +23,7 @@ class Books:
     audited: Callable[[], Audit]
     kept_promises: Callable[[], Sequence[Finding]] = tuple  # of the answers that clients had
     reconciled: Callable[[], Sequence[str]] = tuple  # what a reconciliation of today finds
-    proved: Callable[[], Sequence[str]] = tuple  # what the product's own daily proof of the books finds
+    proved: Callable[[], Sequence[str]] = tuple  # what the product's own daily proofs of books and stock find
     shown_orders: Callable[[], Sequence[dict[str, Any]]] = tuple  # as the API shows them
     named: set[str] = field(default_factory=set)  # codes of the auditor that some law has asked for
 

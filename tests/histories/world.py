@@ -30,6 +30,7 @@ from durability.types import Lane
 from foundation import redis
 from foundation.database import database_now
 from foundation.errors import DomainError
+from inventory import services as inventory
 from orders.models import Order
 from orders.states import OrderStatus
 from payments import services as payments
@@ -497,7 +498,7 @@ class Workshop(World):
             audited=lambda: judge(self._read_ours(), read_theirs(self.sandbox.url), slack_s=self.slack_s),
             kept_promises=self._promises_broken,
             reconciled=self._differences,
-            proved=lambda: [str(one) for one in payments.check_books(day=database_now().date()).differences],
+            proved=self._differences_within,
             shown_orders=lambda: self.get("/orders?limit=100").document["data"],
         )
 
@@ -506,6 +507,12 @@ class Workshop(World):
         url = "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**names)
         told = self.memory
         return audit_accepted(url, told.accepted, statuses=told.statuses, refunds=told.refunds)
+
+    def _differences_within(self) -> Sequence[str]:
+        """What the product's own daily proofs find."""
+        today = database_now().date()
+        proofs = (payments.check_books(day=today), inventory.check_stock(day=today))
+        return [str(one) for proof in proofs for one in proof.differences]
 
     def _differences(self) -> Sequence[str]:
         report = reconciliation.reconcile_day(day=database_now().date(), by="the history")

@@ -248,3 +248,51 @@ def test_a_batch_of_expiries_runs_beside_new_orders(merchant):
     with transaction.atomic():
         released = StockMovement.objects.filter(operation="release_reserved")
         assert released.count() == 20
+
+
+# --- Two counts of one shelf ---------------------------------------------------------------------------
+
+
+def two_counts(race: Race, merchant, book) -> None:
+    """Two clerks have counted the same shelf, and each says that three are missing."""
+    version = Stock.objects.get(pk=book.id).version
+    race.stop("inventory.services.lock_stock", at="after")
+    race.stop_before_commit()
+    for clerk in ("a", "b"):
+        race.actor(
+            clerk,
+            lambda clerk=clerk: services.adjust(
+                merchant_id=merchant.id,
+                product=book.product,
+                change=-3,
+                key=clerk,
+                by=clerk,
+                reason="counted",
+                expected_version=version,
+            ),
+        )
+
+
+@pytest.mark.parametrize("turns", orders("a", "a", "a", "b", "b", "b", alike=True))
+def test_of_two_who_counted_the_same_shelf_one_corrects_it(race, merchant, turns):
+    book = make_product(merchant, stock=10)
+    two_counts(race, merchant, book)
+    results = race.play(turns)
+    assert outcomes(list(results.values())) == {"StockLevel": 1, "ChangedMeanwhile": 1}
+    assert Stock.objects.get().on_hand == 7
+
+
+def test_control_without_the_version_the_shelf_is_corrected_twice(race, merchant, monkeypatch):
+    monkeypatch.setattr(services, "_check_version", lambda *_: None)
+    book = make_product(merchant, stock=10)
+    two_counts(race, merchant, book)
+    race.play("a b a b a b")
+    assert Stock.objects.get().on_hand == 4  # and seven are there
+
+
+def test_a_count_that_is_sent_twice_is_done_once_whatever_moved_since(merchant):
+    book = make_product(merchant, stock=10)
+    count = {"merchant_id": merchant.id, "product": book.product, "change": -3, "key": "c", "by": "x", "reason": "y"}
+    version = Stock.objects.get().version
+    assert services.adjust(**count, expected_version=version).on_hand == 7
+    assert services.adjust(**count, expected_version=version).on_hand == 7  # the answer to the first was lost

@@ -18,6 +18,7 @@ from django.db import DatabaseError
 from rich.progress import Progress
 
 from catalog import selectors, services
+from catalog.imports import OPTIONAL, REQUIRED
 from catalog.types import MerchantTerms, Refusal
 from foundation.errors import DomainError
 from foundation.money import MAX_AMOUNT_MINOR
@@ -27,9 +28,9 @@ _LINES_BETWEEN_SIGNS_OF_LIFE = 100_000
 
 
 class Command(BaseCommand):
-    """Reads a CSV file with the columns id, isbn, title, author, and optionally year, language, price, currency."""
+    """Reads a CSV file whose first line names its columns: docs/catalogue.md, and the desk's export of products."""
 
-    help = "Import books from a CSV file (columns id,isbn,title,author; optional year,language,price,currency)"
+    help = f"Import books from a CSV file (columns {', '.join(REQUIRED)}; optional {', '.join(OPTIONAL)})"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", metavar="FILE", type=Path)
@@ -89,16 +90,23 @@ def _merchant(name: str | None) -> MerchantTerms:
 
 
 def _lines(path: Path, out: Any) -> Iterator[str]:
-    """The file's lines, with a bar on a terminal and a line now and then in a pipe."""
+    """The file's lines, with a bar on a terminal and a line now and then in a pipe; what follows them is said, too."""
+    number = 0
     if sys.stdout.isatty():
         with Progress(transient=True) as bar, bar.open(path, "rt", encoding="utf-8-sig", newline="") as watched:
-            yield from watched
-        return
-    with path.open(encoding="utf-8-sig", newline="") as plain:
-        for number, line in enumerate(plain, start=1):
-            yield line
-            if number % _LINES_BETWEEN_SIGNS_OF_LIFE == 0:
-                out.write(f"{number:,} lines read")
+            for line in watched:
+                number += 1
+                yield line
+    else:
+        with path.open(encoding="utf-8-sig", newline="") as plain:
+            for number, line in enumerate(plain, start=1):
+                yield line
+                if number % _LINES_BETWEEN_SIGNS_OF_LIFE == 0:
+                    out.write(f"{number:,} lines read")
+    if (
+        number >= _LINES_BETWEEN_SIGNS_OF_LIFE
+    ):  # from here on PostgreSQL works alone, for a minute where there are millions
+        out.write(f"all {number:,} lines read, now they land")
 
 
 def _one_line(error: Exception) -> str:

@@ -22,6 +22,7 @@ from django.db.models.functions import Now
 from catalog.models import Merchant
 from durability.models import Delivery
 from foundation.database import database_now
+from inventory import services as inventory
 from orders.models import Order
 from payments import gateway
 from payments import services as payments
@@ -122,6 +123,14 @@ def webhook(world: World, kind: str) -> Played:
 @scenario("checkout, we confirm")
 def checkout_confirmed(world: World) -> Played:
     return lambda: world.shop.checkout(key="checkout", payment=confirmed_with(CARD))
+
+
+@scenario("checkout, stock becomes low")
+def checkout_of_the_last_ones(world: World) -> Played:
+    """Whoever listens is told once, together with the reservation, or neither happens."""
+    levels = world.shop.level()
+    inventory.set_low_threshold(merchant_id=world.shop.merchant_id, product="book", threshold=levels[0] - levels[1] - 1)
+    return lambda: world.shop.checkout(key="checkout")
 
 
 @scenario("checkout, the browser confirms")
@@ -690,6 +699,12 @@ def books(world: World) -> Played:
     refund(world, bought(world), 500)
     all_news(world)
     return _several("payments.cut_books", "payments.check_books")
+
+
+@scenario("the stock is proved")
+def stock_proved(world: World) -> Played:
+    bought(world)
+    return _several("inventory.check_stock")
 
 
 @scenario("a handler that was deployed later")

@@ -65,7 +65,8 @@ _BOOKS = {
         count(*) FROM payments_payment GROUP BY 1, 2, 3, 4""",
     "statistics": """SELECT currency, orders_paid, revenue_minor, refunds, refunded_minor, points, count(*)
         FROM orders_dailysales GROUP BY 1, 2, 3, 4, 5, 6""",
-    "stock": "SELECT on_hand, reserved, count(*) FROM inventory_stock GROUP BY 1, 2",
+    "stock": "SELECT on_hand, reserved, low_noticed_at IS NULL, count(*) FROM inventory_stock GROUP BY 1, 2, 3",
+    "stock proof": "SELECT found FROM inventory_stockcheck",
     "stock log": "SELECT operation, quantity, count(*) FROM inventory_stockmovement GROUP BY 1, 2",
     "inbox": "SELECT type, count(*) FROM payments_inboxevent GROUP BY 1",
     "messages": "SELECT name, state, count(*) FROM durability_message GROUP BY 1, 2",
