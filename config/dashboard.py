@@ -19,6 +19,7 @@ from foundation import cells, numbers
 from foundation.database import database_now
 from foundation.money import plain_major
 from foundation.sections import Cell, Facts, Table
+from inventory import selectors as inventory
 from orders import selectors as orders
 from orders.types import DaysSales
 from payments import selectors as payments

@@ -94,6 +94,8 @@ class Loader:
         jobs = shelf_jobs(self._shops, self._books)
         with self._steps.step("Putting books on the shelves", len(jobs)) as advance:
             self._all(jobs, advance)
+        for currency, shop in self._shops.items():
+            shop.watch_stock([book.isbn for book in self._books if currency in book.prices])
         self._diary.write()
 
     def _trade(self) -> None:

@@ -1,7 +1,7 @@
 """The merchants and their stock."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -12,12 +12,14 @@ from config.bootstrap import DEMO_MERCHANT
 from config.trading_day.books import Book
 from config.trading_day.client import Client
 from foundation.database import database_now
+from inventory import services as inventory
 
 SECOND_MERCHANT = "Librairie du Rhin"
 CURRENCIES = {"usd": DEMO_MERCHANT, "eur": SECOND_MERCHANT}
 # Longer than any load; the keys end with it.
 _KEYS_LIVE_FOR = timedelta(hours=1)
 _FEWEST_COPIES, _MOST_COPIES = 30, 80
+_LOW_FROM = 30  # so that some of it is by the evening
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Shop:
         key = f"trading-day-{book.isbn}"
         self.operations.post("/products", document, key=f"{key}-publish")
         self.operations.post(f"/stock/{book.isbn}/restock", {"quantity": copies}, key=f"{key}-restock")
+
+    def watch_stock(self, products: Iterable[str]) -> None:
+        """From when on these are low: staff set that, too."""
+        for product in products:
+            inventory.set_low_threshold(merchant_id=self.merchant.id, product=product, threshold=_LOW_FROM)
 
 
 def open_shops(url: str) -> dict[str, Shop]:
