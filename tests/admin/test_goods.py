@@ -127,28 +127,30 @@ def test_a_product_that_never_had_stock_is_restocked_from_its_page(manager, merc
 # --- Marks and the chart ---
 
 
+def marks(page, text, tone):
+    return page.count(f'<span class="ec-badge ec-{tone}" title="">{text}</span>')
+
+
 def test_low_stock_is_marked_listed_and_counted(manager, merchant, as_role):
-    low, enough, gone = (make_product(merchant, stock=stock, title=f"Title {stock}") for stock in (3, 30, 1))
-    for offer in (low, enough, gone):
-        row = Stock.objects.get(pk=offer.id)
+    shelf = {"Scarce": 3, "Plenty": 30, "Gone": 1}
+    offers = {title: make_product(merchant, stock=stock, title=title) for title, stock in shelf.items()}
+    rows = {title: Stock.objects.get(pk=offer.id) for title, offer in offers.items()}
+    for row in rows.values():
         press(manager, row, "threshold", threshold="3", note="a week's sales")
-    inventory.deduct(merchant_id=merchant.id, product=gone.product, quantity=1, reference="r", key="k", by="x")
+    gone = offers["Gone"].product
+    inventory.deduct(merchant_id=merchant.id, product=gone, quantity=1, reference="r", key="k", by="x")
     assert LogEntry.objects.filter(change_message__contains="a week's sales").count() == 3
 
     every = manager.get(list_url(Stock)).content.decode()
-    assert (every.count(">low<"), every.count(">sold out, low<")) == (1, 1)
+    assert (marks(every, "low", "warn"), marks(every, "sold out, low", "bad")) == (1, 1)
     few = manager.get(list_url(Stock), {"level": "low"}).content.decode()
-    assert "Title 3<" in few
-    assert "Title 1<" in few
-    assert "Title 30" not in few
-    assert ">low<" in manager.get(page_url(Stock.objects.get(pk=low.id))).content.decode()
-    dashboard = as_role("clerk").get("/admin/").context["figures"]
-    assert [figure.values for figure in dashboard if figure.name == "Low stock"] == [
-        ['<span class="ec-money">2</span>']
-    ]
-    press(manager, Stock.objects.get(pk=low.id), "threshold", threshold="", note="no more of it")
-    assert "Title 3<" not in manager.get(list_url(Stock), {"level": "low"}).content.decode()
-    assert press(as_role("clerk"), row, "threshold", threshold="1", note="me").status_code == 403
+    assert [title for title in shelf if title in few] == ["Scarce", "Gone"]
+    assert marks(manager.get(page_url(rows["Scarce"])).content.decode(), "low", "warn") == 1
+    figures = as_role("clerk").get("/admin/").context["figures"]
+    assert [figure.values for figure in figures if figure.name == "Low stock"] == [['<span class="ec-money">2</span>']]
+    press(manager, rows["Scarce"], "threshold", threshold="", note="no more of it")
+    assert "Scarce" not in manager.get(list_url(Stock), {"level": "low"}).content.decode()
+    assert press(as_role("clerk"), rows["Gone"], "threshold", threshold="1", note="me").status_code == 403
 
 
 def test_a_products_page_draws_its_stock(manager, merchant):
