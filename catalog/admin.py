@@ -72,6 +72,9 @@ class KeyForm(NoteForm):
     field_order = ("name", "scopes", "note")
 
 
+_PRODUCT_FIELDS = ("title", "author", "isbn", "price", "description", "image_url", "metadata", "published", "note")
+
+
 class ProductForm(NoteForm):
     title = forms.CharField(label="Title", max_length=500)
     author = forms.CharField(label="Author", max_length=1000, required=False)
@@ -88,7 +91,7 @@ class ProductForm(NoteForm):
         help_text='What your own programs want to know, as a JSON object: {"shelf": "A3"}.',
     )
     published = forms.BooleanField(label="For sale", required=False)
-    field_order = ("title", "author", "isbn", "price", "description", "image_url", "metadata", "published", "note")
+    field_order = _PRODUCT_FIELDS
 
     def clean_image_url(self) -> str:
         address: str = self.cleaned_data["image_url"]
@@ -110,11 +113,11 @@ class NewProductForm(ProductForm):
         required=False,
         help_text="Letters, digits and . _ ~ : -; empty: one is generated.",
     )
-    field_order = ("product", *ProductForm.field_order)
+    field_order = ("product", *_PRODUCT_FIELDS)
 
 
 class ChangeProductForm(VersionedForm, ProductForm):
-    field_order = ProductForm.field_order
+    pass
 
 
 def set_terms(merchant: Merchant, data: dict[str, Any], by: str) -> str:

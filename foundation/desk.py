@@ -23,6 +23,7 @@ from django.http import (
     HttpResponseBase,
     HttpResponseNotAllowed,
     HttpResponseRedirect,
+    QueryDict,
 )
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -126,7 +127,7 @@ class VersionedForm(NoteForm):
 
     def renewed(self, version: int) -> Self:
         """The same form as typed, on a page of another version."""
-        data = self.data.copy()
+        data = cast(QueryDict, self.data).copy()
         data[self.add_prefix("version")] = str(version)
         form = type(self)(data, prefix=self.prefix)
         form.full_clean()

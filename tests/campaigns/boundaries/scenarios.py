@@ -590,6 +590,23 @@ def restock(world: World) -> Played:
     return lambda: world.shop.post("/stock/book/restock", {"quantity": 3}, key="restock")
 
 
+@scenario("deduct and release")
+def deduct_and_release(world: World) -> Played:
+    taken = {"quantity": 2, "reference": "counter"}
+
+    def play() -> Any:
+        world.shop.post("/stock/book/deduct", taken, key="deduct")
+        return world.shop.post("/stock/book/release", {**taken, "quantity": 1}, key="release")
+
+    return play
+
+
+@scenario("list a product")
+def list_a_product(world: World) -> Played:
+    dust = {"id": "dust", "title": "Dust", "author": "", "price": 900, "currency": "usd"}
+    return lambda: world.shop.post("/products", dust, key="product")
+
+
 # --- Reconciliation ---------------------------------------------------------------------------------
 
 

@@ -67,6 +67,7 @@ _BOOKS = {
         FROM orders_dailysales GROUP BY 1, 2, 3, 4, 5, 6""",
     "stock": "SELECT on_hand, reserved, low_noticed_at IS NULL, count(*) FROM inventory_stock GROUP BY 1, 2, 3",
     "stock proof": "SELECT found FROM inventory_stockcheck",
+    "products": "SELECT product_id, price_minor, version FROM catalog_product",
     "stock log": "SELECT operation, quantity, count(*) FROM inventory_stockmovement GROUP BY 1, 2",
     "inbox": "SELECT type, count(*) FROM payments_inboxevent GROUP BY 1",
     "messages": "SELECT name, state, count(*) FROM durability_message GROUP BY 1, 2",
