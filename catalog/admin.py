@@ -91,7 +91,7 @@ class ProductForm(NoteForm):
         help_text='What your own programs want to know, as a JSON object: {"shelf": "A3"}.',
     )
     published = forms.BooleanField(label="For sale", required=False)
-    field_order = _PRODUCT_FIELDS
+    field_order: tuple[str, ...] = _PRODUCT_FIELDS
 
     def clean_image_url(self) -> str:
         address: str = self.cleaned_data["image_url"]

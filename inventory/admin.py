@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 from django import forms
@@ -268,9 +268,13 @@ class StockAdmin(ReadOnlyAdmin[Stock]):
         )
 
 
+# The catalogue's model is its own; a key that points to it knows it.
+_PRODUCTS: QuerySet[Any] = cast(Any, Stock._meta.get_field("product")).related_model._default_manager.all()
+
+
 def _nothing_of(object_id: str) -> Stock | None:
     try:
-        product = Stock.product.get_queryset().select_related("merchant").filter(pk=UUID(object_id)).first()
+        product = _PRODUCTS.select_related("merchant").filter(pk=UUID(object_id)).first()
     except ValueError:
         return None
     return Stock(product=product, merchant=product.merchant) if product else None

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -218,7 +219,7 @@ def test_stock_and_its_log_are_exported(as_role, merchant):
 
 
 def test_what_was_exported_is_imported_and_changes_nothing(as_role, merchant, tmp_path, capsys):
-    nasty = {
+    nasty: dict[str, Any] = {
         "a": {"title": "=HYPERLINK(1)", "author": "'=quoted", "description": 'two\nlines, and "quotes"'},
         "b": {"title": "微服务", "author": "", "isbn": "0439023483", "metadata": {"n": [1, None, "é"], "year": "2008"}},
         "c": {"title": "-5", "published": False, "image_url": "https://covers.example/c.jpg", "price_minor": 0},
@@ -230,8 +231,8 @@ def test_what_was_exported_is_imported_and_changes_nothing(as_role, merchant, tm
     file = tmp_path / "products.csv"
     file.write_bytes(b"".join(answer.streaming_content))
 
-    columns = ("product_id", "isbn", "title", "author", "price_minor", "currency", "published", "description")
-    columns += ("image_url", "metadata")
+    columns: tuple[str, ...] = ("product_id", "isbn", "title", "author", "price_minor", "currency", "published")
+    columns += ("description", "image_url", "metadata")
     before = list(Product.objects.order_by("pk").values(*columns, "updated_at", "version"))
     call_command("import_catalog", str(file), "--merchant", "Corner")
     assert "0 created, 0 changed, 4 unchanged, 0 refused" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from tests.credit import grant
 
 LIST_QUERIES = 12
 PAGE_QUERIES = 30
-DASHBOARD_QUERIES = 20
+DASHBOARD_QUERIES = 21
 
 
 def queries(client, url: str) -> int:

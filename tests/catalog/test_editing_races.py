@@ -1,6 +1,8 @@
 """Several who write the catalogue at once: the second one is told, nothing is overwritten unseen or listed twice."""
 
 from collections import Counter
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ def two_editors(race: Race, merchant, *, version: int | None) -> Product:
     """Each saves the whole form: what it changed, and what it saw of the rest."""
     offer = make_product(merchant)
     seen = Product.objects.get(pk=offer.id)
-    forms = {
+    forms: dict[str, Any] = {
         "pricing": {"price_minor": 9_900, "description": seen.description},
         "editing": {"price_minor": seen.price_minor, "description": "Signed."},
     }
@@ -31,8 +33,12 @@ def two_editors(race: Race, merchant, *, version: int | None) -> Product:
     for name, fields in forms.items():
         race.actor(
             name,
-            lambda fields=fields: services.update_product(
-                merchant_id=merchant.id, product=offer.product, expected_version=version, **fields
+            partial(
+                services.update_product,
+                merchant_id=merchant.id,
+                product=offer.product,
+                expected_version=version,
+                **fields,
             ),
         )
     return seen

@@ -1,6 +1,7 @@
 """How stock stood at a moment, from the log."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from uuid import UUID
 
 import pytest
@@ -13,6 +14,7 @@ from tests.factories import make_merchant, make_product
 
 pytestmark = pytest.mark.django_db
 
+_numbers = count(1)
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
@@ -24,10 +26,10 @@ def merchant():
 def moved(merchant, offer, at, on_hand_after, reserved_after=0):
     """A line of the log, written at that time."""
     StockMovement.objects.create(
-        id=UUID(int=first_id_at(at).int | 7 << 76 | 2 << 62 | 1),
+        id=UUID(int=first_id_at(at).int | 7 << 76 | 2 << 62 | next(_numbers)),
         merchant_id=merchant.id,
         product_id=offer.id,
-        key=str(at),
+        key=str(next(_numbers)),
         operation="restock",
         quantity=1,
         on_hand_change=1,

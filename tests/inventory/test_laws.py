@@ -180,6 +180,8 @@ class Shelf(RuleBasedStateMachine):
                 Sum("reserved"), Sum("sold")
             )
         }
+        never_moved = {pk for pk in stock if pk not in log}  # it has a threshold alone
+        assert {stock.pop(pk) for pk in never_moved} <= {(0, 0)}
         assert stock == log == {row.product_id: (row.on_hand_after, row.reserved_after) for row in last}
         for number, book in enumerate(self.books):
             on_hand, reserved = stock.get(book.id, (0, 0))

@@ -1,5 +1,6 @@
 """Stock that becomes low is told once, whoever took the last ones, and marked until something comes in."""
 
+from functools import partial
 from threading import Barrier
 
 import pytest
@@ -170,7 +171,7 @@ def test_two_who_reach_it_together_tell_it_once(race: Race, merchant, book, turn
     race.stop("inventory.services.lock_stock", at="after")
     race.stop_before_commit()
     for name in ("a", "b"):
-        race.actor(name, lambda name=name: take(merchant, book, 4, f"ord_{name}"))
+        race.actor(name, partial(take, merchant, book, 4, f"ord_{name}"))
     assert race.play(turns) == {"a": None, "b": None}
     assert [news["available"] for news in told()] == [2]
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 from typing import Any
 
@@ -261,7 +262,8 @@ def two_counts(race: Race, merchant, book) -> None:
     for clerk in ("a", "b"):
         race.actor(
             clerk,
-            lambda clerk=clerk: services.adjust(
+            partial(
+                services.adjust,
                 merchant_id=merchant.id,
                 product=book.product,
                 change=-3,
