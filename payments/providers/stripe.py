@@ -239,6 +239,10 @@ def _translate(error: stripe.StripeError) -> NoReturn:
     message = error.user_message or str(error)
     if isinstance(error, stripe.APIConnectionError):
         raise ProviderUnsure("no answer from the provider") from error
+    if error.error is None:
+        # A proxy's page, or a body that was cut short, with whatever status: it says nothing of what happened. What stands
+        # in it may be a client_secret, so it is neither repeated nor kept.
+        raise ProviderUnsure(f"an answer ({status}) that cannot be read") from None
     if isinstance(error, stripe.RateLimitError | stripe.AuthenticationError | stripe.PermissionError) or status == 409:
         raise ProviderBusy(message) from error
     if isinstance(error, stripe.IdempotencyError):

@@ -152,6 +152,8 @@ class Api:
                 self.keys.save(key, incoming.path, fingerprint, saved)
         if fault == "slow":
             time.sleep(faults.SLOW_S)  # the key stays in use
+        if fault == "cut_short":
+            return saved, Answer(saved.status, saved.body[: len(saved.body) * 7 // 8])
         return saved, Answer(0, b"", instead="hang") if fault == "timeout_after" else None
 
     def _execute(self, incoming: _Incoming) -> Saved:

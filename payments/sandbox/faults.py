@@ -7,8 +7,9 @@ from payments.sandbox.store import Json
 
 # Before the effect, on the way in: the request is as good as never received.
 ON_THE_WAY = ("timeout_before", "rate_limit", "reset")
-# While executing, so that the answer is kept under the idempotency key. `slow` holds the key for SLOW_S.
-EXECUTING = ("error_500", "error_500_after", "timeout_after", "slow")
+# While executing, so that the answer is kept under the idempotency key. `slow` holds the key for SLOW_S; of an answer that
+# is `cut_short` the end does not arrive.
+EXECUTING = ("error_500", "error_500_after", "timeout_after", "cut_short", "slow")
 KINDS = (*ON_THE_WAY, *EXECUTING)
 SLOW_S = 1.0
 

@@ -118,6 +118,19 @@ def test_the_client_secret_stays_nowhere(busy_shop, delivering, valkey, caplog, 
     assert not [secret for secret in secrets if secret in said]
 
 
+def test_of_an_answer_that_is_cut_short_nothing_is_kept(busy_shop, delivering, valkey, caplog, capfd):
+    """What an error of reading quotes would be the intent itself."""
+    caplog.set_level(logging.INFO)
+    delivering.control("POST", "faults", {"match": "POST /v1/payment_intents", "kind": "cut_short", "times": 2})
+    body = busy_shop.checkout().json()
+    settle()
+    secret = busy_shop.storefront.get(f"/api/v1/payments/{body['payment']['number']}").json()["client_secret"]
+    assert in_the_database([secret]) == []
+    assert in_redis(valkey, [secret]) == []
+    printed = capfd.readouterr()
+    assert secret not in caplog.text + printed.out + printed.err
+
+
 def test_control_the_search_finds_a_secret_that_is_kept(busy_shop, valkey):
     secret = "pi_1_secret_abcdefghijklmnop"
     body: dict[str, Any] = busy_shop.checkout().json()

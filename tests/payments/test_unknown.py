@@ -1,12 +1,17 @@
 """Timeouts and 500s are not failures: nothing is charged twice, nothing is forgotten."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from django.db.models.functions import Now
 
 from payments import gateway
 from payments import services as payments
+from payments.errors import ProviderUnsure
 from payments.models import Payment, Refund
 from tests.shop import settle
 
@@ -137,3 +142,62 @@ def test_the_moment_of_the_last_send_is_kept(shop, sandbox, sent_again):
     assert sent.first_sent_at
     assert sent.last_sent_at
     assert (sent.last_sent_at > sent.first_sent_at) is sent_again
+
+
+# --- Answers that nobody can read -------------------------------------------------------------------
+
+
+@pytest.mark.guard(1)
+def test_an_answer_that_is_cut_short_is_no_refusal(shop, sandbox):
+    before = charges(sandbox)
+    fault(sandbox, "cut_short")
+    answer = shop.checkout(payment=CONFIRMED)
+    assert (answer.status_code, answer.json()["payment"]["status"]) == (201, "processing")
+    settle(webhooks=False)
+    assert shop.order(answer.json()["order"]["number"])["status"] == "paid"
+    assert charges(sandbox) == before + 1
+
+
+def test_a_refund_whose_answer_is_cut_short_keeps_its_amount_and_is_made_once(shop, sandbox):
+    payment = shop.bought()["payments"][0]["number"]
+    before = sandbox.books()["refunded"].get("usd", 0)
+    sandbox.control("POST", "faults", {"match": "POST /v1/refunds", "kind": "cut_short", "times": 1})
+    shop.post(f"/payments/{payment}/refunds", {"reason": "x"})
+    settle(webhooks=False)
+    assert Refund.objects.get().status == "succeeded"
+    assert sandbox.books()["refunded"]["usd"] == before + 1500
+
+
+@pytest.mark.parametrize("status", [200, 302, 403, 404, 502])
+def test_a_page_that_is_not_the_providers_tells_nothing(settings, status):
+    with stranger(status, b"<html>Blocked by your network. pi_1_secret_abc</html>") as url:
+        settings.STRIPE_API_BASE = url
+        with pytest.raises(ProviderUnsure) as doubt:
+            gateway.retrieve_intent("pi_1")
+    assert (doubt.value.final, "secret" in str(doubt.value)) == (False, False)
+
+
+@contextmanager
+def stranger(status: int, page: bytes) -> Iterator[str]:
+    """Something between us and the provider that answers in its place."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -133,3 +133,12 @@ def test_reset_forgets_objects_keys_settings_and_faults(shop):
     assert shop.v1.events.list().data == []
     answer = shop.http("POST", "/v1/payment_intents", FORM, **KEY)
     assert (answer.status_code, "Idempotent-Replayed" in answer.headers) == (200, False)
+
+
+def test_of_an_answer_that_is_cut_short_the_end_is_missing_and_the_same_key_finds_out(shop):
+    fault(shop, "cut_short")
+    with pytest.raises(stripe.APIError, match="Invalid response body"):
+        shop.v1.payment_intents.create(PAYMENT, {"idempotency_key": "k1"})
+    assert shop.sandbox.books()["charges"] == 1
+    assert shop.v1.payment_intents.create(PAYMENT, {"idempotency_key": "k1"}).status == "succeeded"
+    assert shop.sandbox.books()["charges"] == 1
