@@ -24,7 +24,7 @@ REASONS = (
     "general",
 )
 OPEN = ("warning_needs_response", "warning_under_review", "needs_response", "under_review")
-OUTCOMES = ("needs_response", "under_review", "won", "lost", "warning_closed")
+OUTCOMES = ("needs_response", "under_review", "won", "lost", "warning_closed", "prevented")
 # What a merchant writes into `uncategorized_text` to see a test dispute decided.
 _DECIDING = {"winning_evidence": "won", "losing_evidence": "lost", "escalate_inquiry_evidence": "needs_response"}
 _EVIDENCE = [
@@ -151,7 +151,7 @@ def decide(account: Account, dispute: Json, status: str) -> Json:
         raise Refused(f"Dispute {dispute['id']} is {before} already.")
     if status == "under_review" and inquiry:
         status = "warning_under_review"
-    if (status == "warning_closed") > inquiry or (inquiry and status in {"won", "lost"}):
+    if (status == "warning_closed") > inquiry or (inquiry and status in {"won", "lost"}) or before == "prevented":
         raise Refused(f"Dispute {dispute['id']} is {before}: it cannot become {status}.")
     dispute["status"] = status
     previous: Json = {"status": before}
@@ -160,7 +160,7 @@ def decide(account: Account, dispute: Json, status: str) -> Json:
         dispute["payment_method_details"]["card"]["case_type"] = "chargeback"
     moved = _funds(account, dispute, status)
     account.store.update(dispute)
-    closed = status in {"won", "lost", "warning_closed"}
+    closed = status in {"won", "lost", "warning_closed", "prevented"}
     emit(account, "charge.dispute.closed" if closed else "charge.dispute.updated", dispute, previous)
     if moved:
         emit(account, f"charge.dispute.funds_{moved}", dispute)
@@ -174,7 +174,7 @@ def blocked_amount(account: Account, charge: Json) -> int:
     )
     if any(one["status"] in OPEN and not one["is_charge_refundable"] for one in found):
         return int(charge["amount_captured"])
-    return sum(one["amount"] for one in found if one["status"] == "lost")
+    return sum(one["amount"] for one in found if one["status"] in {"lost", "prevented"})
 
 
 def _funds(account: Account, dispute: Json, status: str) -> str:
@@ -183,7 +183,7 @@ def _funds(account: Account, dispute: Json, status: str) -> str:
     if status == "won" and taken:
         _book(account, dispute, taken, fee=0, category="dispute_reversal", text="Chargeback reversal for")
         return "reinstated"
-    if status in {"needs_response", "lost"} and not taken:
+    if status in {"needs_response", "lost", "prevented"} and not taken:
         _withdraw(account, dispute)
         return "withdrawn"
     return ""

@@ -18,13 +18,14 @@ from durability import services as durability
 from foundation.database import database_now, in_seconds
 from foundation.transition import transition
 from payments import gateway, ledger, metrics
-from payments.errors import AccountOverdrawn, ProviderBusy
+from payments.errors import ProviderBusy
 from payments.events import DisputeClosed, DisputeOpened
 from payments.locks import lock_payment
 from payments.metrics import count_after_commit
 from payments.models import Dispute, DisputeHistory, Payment, Posting
+from payments.services import credit
 from payments.services.payment_news import post_fee
-from payments.services.refund_books import refund_source, settle_debt_by_loss
+from payments.services.refund_books import settle_debt_by_loss
 from payments.states import DISPUTE_CLOSED, DISPUTE_EDGES, DISPUTE_OPEN, DisputeStatus
 from payments.types import BalanceTransaction, ProviderDispute
 
@@ -42,6 +43,8 @@ _STATES = {
     "lost": DisputeStatus.LOST,
     "prevented": DisputeStatus.PREVENTED,
 }
+# What was withdrawn is the customer's for good: the bank said so, or the provider settled it before the bank did.
+_GONE = (DisputeStatus.LOST, DisputeStatus.PREVENTED)
 _TRIES = 5  # readings of one dispute at once; news of one are few, and their key keeps them in order anyway
 
 
@@ -90,8 +93,10 @@ def _apply(payment: Payment, news: ProviderDispute, *, seen: int, by: str) -> bo
     for booked in bookings:
         _post_booking(booked, dispute, payment, by=by)
     withdrawn_minor = -sum(booked.amount_minor for booked in bookings)
-    lost_minor = withdrawn_minor if to == DisputeStatus.LOST else 0
-    _post_loss(dispute, payment, lost_minor - dispute.lost_minor, by=by)
+    lost_minor = withdrawn_minor if to in _GONE else 0
+    change_minor = lost_minor - dispute.lost_minor
+    if change_minor < 0:  # it is back before it is owed again
+        _post_recovery(dispute, payment, -change_minor, by=by)
     values = {
         "amount_minor": news.amount_minor,
         "reason": news.reason,
@@ -110,7 +115,9 @@ def _apply(payment: Payment, news: ProviderDispute, *, seen: int, by: str) -> bo
         for name, value in values.items():
             setattr(dispute, name, value)
     _mark(payment)
-    settle_debt_by_loss(payment, cause=f"{dispute.number}:{dispute.readings}", by=by)
+    settle_debt_by_loss(payment, dispute, by=by)
+    if change_minor > 0:  # what was owed is free before it is lost
+        _post_loss(dispute, payment, change_minor, by=by)
     if before != to:
         _tell(dispute, payment, before=before)
     return True
@@ -155,7 +162,9 @@ def _next_check(dispute: Dispute, closed_at: Any) -> Any:
 def _mark(payment: Payment) -> None:
     """Say on the payment what its disputes mean for refunds."""
     disputes = Dispute.objects.filter(payment=payment)
-    blocking = disputes.filter(status__in=DISPUTE_OPEN, refundable=False)
+    # Lost, and no loss in our books: it took another currency, or its booking is yet to come. The customer has the money.
+    unbooked = Q(status=DisputeStatus.LOST, lost_minor__lte=0)
+    blocking = disputes.filter(Q(status__in=DISPUTE_OPEN) | unbooked, refundable=False)
     payment.disputed_at = blocking.aggregate(first=Min("opened_at"))["first"]
     payment.disputed_lost_minor = max(0, disputes.aggregate(lost=Sum("lost_minor"))["lost"] or 0)
     payment.save(update_fields=["disputed_at", "disputed_lost_minor"])
@@ -184,34 +193,51 @@ def _post_booking(booked: BalanceTransaction, dispute: Dispute, payment: Payment
     post_fee(booked, payment=payment, by=by, subject=dispute.number)
 
 
-def _post_loss(dispute: Dispute, payment: Payment, change_minor: int, *, by: str) -> None:
-    """Move a lost amount to who bears it; a negative change moves back what an appeal recovered."""
-    if change_minor > 0:
-        try:
-            with transaction.atomic():
-                _move_loss(dispute, payment, refund_source(payment), change_minor, by=by)
-        except AccountOverdrawn:  # nothing of it is left there: it was refunded before it was disputed
-            merchant = ledger.merchant_payable(payment.merchant_id, payment.currency)
-            _move_loss(dispute, payment, merchant, change_minor, by=by)
-    elif change_minor < 0:
-        _move_loss(dispute, payment, _bearer(dispute, payment), change_minor, by=by)
+def _post_loss(dispute: Dispute, payment: Payment, lost_minor: int, *, by: str) -> None:
+    """Move a lost amount to who bears it: before the sale is posted, what is left of this payment on the customer's
+    account, and no other payment's money; the rest is the merchant's.
+    """
+    customer, merchant = _bearers(payment)
+    left_minor = 0 if credit.is_sold(payment) else payment.captured_minor - credit.taken_before(payment, customer)
+    by_customer_minor = max(0, min(lost_minor, left_minor))
+    _move_loss(dispute, payment, customer, by_customer_minor, by=by)
+    _move_loss(dispute, payment, merchant, lost_minor - by_customer_minor, by=by)
 
 
-def _bearer(dispute: Dispute, payment: Payment) -> ledger.AccountKey:
-    """Whose account the loss was taken from."""
-    customer = ledger.customer_account(payment.merchant_id, payment.customer, payment.currency)
-    taken = Posting.objects.filter(account_id=customer.id, entry__subject=dispute.number)
-    if taken.aggregate(total=Sum("amount_minor"))["total"]:
-        return customer
-    return ledger.merchant_payable(payment.merchant_id, payment.currency)
+def _post_recovery(dispute: Dispute, payment: Payment, recovered_minor: int, *, by: str) -> None:
+    """Move back what an appeal recovered: to the merchant, who has taken over the whole once the sale is posted; before
+    it, first what the merchant bore.
+    """
+    customer, merchant = _bearers(payment)
+    borne_minor = _borne(dispute, merchant)
+    to_merchant_minor = recovered_minor if credit.is_sold(payment) else min(recovered_minor, borne_minor)
+    _move_loss(dispute, payment, merchant, -to_merchant_minor, by=by)
+    _move_loss(dispute, payment, customer, to_merchant_minor - recovered_minor, by=by)
+
+
+def _bearers(payment: Payment) -> tuple[ledger.AccountKey, ledger.AccountKey]:
+    return (
+        ledger.customer_account(payment.merchant_id, payment.customer, payment.currency),
+        ledger.merchant_payable(payment.merchant_id, payment.currency),
+    )
+
+
+def _borne(dispute: Dispute, account: ledger.AccountKey) -> int:
+    """What of a dispute an account has borne so far."""
+    kinds = ("dispute_lost", "dispute_recovered")
+    moved = Posting.objects.filter(account_id=account.id, entry__subject=dispute.number, entry__kind__in=kinds)
+    return moved.aggregate(total=Sum("amount_minor"))["total"] or 0
 
 
 def _move_loss(dispute: Dispute, payment: Payment, bearer: ledger.AccountKey, change_minor: int, *, by: str) -> None:
+    if not change_minor:
+        return
     lost = change_minor > 0
     account = ledger.disputes(dispute.currency)
+    kind = "dispute_lost" if lost else "dispute_recovered"
     ledger.post(
-        key=f"dispute_loss:{dispute.number}:{dispute.readings}",  # under the row's lock: one change a reading
-        kind="dispute_lost" if lost else "dispute_recovered",
+        key=f"{kind}:{dispute.number}:{dispute.readings}:{bearer.kind}",  # under the row's lock: one of each a reading
+        kind=kind,
         debit=bearer if lost else account,
         credit=account if lost else bearer,
         amount_minor=abs(change_minor),
@@ -240,7 +266,8 @@ def _tell(dispute: Dispute, payment: Payment, *, before: str) -> None:
     }
     inquiry = dispute.status.startswith("inquiry")
     escalated = before.startswith("inquiry") and not inquiry
-    if not before or before in DISPUTE_CLOSED or escalated:
+    reopened = before in DISPUTE_CLOSED and dispute.status not in DISPUTE_CLOSED
+    if not before or reopened or escalated:
         due_at = dispute.evidence_due_at
         count_after_commit(metrics.DISPUTES_OPENED, "inquiry" if inquiry else "dispute")
         durability.publish(

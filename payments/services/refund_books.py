@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from django.db.models import Q, Sum
 
 from payments import ledger
-from payments.models import Payment, Refund, RefundHistory
+from payments.models import Dispute, Payment, Posting, Refund, RefundHistory
 from payments.services import credit
 from payments.states import REFUND_OPEN, RefundStatus
 
@@ -112,23 +112,35 @@ def take_back(refund: Refund, payment: Payment, *, late: bool, by: str) -> None:
     set_sums(payment, refunds_owed_minor=payment.refunds_owed_minor + debt_minor)
 
 
-def settle_debt_by_loss(payment: Payment, *, cause: str, by: str) -> None:
-    """A lost dispute gave the customer what was owed: the merchant, who bears the loss, has no debt beside it."""
-    settled_minor = min(payment.refunds_owed_minor, max(0, -free_minor(payment)))
+def settle_debt_by_loss(payment: Payment, dispute: Dispute, *, by: str) -> None:
+    """A lost dispute gave the customer what was owed: the merchant, who bears the loss, has no debt beside it. What an
+    appeal takes back from the customer again is owed again.
+    """
+    free = free_minor(payment)
+    settled_minor = min(payment.refunds_owed_minor, -free) if free < 0 else -min(free, _settled_by_losses(payment))
     if not settled_minor:
         return
     ledger.post(
-        key=f"refund_owed_lost:{cause}",
+        key=f"refund_owed_lost:{dispute.number}:{dispute.readings}",
         kind="refund_owed_lost",
         debit=_owed(payment),
         credit=refund_source(payment),
         amount_minor=settled_minor,
         by=by,
         merchant_id=payment.merchant_id,
-        subject=payment.number,
+        subject=dispute.number,
         reference=payment.reference,
     )
     set_sums(payment, refunds_owed_minor=payment.refunds_owed_minor - settled_minor)
+
+
+def _settled_by_losses(payment: Payment) -> int:
+    """How much of the debt to the customer this payment's lost disputes have settled so far."""
+    disputes = [dispute.number for dispute in Dispute.objects.filter(payment=payment)]
+    settled = Posting.objects.filter(
+        account_id=_owed(payment).id, entry__subject__in=disputes, entry__kind="refund_owed_lost"
+    )
+    return settled.aggregate(total=Sum("amount_minor"))["total"] or 0
 
 
 def free_minor(payment: Payment) -> int:

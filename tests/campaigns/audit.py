@@ -275,7 +275,7 @@ class _Auditor:
             self.differs("withdrawn_amount", name, dispute["currency"], taken, ours.withdrawn_minor)
             posted = -self.cleared["dispute_withdrawn", name] - self.cleared["dispute_reinstated", name]
             self.differs("withdrawn_in_the_ledger", name, dispute["currency"], taken, posted)
-            still_open = 0 if ours.status == "lost" else taken
+            still_open = 0 if ours.status in {"lost", "prevented"} else taken
             self.differs("open_in_the_ledger", name, dispute["currency"], still_open, held[name])
         for name, payment in self.ours.payments.items():
             mine = [row for row in self.ours.disputes.values() if row.payment_id == payment.id]

@@ -113,6 +113,8 @@ def test_an_appeal_takes_the_loss_back(shop, sandbox, paid):
     }
     paid.refresh_from_db()
     assert paid.disputed_lost_minor == 0
+    told = Message.objects.filter(name__startswith="payments.dispute").order_by("id").values_list("name", flat=True)
+    assert list(told) == [f"payments.dispute_{what}.v1" for what in ("opened", "closed", "closed")]  # it is not open
 
 
 def test_an_inquiry_moves_no_money_and_keeps_nobody_from_refunding(shop, sandbox, paid):
@@ -308,6 +310,20 @@ def test_a_dispute_in_another_currency_is_not_posted_but_told_to_a_person(shop, 
     paid.refresh_from_db()
     assert paid.disputed_at  # it is not refunded, whatever the currency
     assert (paid.contradiction.count(made.provider_reference), paid.contradicted_at is not None) == (1, True)
+    made = decide(sandbox, made, "lost")
+    paid.refresh_from_db()
+    assert (made.status, made.lost_minor, books()) == ("lost", 0, before)
+    answer = shop.post(f"/payments/{paid.number}/refunds", {"reason": "torn"})
+    assert answer.json()["code"] == "payment_disputed"  # the customer has the money, whatever our books say
+
+
+def test_what_the_provider_gave_back_before_it_became_a_dispute_is_lost_as_well(shop, sandbox, paid):
+    made = decide(sandbox, dispute(sandbox, paid), "prevented")
+    assert (made.withdrawn_minor, made.lost_minor) == (PRICE, PRICE)
+    assert "disputes" not in books()
+    assert "merchant_payable" not in books()
+    answer = shop.post(f"/payments/{paid.number}/refunds", {"reason": "torn"})
+    assert answer.json()["code"] == "refund_exceeds_captured"
 
 
 def test_what_no_webhook_brought_is_found_by_the_recheck(shop, sandbox, paid):

@@ -138,6 +138,13 @@ def test_what_a_lost_dispute_gave_the_customer_is_not_owed_any_more(shop, sold, 
     assert (balance("refunds_owed"), balance("merchant_payable")) == (-300, 0)
     settle()
     assert balance("refunds_owed") == -300
+    # An appeal takes it back from the customer, who then waits for the whole debt again.
+    sandbox.control("POST", "disputes/outcome", {"dispute": made["id"], "status": "won"})
+    settle()
+    payment.refresh_from_db()
+    assert payment.refunds_owed_minor == 500
+    assert (balance("refunds_owed"), balance("merchant_payable")) == (-500, -1000)
+    assert_books_agree(payment)
 
 
 def test_a_cancelled_order_whose_refund_came_back_stays_cancelled_and_owes(shop):
