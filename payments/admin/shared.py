@@ -135,7 +135,7 @@ def offered_to_decide(row: Payment | Refund) -> list[str]:
     """The acts for what needs a person, of those above."""
     if row.person_needed_at is None:
         return []
-    return [*([] if row.provider_reference else ["end"]), "settled"]
+    return ["end" if services.is_unanswered(row) else "settled"]
 
 
 def person_marks(row: Payment | Refund) -> list[SafeString]:

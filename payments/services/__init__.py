@@ -12,7 +12,7 @@ from payments.services.attempts import (
 )
 from payments.services.books import adjust_entry, check_books, cut_books, reverse_entry
 from payments.services.credit_grants import approve_grant, grant_store_credit, refuse_grant
-from payments.services.decisions import end_unanswered, settled_by_hand
+from payments.services.decisions import end_unanswered, is_unanswered, settled_by_hand
 from payments.services.desk import (
     adopt_charge,
     adopt_refund,
@@ -52,6 +52,7 @@ __all__ = [
     "end_unanswered",
     "flag_refund",
     "grant_store_credit",
+    "is_unanswered",
     "mark_fraud",
     "open_at_provider",
     "open_count",

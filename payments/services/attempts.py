@@ -28,6 +28,7 @@ from payments.locks import lock_payment
 from payments.metrics import count_after_commit
 from payments.models import Payment, PaymentHistory
 from payments.services.about import about
+from payments.services.contradictions import NOBODY_CAN_PAY
 from payments.services.payment_news import apply_intent, cancel, fail
 from payments.services.tries import CANCEL, LOOK_UP, READ, SEND, LostTrack, asking, lost_track, need_person
 from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, PaymentStatus
@@ -254,6 +255,8 @@ def close_intent(number: str) -> Outcome:
     match outcome:
         case Accepted(value=Intent()):
             return Unknown("it is being processed")
+        case Succeeded(value=Intent(status=status)) if status not in NOBODY_CAN_PAY:
+            return Unknown(f"it is {status} still: it came back to its customer")
         case Refused(message=message):
             return Unknown(message)
     return outcome

@@ -19,7 +19,7 @@ from payments.types import Intent, ProviderRefund
 
 log = logging.getLogger(__name__)
 
-_NOBODY_CAN_PAY = ("canceled", "succeeded")
+NOBODY_CAN_PAY = ("canceled", "succeeded")
 
 
 def contradiction(payment: Payment, intent: Intent) -> str:
@@ -77,11 +77,7 @@ def note_contradiction(payment: Payment, intent: Intent, contradicts: str) -> No
             theirs_at=(charge.created_at if charge else intent.created_at).isoformat(),
         )
     )
-    if (
-        contradicts in ("amount", "currency")
-        and payment.status in PAYMENT_LIVE
-        and intent.status not in _NOBODY_CAN_PAY
-    ):
+    if contradicts in ("amount", "currency") and payment.status in PAYMENT_LIVE and intent.status not in NOBODY_CAN_PAY:
         durability.start_saga("payments.close_intent", key=payment.number, subject=payment.reference)
 
 

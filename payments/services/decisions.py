@@ -3,7 +3,7 @@
 from django.db import transaction
 from django.db.models.functions import Now
 
-from foundation.errors import DomainError, InvalidInput
+from foundation.errors import DomainError, IllegalTransition, InvalidInput
 from foundation.transition import transition
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnsure
 from payments.locks import lock_payment, lock_refund
@@ -31,7 +31,7 @@ def end_unanswered(number: str, *, by: str, why: str) -> str:
     """
     _require(why)
     row = _row(number)
-    if row.person_needed_at is None or row.provider_reference or row.status not in (*PAYMENT_LIVE, *REFUND_OPEN):
+    if row.person_needed_at is None or not is_unanswered(row):
         raise NothingToDecide
     try:
         found = read_payment(row, by=by) if isinstance(row, Payment) else read_refund(row, by=by)
@@ -63,8 +63,17 @@ def _end_refund(refund: Refund, *, by: str, why: str) -> None:
     refund_failed(refund, payment, late=False, by=by)
 
 
+def is_unanswered(row: Payment | Refund) -> bool:
+    """Open, and the provider never said a word about it: it stays so until somebody ends it."""
+    return not row.provider_reference and row.status in (*PAYMENT_LIVE, *REFUND_OPEN)
+
+
 def settled_by_hand(number: str, *, by: str, why: str) -> None:
-    """Take a payment or refund off the operators' list: what it needed was done elsewhere. Raises NotFound, NothingToDecide."""
+    """Take a payment or refund off the operators' list: what it needed was done elsewhere.
+
+    Not one that nobody would look at any more, its amount held for ever: that one is ended. Raises NotFound,
+    NothingToDecide, IllegalTransition.
+    """
     _require(why)
     with transaction.atomic():
         if number.startswith(Refund.PREFIX):
@@ -74,6 +83,8 @@ def settled_by_hand(number: str, *, by: str, why: str) -> None:
             note = PaymentHistory(subject=lock_payment(Payment.id_of(number)))
         if note.subject.person_needed_at is None:
             raise NothingToDecide
+        if is_unanswered(note.subject):
+            raise IllegalTransition(f"{number} is {note.subject.status}, and the provider knows nothing of it: end it.")
         need_nobody(note.subject)
         note.from_state = note.to_state = note.subject.status
         note.by, note.why = by, f"settled by hand: {why}"

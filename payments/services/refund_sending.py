@@ -8,11 +8,13 @@ from django.db.models.functions import Now
 
 from durability.types import Accepted, Outcome, Refused, Succeeded, Unknown
 from foundation.database import database_now, in_seconds
+from foundation.errors import DomainError
 from foundation.transition import transition
 from payments import gateway
-from payments.errors import PaymentDisputed, ProviderBusy, ProviderRefused, ProviderUnsure
+from payments.errors import PaymentDisputed, ProviderBusy, ProviderRefused, ProviderUnsure, RefundExceedsCaptured
 from payments.locks import lock_refund
 from payments.models import Payment, Refund, RefundHistory
+from payments.services import credit
 from payments.services.refund_books import post_refund_paid
 from payments.services.refund_news import apply_refund, refund_failed, refund_succeeded
 from payments.services.tries import LOOK_UP, READ, SEND, LostTrack, asking, lost_track, need_person
@@ -68,9 +70,9 @@ def _send(refund: Refund) -> ProviderRefund:
             return found
         if database_now() - refund.first_sent_at > timedelta(seconds=settings.PROVIDER_KEY_SAFE_FOR_S):
             raise lost_track(refund.number)
+        _require_undisputed(refund)
     else:
-        if refund.payment.disputed_at:  # since it was asked for: the bank may pay the customer already
-            raise ProviderRefused(PaymentDisputed.code, PaymentDisputed().detail)
+        _require_undisputed(refund)
         Refund.objects.filter(pk=refund.pk).update(
             first_sent_at=Now(), next_check_at=in_seconds(settings.PAYMENT_RECHECK_FIRST_S)
         )
@@ -98,6 +100,23 @@ def _send(refund: Refund) -> ProviderRefund:
             # The provider replays its 500 for ever, and lists no such refund: it was never made.
             raise ProviderRefused("provider_error", "The provider failed to make the refund.") from doubt
         return found
+
+
+def _require_undisputed(refund: Refund) -> None:
+    """Raises ProviderRefused where the customer's bank pays, or has paid, since the refund was asked for.
+
+    One that was sent before and is not to be found may only not be found yet: then ProviderUnsure, for a while.
+    """
+    payment, sent_at = refund.payment, refund.first_sent_at
+    if payment.disputed_at:
+        refusal: DomainError = PaymentDisputed()
+    elif payment.disputed_lost_minor and credit.refundable_in_all_minor(payment) < 0:
+        refusal = RefundExceedsCaptured("A lost dispute took what was to be refunded.")
+    else:
+        return
+    if sent_at and database_now() - sent_at < timedelta(seconds=settings.PROVIDER_LOOKUP_GRACE_S):
+        raise ProviderUnsure("sent, but not yet to be found; its payment is disputed meanwhile")
+    raise ProviderRefused(refusal.code, refusal.detail)
 
 
 def record_refund(number: str, outcome: Outcome) -> None:
@@ -128,6 +147,9 @@ def post_refund(number: str, *, by: str) -> None:
     refund, payment = lock_refund(Refund.id_of(number))
     if refund.status == RefundStatus.SUCCEEDED:
         post_refund_paid(refund, payment, by=by)
+    elif refund.status == RefundStatus.PROCESSING and not refund.provider_reference:
+        # Whoever skipped the sending knows why; its amount stays held until somebody says what became of it.
+        need_person(refund, "nobody heard from the provider whether it was made, and it is not asked again")
 
 
 def flag_refund(number: str, *, by: str) -> None:

@@ -9,6 +9,7 @@ from django.db.models.functions import Now
 from durability.models import Message
 from payments import services as payments
 from payments.models import InboxEvent, Payment, PaymentHistory
+from payments.services.tries import need_person
 from reconciliation.models import Discrepancy
 from tests.admin.conftest import list_url, page_url
 from tests.admin.test_acts import press
@@ -49,16 +50,26 @@ def test_an_operator_ends_it_with_a_reason(as_role, lost):
     assert press(as_role("manager"), lost, "end", note="again").status_code == 409
 
 
-def test_what_was_settled_elsewhere_leaves_the_list(as_role, lost):
-    press(as_role("manager"), lost, "settled", note="the customer paid by transfer")
+@pytest.fixture
+def forgotten(shop) -> Payment:
+    """Paid, and the provider says that it does not know it any more."""
+    payment = Payment.objects.get(reference=shop.bought()["number"])
+    need_person(payment, "the provider does not know it any more")
+    payment.refresh_from_db()
+    return payment
+
+
+def test_what_was_settled_elsewhere_leaves_the_list(as_role, forgotten):
+    press(as_role("manager"), forgotten, "settled", note="deleted there by mistake")
     assert Payment.objects.get().person_needed_at is None
-    assert PaymentHistory.objects.latest("id").why == "settled by hand: the customer paid by transfer"
+    assert PaymentHistory.objects.latest("id").why == "settled by hand: deleted there by mistake"
 
 
-@pytest.mark.parametrize("act", ["end", "settled"])
-def test_a_clerk_only_looks(as_role, lost, act):
-    assert press(as_role("clerk"), lost, act, note="please").status_code == 403
-    assert press(as_role("operator"), lost, act, note="  ").status_code == 400
+@pytest.mark.parametrize(("which", "act"), [("lost", "end"), ("forgotten", "settled")])
+def test_a_clerk_only_looks(as_role, request, which, act):
+    payment = request.getfixturevalue(which)
+    assert press(as_role("clerk"), payment, act, note="please").status_code == 403
+    assert press(as_role("operator"), payment, act, note="  ").status_code == 400
     assert Payment.objects.get().person_needed_at is not None
 
 

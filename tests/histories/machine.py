@@ -53,7 +53,7 @@ CALLS = [
     "GET /v1/payment_intents",
     "GET /v1/refunds",
 ]
-FAULTS = ["error_500", "error_500_after", "rate_limit", "reset", "timeout_before", "timeout_after"]
+FAULTS = ["error_500", "error_500_after", "rate_limit", "reset", "timeout_before", "timeout_after", "cut_short"]
 REDELIVERED = ["in order", "newest first", "shuffled", "the newest alone", "the oldest alone"]
 
 _carts = st.sampled_from(sorted(CARTS, key=list(CARTS).index))
@@ -524,7 +524,10 @@ class History(Teller):
         outcome = self.world.bank("disputes", payment_intent=intent, amount=found[1], inquiry=inquiry)
         return self.did("dispute", outcome, f"over {share} of {self.name(found[0])}")
 
-    @rule(pick=_picks, status=st.sampled_from(["won", "lost", "under_review", "needs_response", "warning_closed"]))
+    @rule(
+        pick=_picks,
+        status=st.sampled_from(["won", "lost", "under_review", "needs_response", "warning_closed", "prevented"]),
+    )
     def the_bank_decides_on_a_dispute(self, pick: int, status: str) -> None:
         """Also after it was closed: an appeal."""
         disputes = self.world.provider_objects("disputes")[:10]

@@ -1,13 +1,18 @@
 """What ended here must not be payable at the provider, however late its opening or its cancellation got through."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 
 from durability import services as durability
 from durability.models import SagaRun
+from orders import services as orders
 from payments import gateway
+from payments.errors import ProviderRefused
 from payments.models import Payment
+from payments.types import Intent
 from tests.races import Killed, Race
 from tests.shop import Shop, settle
 
@@ -99,3 +104,49 @@ def test_control_without_the_closing_the_customer_could_still_pay(race, shop, mo
     _, payment = oversleep(race, shop)
     settle()
     assert intent_status(payment) == "requires_payment_method"
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_one_that_comes_back_to_its_customer_while_it_is_closed_is_closed_again(race, shop, monkeypatch):
+    """It was being processed when we asked, and had failed when we looked: it can be paid once more."""
+    cancel = gateway.cancel_intent
+    refused: list[str] = []
+
+    def too_early(reference: str) -> Intent:
+        if refused:
+            return cancel(reference)
+        refused.append(reference)
+        raise ProviderRefused("payment_intent_unexpected_state", "it is being processed")
+
+    monkeypatch.setattr(gateway, "cancel_intent", too_early)
+    _, payment = oversleep(race, shop)
+    settle(webhooks=False)
+    assert (len(refused), intent_status(payment)) == (1, "canceled")
+
+
+def test_an_attempt_that_is_processed_while_its_order_is_paid_another_way_is_closed_as_soon_as_it_can_be(
+    shop, sandbox, monkeypatch
+):
+    body = shop.checkout().json()
+    order, payment = body["order"]["number"], body["payment"]["number"]
+    [charge] = sandbox.control("POST", "plant", {"kind": "missing_in_our_system"})["ids"]
+    retrieve = gateway.retrieve_intent
+
+    def refuses(reference: str) -> Intent:
+        raise ProviderRefused("payment_intent_unexpected_state", f"{reference} is being processed")
+
+    def processing(reference: str) -> Intent:
+        intent = retrieve(reference)
+        return intent if intent.status == "succeeded" else replace(intent, status="processing")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(gateway, "cancel_intent", refuses)
+        meanwhile.setattr(gateway, "retrieve_intent", processing)
+        orders.attach_payment(order_number=order, charge=charge, by="maria", why="the customer has paid twice")
+        settle()
+        assert shop.order(order)["status"] == "paid"
+        assert Payment.objects.get(pk=Payment.id_of(payment)).status == "processing"
+    SagaRun.objects.filter(state="running").update(available_at=Now())  # the customer's bank has declined it
+    settle()
+    assert intent_status(payment) == "canceled"
+    assert Payment.objects.get(pk=Payment.id_of(payment)).status == "cancelled"

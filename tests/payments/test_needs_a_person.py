@@ -6,9 +6,11 @@ import pytest
 from django.db.models.functions import Now
 
 from durability.models import SagaRun
+from foundation.errors import IllegalTransition
 from payments import gateway, selectors
 from payments import services as payments
 from payments.models import Payment, PaymentHistory, ProviderTry, Refund
+from payments.services import tries as tries_of_ours
 from payments.services.decisions import NothingToDecide
 from tests.shop import Shop, settle
 
@@ -155,12 +157,21 @@ def test_a_person_ends_a_refund_that_was_never_made_and_its_amount_is_free_again
     assert Payment.objects.get().refunded_minor == 500
 
 
-def test_settled_by_hand_says_who_and_why_and_changes_nothing_else(shop, lost_refund):
+def test_settled_by_hand_says_who_and_why_and_changes_nothing_else(shop):
+    payment = Payment.objects.get(reference=shop.bought()["number"])
+    tries_of_ours.need_person(payment, "the provider does not know it any more")
+    payments.settled_by_hand(payment.number, by="mia", why="it was deleted there by mistake")
+    payment.refresh_from_db()
+    assert (payment.status, payment.person_needed_at) == ("succeeded", None)
+    assert payment.history.latest("id").why == "settled by hand: it was deleted there by mistake"
+
+
+def test_what_is_open_and_unanswered_is_ended_and_not_only_taken_off_the_list(shop, lost_refund):
+    """Off the list nobody would look at it any more, and its amount would be held for ever."""
     settle()
-    payments.settled_by_hand(lost_refund.number, by="mia", why="paid by bank transfer")
-    refund = Refund.objects.get()
-    assert (refund.status, refund.person_needed_at) == ("processing", None)
-    assert refund.history.latest("id").why == "settled by hand: paid by bank transfer"
+    with pytest.raises(IllegalTransition, match="end it"):
+        payments.settled_by_hand(lost_refund.number, by="mia", why="paid by bank transfer")
+    assert selectors.needing_a_person() == {"payment": 0, "refund": 1}
 
 
 def test_an_hour_without_a_provider_is_one_line_of_tries(shop, sandbox, settings):

@@ -114,6 +114,23 @@ def test_a_posting_that_is_refused_leaves_the_paid_refund_as_it_is(shop, payment
     assert_books_agree(payment)
 
 
+def test_a_refund_whose_sending_was_skipped_waits_for_a_person_who_can_end_it(shop, payment, monkeypatch):
+    refund = ask(shop, payment)
+    with monkeypatch.context() as minute:
+        minute.setattr(services, "refund_at_provider", breaks)
+        settle(webhooks=False)
+        durability.skip_saga_step(run_id=run_of(refund).pk, by="olga", reason="it hangs since noon")
+        settle(webhooks=False)
+    refund.refresh_from_db()
+    assert (refund.status, run_of(refund).state) == ("processing", "completed")
+    assert refund.person_needed_at
+    assert balance("refunds_in_flight") == -500
+    services.end_unanswered(refund.number, by="olga", why="it never left the house")
+    refund.refresh_from_db()
+    assert (refund.status, balance("refunds_in_flight")) == ("failed", 0)
+    assert_books_agree(payment)
+
+
 # --- Given up, and made after all -------------------------------------------------------------------
 
 
@@ -215,6 +232,30 @@ def test_a_dispute_that_comes_before_the_sending_stops_the_refund(shop, payment,
     assert (refund.status, refund.failure_code, refund.first_sent_at) == ("failed", "payment_disputed", None)
     assert sandbox.books()["refunded"] == before
     assert_books_agree(payment)
+
+
+@pytest.mark.guard(10)
+def test_a_dispute_between_two_tries_stops_the_second_one(shop, payment, sandbox, settings):
+    """The first try never arrived; the provider would take the second for new."""
+    refund = ask(shop, payment)
+    sandbox.control("POST", "faults", {"match": "POST /v1/refunds", "kind": "reset", "times": 1})
+    assert type(services.refund_at_provider(refund.number)).__name__ == "Unknown"
+    Payment.objects.update(disputed_at=Now())
+    assert type(services.refund_at_provider(refund.number)).__name__ == "Unknown"  # perhaps it is only late
+    settings.PROVIDER_LOOKUP_GRACE_S = 0
+    settle()
+    refund.refresh_from_db()
+    assert (refund.status, refund.failure_code) == ("failed", "payment_disputed")
+    assert gateway.find_refund(refund.number, payment_intent=payment.provider_reference) is None
+    assert_books_agree(payment)
+
+
+def test_a_dispute_that_was_lost_before_the_sending_stops_the_refund(shop, payment):
+    refund = ask(shop, payment)
+    Payment.objects.update(disputed_lost_minor=1200)
+    settle()
+    refund.refresh_from_db()
+    assert (refund.status, refund.failure_code, refund.first_sent_at) == ("failed", "refund_exceeds_captured", None)
 
 
 @pytest.mark.guard(10)
