@@ -40,7 +40,10 @@ class TermsForm(NoteForm):
     refund_ratio_bp = forms.IntegerField(
         label="Refund ratio (basis points)", min_value=0, max_value=BASIS_POINTS, help_text="10000 is the whole amount."
     )
-    refund_fee = forms.CharField(label="Refund fee", help_text="As 1.50, kept from each refund.")
+    refund_fee = forms.CharField(
+        label="Refund fee",
+        help_text="As 1.50, kept of what is refunded of a payment; none in another currency than the shop's.",
+    )
     refund_approval_above = forms.CharField(
         label="A second person approves refunds above",
         required=False,

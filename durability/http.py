@@ -103,7 +103,7 @@ def _fingerprint(request: Request) -> keys.Fingerprint:
 
 
 def _response(answer: Answer, *, replayed: bool, decorate: Decorate = lambda body: body) -> Response:
-    headers = {}
+    headers = {"Cache-Control": "no-store"}  # what `decorate` adds is for this caller alone
     if replayed:
         IDEMPOTENCY.labels("replayed").inc()
         headers["Idempotent-Replayed"] = "true"

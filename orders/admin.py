@@ -18,7 +18,7 @@ from durability import selectors as durability
 from foundation import cells, numbers
 from foundation.desk import Act, ActForm, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_number, choice_filter
 from foundation.errors import NotFound
-from foundation.ids import parse_public_id
+from foundation.ids import parse_public_id, uuid7
 from foundation.sections import Cell, Entry, Facts, Page, Table, Timeline
 from inventory import selectors as inventory
 from inventory.types import MovementView
@@ -42,6 +42,9 @@ _ICONS = {
 
 
 class RefundForm(NoteForm):
+    """`press` is made with the page: the same press of the button, however often it is sent, refunds once."""
+
+    press = forms.UUIDField(widget=forms.HiddenInput, initial=uuid7)
     payment = forms.CharField(widget=forms.HiddenInput)
     amount = forms.CharField(
         label="Amount",
@@ -52,7 +55,7 @@ class RefundForm(NoteForm):
     as_credit = forms.BooleanField(
         label="As store credit", required=False, help_text="Instead of to the card: the customer can spend it here."
     )
-    field_order = ("payment", "amount", "as_credit", "note")
+    field_order = ("press", "payment", "amount", "as_credit", "note")
 
 
 def cancel(order: Order, data: dict[str, Any], by: str) -> str:
@@ -74,6 +77,7 @@ def refund(order: Order, data: dict[str, Any], by: str) -> str:
             policy=None,  # staff with a reason pass the merchant's terms for customers
             merchant_id=order.merchant_id,
             as_credit=data["as_credit"],
+            refund_id=data["press"],
         )
     return refund_told(payments.get_refund(number))
 

@@ -76,11 +76,14 @@ class RefundView:
 
 @dataclass(frozen=True, slots=True)
 class RefundPolicy:
-    """A merchant's terms for customers' refunds: days since payment, ratio in basis points, fee in minor units."""
+    """A merchant's terms for customers' refunds: days since payment, ratio in basis points, fee in minor units of its own
+    currency. Of a payment in another one no fee is kept: 500 are five dollars, and five hundred yen.
+    """
 
     window_days: int
     ratio_bp: int
     fee_minor: int
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ class PaymentView(APIView):
     def get(self, request: Request, number: str) -> Response:
         payment = selectors.get_payment(number, merchant_id=caller(request).merchant_id)
         secret = services.client_secret(number)
-        return Response({**payment_json(payment), **({"client_secret": secret} if secret else {})})
+        document = {**payment_json(payment), **({"client_secret": secret} if secret else {})}
+        return Response(document, headers={"Cache-Control": "no-store"})
 
 
 class RefundsView(APIView):
@@ -58,7 +59,9 @@ class RefundsView(APIView):
                 amount_minor=body.get("amount"),
                 reason=body["reason"],
                 requested_by="api",  # the merchant's system: above the limit any member of staff is a second person
-                policy=RefundPolicy(merchant.refund_window_days, merchant.refund_ratio_bp, merchant.refund_fee_minor),
+                policy=RefundPolicy(
+                    merchant.refund_window_days, merchant.refund_ratio_bp, merchant.refund_fee_minor, merchant.currency
+                ),
                 merchant_id=merchant.id,
             )
             return Answer(201, refund_json(selectors.get_refund(refund)))

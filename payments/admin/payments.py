@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 
 from foundation import cells, numbers
 from foundation.desk import Act, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_number, choice_filter
+from foundation.ids import uuid7
 from foundation.sections import Entry, Facts, Page, Section, Timeline
 from payments import selectors, services
 from payments.admin.disputes import disputes_table
@@ -35,6 +36,9 @@ _PAYMENT_STATES = [value for name, value in vars(PaymentStatus).items() if name.
 
 
 class RefundForm(NoteForm):
+    """`press` is made with the page: the same press of the button, however often it is sent, refunds once."""
+
+    press = forms.UUIDField(widget=forms.HiddenInput, initial=uuid7)
     amount = forms.CharField(
         label="Amount",
         required=False,
@@ -44,7 +48,7 @@ class RefundForm(NoteForm):
     as_credit = forms.BooleanField(
         label="As store credit", required=False, help_text="Instead of to the card: the customer can spend it here."
     )
-    field_order = ("amount", "as_credit", "note")
+    field_order = ("press", "amount", "as_credit", "note")
 
 
 def refund(payment: Payment, data: dict[str, Any], by: str) -> str:
@@ -57,6 +61,7 @@ def refund(payment: Payment, data: dict[str, Any], by: str) -> str:
             requested_by=by,
             policy=None,  # staff with a reason pass the merchant's terms for customers
             as_credit=data["as_credit"],
+            refund_id=data["press"],
         )
     return refund_told(selectors.get_refund(number))
 

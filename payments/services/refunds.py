@@ -18,6 +18,7 @@ from catalog import selectors as catalog
 from durability import services as durability
 from foundation.database import database_now
 from foundation.errors import IllegalTransition, InvalidInput, NotFound
+from foundation.ids import uuid7
 from foundation.money import check_step, share, whole_steps
 from foundation.transition import transition
 from payments.errors import (
@@ -46,7 +47,8 @@ def refundable_minor(payment: Payment, policy: RefundPolicy | None) -> int:
     left_minor = credit.refundable_in_all_minor(payment)
     if policy:
         paid_minor = payment.captured_minor + payment.credit_captured_minor
-        allowed_minor = max(0, share(paid_minor, policy.ratio_bp) - policy.fee_minor)
+        fee_minor = policy.fee_minor if policy.currency == payment.currency else 0
+        allowed_minor = max(0, share(paid_minor, policy.ratio_bp) - fee_minor)
         allowed_minor = whole_steps(allowed_minor, payment.currency)
         committed_minor = payment.refunds_committed_minor + payment.credit_refunds_committed_minor
         left_minor = min(left_minor, allowed_minor - committed_minor)
@@ -65,13 +67,15 @@ def request_refund(
     again_of: Refund | None = None,
     paid_outside: bool = False,
     as_credit: bool = False,
+    refund_id: UUID | None = None,
 ) -> str:
     """Hold an amount (None: all that is allowed) and start the refund saga, in the caller's transaction.
 
     Above the merchant's limit it waits for a second person instead, its amount held, unless it is `automatic`.
     `policy` None passes the merchant's window, ratio and fee: for cancellations, discrepancies and staff with a
     reason. The card gets its money back first, then the store credit that was spent; `as_credit` gives all of it as
-    store credit. `paid_outside`: our bank pays it, not the provider. Returns the refund's number. Raises NotFound,
+    store credit. `paid_outside`: our bank pays it, not the provider. `refund_id` names the press of the button: the
+    same one asks once, and answers again with what it asked for. Returns the refund's number. Raises NotFound,
     PaymentNotRefundable, PaymentDisputed, RefundWindowClosed, RefundExceedsCaptured, InvalidInput.
     """
     if not reason.strip():
@@ -79,9 +83,15 @@ def request_refund(
     row = lock_payment(Payment.id_of(payment))
     if merchant_id not in (None, row.merchant_id):
         raise NotFound
+    asked = Refund.objects.filter(pk=refund_id).first() if refund_id else None
+    if asked:
+        if asked.payment_id != row.pk:
+            raise InvalidInput("This press of the button was another payment's: open the page again.", param="press")
+        return asked.number
     wanted_minor = _check(row, amount_minor, policy)
     card_minor, credit_minor = credit.split_refund(row, wanted_minor, as_credit=as_credit)
     refund = Refund.objects.create(
+        id=refund_id or uuid7(),
         merchant_id=row.merchant_id,
         payment=row,
         amount_minor=card_minor,

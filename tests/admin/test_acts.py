@@ -9,6 +9,7 @@ from django.db import transaction
 
 from catalog.models import ApiKey, Merchant, Product
 from durability.models import Delivery, SagaRun
+from foundation.ids import uuid7
 from inventory.models import Stock, StockMovement
 from orders.models import Order, OrderHistory
 from payments import services as payments
@@ -19,7 +20,9 @@ from tests.shop import settle
 
 
 def press(client, row, act: str, **fields):
-    """Press a button with its form filled in; follows to the page that comes after it."""
+    """Press a button with its form filled in; follows to the page that comes after it. Each call is a press of its own."""
+    if act == "refund":
+        fields.setdefault("press", str(uuid7()))
     return client.post(act_url(row, act), {f"{act}-{name}": value for name, value in fields.items()}, follow=True)
 
 
@@ -35,6 +38,18 @@ def test_a_manager_refunds_part_of_an_order_with_a_reason(as_role, shop):
     assert refund.number in answer.content.decode()
     settle()
     assert shop.order(order.number)["refund_status"] == "partial"
+
+
+@pytest.mark.guard(15)
+@pytest.mark.parametrize("page", [Order, Payment])
+def test_a_refund_that_is_sent_twice_by_one_press_is_made_once(as_role, shop, page):
+    shop.bought()
+    fields = {"press": str(uuid7()), "amount": "5.00", "note": "torn cover"}
+    if page is Order:
+        fields["payment"] = Payment.objects.get().number
+    for _ in range(2):
+        assert press(as_role("manager"), page.objects.get(), "refund", **fields).status_code == 200
+    assert Refund.objects.get().amount_minor == 500
 
 
 def test_without_an_amount_all_that_is_left_is_refunded(as_role, shop):

@@ -189,7 +189,11 @@ GUARDS = [
                 "        raise SecondPersonNeeded\n    if payment.disputed_at:\n        raise PaymentDisputed\n",
                 "        raise SecondPersonNeeded\n",
             ),
-            Edit(_SENDING, "        if refund.payment.disputed_at:  #", "        if False:  #"),
+            Edit(
+                _SENDING,
+                "    payment, sent_at = refund.payment, refund.first_sent_at\n",
+                "    return\n    payment = sent_at = None\n",
+            ),
             Edit(
                 "payments/services/credit.py",
                 "collected_minor = payment.captured_minor - payment.disputed_lost_minor +",
@@ -221,8 +225,8 @@ GUARDS = [
         [
             Edit(
                 "payments/services/inbox.py",
-                "    for event in gateway.list_events(since=since):",
-                "    for event in list(gateway.list_events(since=since))[:0]:",
+                "    for page in _pages(gateway.list_events(since=since)):",
+                "    for page in list(_pages(gateway.list_events(since=since)))[:0]:",
             ),
         ],
     ),
@@ -269,7 +273,12 @@ GUARDS = [
                 "reconciliation/services/actions.py",
                 "known = DiscrepancyAction.objects.filter(discrepancy=item, key=key)",
                 "known = DiscrepancyAction.objects.none()",
-            )
+            ),
+            Edit(
+                "payments/services/refunds.py",
+                "        id=refund_id or uuid7(),\n        merchant_id=row.merchant_id,",
+                "        merchant_id=row.merchant_id,",
+            ),
         ],
         [
             "DROP INDEX run_one_at_a_time_per_date",

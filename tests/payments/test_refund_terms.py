@@ -83,3 +83,11 @@ def test_a_payment_that_has_not_succeeded_is_refused_first(shop):
 def test_another_merchants_payment_is_not_found(terms, shop):
     _, payment = terms()
     assert refused(shop, payment) == (404, "not_found")
+
+
+def test_a_fee_in_dollars_says_nothing_of_a_payment_in_yen(shop):
+    other = open_shop(refund_fee_minor=500)
+    other.stock("manga", 1, price=900, currency="jpy")
+    payment = other.bought("manga")["payments"][0]["number"]
+    answer = other.post(f"/payments/{payment}/refunds", {"reason": "a torn page"})
+    assert (answer.json()["amount"], answer.json()["currency"]) == (900, "jpy")
