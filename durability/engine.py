@@ -333,9 +333,12 @@ def _wait(run: SagaRun, error: str) -> None:
 def skip(run: SagaRun, *, by: str, reason: str) -> None:
     """An operator's decision over a locked run, in the caller's transaction: the step it stands at shall not happen.
 
-    While it compensates, it is the undo of that step that shall not happen.
+    While it compensates, it is the undo of that step that shall not happen. Raises what the recipe has against it.
     """
     saga = _deployed(run)
+    step = saga.steps[run.current_step] if run.current_step < len(saga.steps) else None
+    if isinstance(step, Step) and step.may_skip:
+        step.may_skip(_context(run))
     note = (SagaStep.State.SKIPPED, reason)
     if run.state == SagaRun.State.RUNNING:
         following = run.current_step + 1

@@ -128,7 +128,8 @@ def retry_saga(*, run_id: UUID, by: str) -> None:
 def skip_saga_step(*, run_id: UUID, by: str, reason: str) -> None:
     """An operator's decision that the step a saga stands at shall not happen; of one that compensates, its undo.
 
-    Whoever works on it at this moment loses the lease. Raises ReasonMissing, IllegalTransition, RecipeNotDeployed.
+    Whoever works on it at this moment loses the lease. Raises ReasonMissing, IllegalTransition, RecipeNotDeployed, and
+    what the step's recipe has against it.
     """
     with transaction.atomic():
         run = _take_from_workers(run_id, reason)

@@ -123,11 +123,15 @@ class Step:
     None where the transaction that starts the run does the work itself.
 
     `undo` takes the effect back. It also runs for the step that failed, so it must accept that `do` never happened.
+
+    `may_skip` is asked where a person wants to skip the step, or its undo: a DomainError refuses, and says what to do
+    instead. None: that person's reason is enough.
     """
 
     name: str
     do: Callable[[Context], None] | None
     undo: Callable[[Context], None] | None
+    may_skip: Callable[[Context], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

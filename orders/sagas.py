@@ -31,8 +31,14 @@ PAYMENT_SUCCESS = register(
         "orders.payment_success",
         version=1,
         steps=(
-            # If the sale cannot be carried through, the order is cancelled and the customer gets the money back.
-            Step("mark order paid", do=steps.mark_paid, undo=steps.cancel_and_request_refund),
+            # If the sale cannot be carried through, the order is cancelled and the customer gets the money back. Nobody
+            # skips that: money would be taken and the order open.
+            Step(
+                "mark order paid",
+                do=steps.mark_paid,
+                undo=steps.cancel_and_request_refund,
+                may_skip=steps.check_order_closed,
+            ),
             Step("commit stock", do=steps.commit_stock, undo=steps.return_stock),
             Step("post the sale", do=steps.post_sale, undo=steps.reverse_sale),
         ),

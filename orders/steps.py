@@ -74,6 +74,10 @@ def cancel_and_request_refund(context: Context) -> None:
     services.cancel_and_request_refund(number=context.payload["order"], payment=context.key, by="payment-success")
 
 
+def check_order_closed(context: Context) -> None:
+    services.check_order_closed(number=context.payload["order"], payment=context.key)
+
+
 def commit_stock(context: Context) -> None:
     services.commit_stock(number=context.payload["order"], by="payment-success")
 

@@ -9,6 +9,7 @@ from orders.services.fulfilment import complete_order, ship_order
 from orders.services.sales import (
     attach_payment,
     cancel_and_request_refund,
+    check_order_closed,
     commit_stock,
     give_back_after_dispute,
     mark_paid,
@@ -23,6 +24,7 @@ __all__ = [
     "attach_payment",
     "begin_attempt",
     "cancel_and_request_refund",
+    "check_order_closed",
     "close_unpaid",
     "commit_stock",
     "complete_order",

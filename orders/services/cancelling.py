@@ -65,10 +65,11 @@ def close_unpaid(*, number: str, by: str, why: str = "") -> None:
     """Cancel a pending order and release its stock, unless it was paid meanwhile or still may be."""
     order = lock_order(number)
     if order.status != OrderStatus.PENDING:
+        _close_attempt(number)  # paid another way, while this attempt was being processed and could not be cancelled
         return
     attempts = payment_reads.payments_of([number])[number]
     if any(attempt.settling for attempt in attempts):
-        Order.objects.filter(pk=order.pk).update(cancel_requested_at=None)  # the payment-success saga takes over
+        _keep_open(order)  # the payment-success saga takes over; while it is stuck, this is asked again now and then
         return
     if any(attempt.status in PAYMENT_LIVE for attempt in attempts):
         _keep_open(order)
@@ -91,8 +92,20 @@ def _keep_open(order: Order) -> None:
 
 
 def undo_checkout(*, number: str, by: str) -> None:
-    """The provider refused to open the payment: the order and its reservation are taken back."""
+    """The provider refused to open the payment: the order and its reservation are taken back.
+
+    Where an operator turned the saga back, nobody knows what became of the payment: it is closed at the provider.
+    """
     order = lock_order(number)
+    turned_back = _close_attempt(number)
     if order.status == OrderStatus.PENDING:
-        cancel(order, by=by, why="the provider refused the payment")
+        cancel(order, by=by, why="its checkout was turned back" if turned_back else "the provider refused the payment")
         inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)
+
+
+def _close_attempt(number: str) -> bool:
+    """See to it that nobody pays an order's live attempt any more, however long that takes. False if it has none."""
+    live = payment_reads.open_attempts([number]).get(number)
+    if live:
+        durability.start_saga("payments.close_intent", key=live.number, subject=number)
+    return live is not None

@@ -64,9 +64,16 @@ def shipment(order: OrderView) -> EmailMultiAlternatives:
 
 
 def cancellation(order: OrderView) -> EmailMultiAlternatives:
-    paid = format_minor(sum(payment.captured_minor for payment in order.payments), order.currency)
+    """What the customer's bank has given back already, after a dispute, does not come from us as well."""
+    paid_minor = sum(payment.captured_minor for payment in order.payments)
+    lost_minor = sum(payment.disputed_lost_minor for payment in order.payments)
     return _about(
-        order, "cancellation", key=order.number, subject=f"Your order {order.number} is cancelled", refunded=paid
+        order,
+        "cancellation",
+        key=order.number,
+        subject=f"Your order {order.number} is cancelled",
+        paid=format_minor(paid_minor, order.currency),
+        by_the_bank=format_minor(lost_minor, order.currency) if lost_minor else "",
     )
 
 

@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from durability import services as durability
+from foundation.errors import IllegalTransition
 from foundation.transition import transition
 from inventory import services as inventory
 from orders import selectors, timer
@@ -18,6 +19,7 @@ from orders.states import ORDER_EDGES, OrderStatus
 from payments import selectors as payment_reads
 from payments import services as payments
 from payments.errors import PaymentDisputed, RefundExceedsCaptured
+from payments.types import PaymentView
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,17 @@ def cancel_and_request_refund(*, number: str, payment: str, by: str) -> None:
     give_back(payment, reason="the sale could not be carried through", by=by)
 
 
+def check_order_closed(*, number: str, payment: str) -> None:
+    """Raises IllegalTransition unless the order is cancelled and its money back, or on its way."""
+    order, money = lock_order(number), payment_reads.get_payment(payment)
+    back_minor = money.refunded_minor + money.refunds_open_minor + money.refunds_owed_minor + money.disputed_lost_minor
+    if order.status != OrderStatus.CANCELLED or back_minor < money.captured_minor:
+        raise IllegalTransition(
+            f"Money would be taken and order {number} open: mend the cause and retry, or undo the saga. What cancels the "
+            "order and refunds the customer cannot be skipped before both are done."
+        )
+
+
 def give_back(payment: str, *, reason: str, by: str) -> None:
     """Refund, by itself, whatever no order explains of a payment. Nobody decides it, so nobody approves it.
 
@@ -134,45 +147,56 @@ def return_stock(*, number: str, by: str) -> None:
 
 def note_refund(*, number: str, by: str) -> None:
     """A refund succeeded: a paid order whose cancellation was requested is cancelled once all of it is back."""
+    _go_on_cancelling(number, by=by, why="not all of the money went back: the cancellation is withdrawn")
+
+
+def note_failed_refund(*, number: str, by: str) -> None:
+    """A refund failed: the cancellation that asked for it is withdrawn, and a person must look."""
+    if selectors.is_order(number):
+        log.error("order %s: refund %s failed; the customer has not got the money back", number, by)
+    _go_on_cancelling(number, by=by, why="the refund failed: the cancellation is withdrawn, ask for it again")
+
+
+def note_rejected_refund(*, number: str, by: str) -> None:
+    """A second person rejected a refund: the cancellation that waited for it is withdrawn, the order can be shipped."""
+    _go_on_cancelling(number, by=by, why="the refund was rejected: the cancellation is withdrawn")
+
+
+def _go_on_cancelling(number: str, *, by: str, why: str) -> None:
+    """A refund has ended. A cancellation waits for the others that are open; then it is carried out, or withdrawn."""
     if not selectors.is_order(number):
         return
     order = lock_order(number)
     if order.status != OrderStatus.PAID or order.cancel_requested_at is None:
         return
-    cancel_if_refunded(order, by=by)
-
-
-def cancel_if_refunded(order: Order, *, by: str) -> None:
-    """Cancel a locked, paid order whose money is all back, and return its stock."""
-    number = order.number
-    if selectors.get_order(number).refund_status == "refunded":
-        cancel(order, by=by, why="refunded in full before shipping")
-        # The refund may be faster than the saga of the sale: what it has not committed, it shall not commit any more.
-        inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)
-        inventory.return_sold(merchant_id=order.merchant_id, reference=number, by=by)
-
-
-def note_failed_refund(*, number: str, by: str) -> None:
-    """A refund failed: the cancellation that asked for it is withdrawn, and a person must look."""
-    if not selectors.is_order(number):
+    if any(one.refunds_open_minor for one in _settling(number)) or cancel_if_refunded(order, by=by):
         return
-    log.error("order %s: refund %s failed; the customer has not got the money back", number, by)
-    _withdraw_cancellation(number, by=by, why="the refund failed: the cancellation is withdrawn, ask for it again")
+    Order.objects.filter(pk=order.pk).update(cancel_requested_at=None)
+    OrderHistory.objects.create(subject=order, from_state=order.status, to_state=order.status, by=by, why=why)
 
 
-def note_rejected_refund(*, number: str, by: str) -> None:
-    """A second person rejected a refund: the cancellation that waited for it is withdrawn, the order can be shipped."""
-    if selectors.is_order(number):
-        _withdraw_cancellation(number, by=by, why="the refund was rejected: the cancellation is withdrawn")
+def cancel_if_refunded(order: Order, *, by: str) -> bool:
+    """Cancel a locked, paid order of whose money nothing is left with us, and return its stock. True if it is done."""
+    number = order.number
+    settling = _settling(number)
+    if not settling or not all(map(_is_all_back, settling)):
+        return False
+    lost = any(one.disputed_lost_minor for one in settling)
+    cancel(order, by=by, why=f"refunded {'or lost to a dispute' if lost else 'in full'} before shipping")
+    # The refund may be faster than the saga of the sale: what it has not committed, it shall not commit any more.
+    inventory.release_reserved(merchant_id=order.merchant_id, reference=number, by=by)
+    inventory.return_sold(merchant_id=order.merchant_id, reference=number, by=by)
+    return True
 
 
-def _withdraw_cancellation(number: str, *, by: str, why: str) -> None:
-    order = lock_order(number)
-    if order.status == OrderStatus.PAID and order.cancel_requested_at:
-        Order.objects.filter(pk=order.pk).update(cancel_requested_at=None)
-        OrderHistory.objects.create(
-            subject=order, from_state=OrderStatus.PAID, to_state=OrderStatus.PAID, by=by, why=why
-        )
+def _settling(number: str) -> list[PaymentView]:
+    return [one for one in payment_reads.payments_of([number])[number] if one.settling]
+
+
+def _is_all_back(payment: PaymentView) -> bool:
+    """What a lost dispute took is with the customer too: no refund will ever come for it."""
+    back_minor = payment.refunded_minor + payment.disputed_lost_minor
+    return not payment.refunds_open_minor and back_minor >= payment.captured_minor
 
 
 def attach_payment(*, order_number: str, charge: str, by: str, why: str) -> str:

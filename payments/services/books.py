@@ -16,6 +16,7 @@ from django.db.models.functions import Now
 from foundation.database import database_now
 from foundation.errors import InvalidInput, NotFound
 from foundation.ids import public_id
+from foundation.money import require_money
 from payments import books, ledger
 from payments.errors import EntryNotReversible
 from payments.ledger import KEEPS_BALANCE, AccountKey
@@ -485,6 +486,7 @@ def adjust_entry(entry_id: UUID, *, debit: str, credit: str, amount_minor: int, 
         raise InvalidInput("The amount of a correction is above zero: swap the accounts to move it the other way.")
     with transaction.atomic():
         entry = _entry(entry_id)
+        require_money(entry.currency)  # loyalty points stand on none of our accounts
         key = f"adjustment:{cause}"
         ledger.post(
             key=key,

@@ -149,3 +149,22 @@ def test_many_rows_move_together_or_not_at_all(overdue):
         )
     assert statuses() == ["cancelled", "pending", "pending"]
     assert not OrderHistory.objects.exists()
+
+
+def test_while_a_sale_is_stuck_its_order_is_not_taken_up_at_every_tick(shop, monkeypatch):
+    """Its money is here, so it is not cancelled; and it is not asked about again and again either."""
+
+    def breaks(**_: object) -> None:
+        raise RuntimeError("the worker has a bad day")
+
+    monkeypatch.setattr(services, "mark_paid", breaks)
+    shop.checkout(payment={"method": "card", "payment_method": "pm_card_visa", "confirm": True})
+    settle()
+    Order.objects.update(expires_at=Now())
+    for _ in range(3):
+        services.rearm()
+        services.expire_due()
+        settle()
+    order = Order.objects.get()
+    assert (order.status, order.cancel_requested_at) == ("pending", None)
+    assert SagaRun.objects.filter(recipe="orders.cancel_unpaid").count() == 1

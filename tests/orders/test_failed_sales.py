@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from durability import services as durability
 from durability.models import Delivery, SagaRun
-from foundation.errors import DomainError
+from foundation.errors import DomainError, IllegalTransition
 from orders import services
 from orders.models import Order
 from payments import services as payments
@@ -189,6 +189,67 @@ def test_what_is_disputed_when_the_sale_fails_goes_back_once_by_one_of_the_two_w
     assert shop.level() == (10, 0)
 
 
+def decided(sandbox: Any, dispute: str, status: str) -> None:
+    sandbox.control("POST", "disputes/outcome", {"dispute": dispute, "status": status})
+    settle()
+
+
+def disputed(sandbox: Any, payment: Payment, **body: Any) -> str:
+    """The customer's bank takes a payment back, and we hear of it: the provider's number."""
+    made = sandbox.control("POST", "disputes", {"payment_intent": payment.provider_reference, **body})
+    settle()
+    number: str = made["id"]
+    return number
+
+
+def test_a_lost_dispute_over_what_no_sale_explains_and_is_owed_costs_the_merchant_nothing(
+    shop, monkeypatch, sandbox, settings
+):
+    settings.PROVIDER_LOOKUP_GRACE_S = 0
+    number = paid(shop)
+    sandbox.control("POST", "faults", {"match": "POST /v1/refunds", "kind": "error_500", "times": 1})
+    with monkeypatch.context() as minute:
+        minute.setattr(*STEPS["commit stock"], refuses)
+        settle()
+    assert balance("refunds_owed") == -1500
+    made = disputed(sandbox, Payment.objects.get())
+    decided(sandbox, made, "lost")
+    assert (balance("refunds_owed"), balance("customer"), balance("merchant_payable")) == (0, 0, 0)
+    decided(sandbox, made, "won")  # an appeal: the customer waits for it again, and gets it by itself
+    assert_given_back(shop, number)
+
+
+def test_what_was_lost_before_the_sale_was_posted_and_won_after_it_is_the_merchants(shop, monkeypatch, sandbox):
+    paid(shop)
+    with monkeypatch.context() as minute:
+        minute.setattr(*STEPS["post the sale"], breaks)
+        settle()
+        made = disputed(sandbox, Payment.objects.get(), amount=600)
+        decided(sandbox, made, "lost")
+    tried_often()
+    assert (balance("customer"), balance("merchant_payable")) == (0, -900)
+    decided(sandbox, made, "won")
+    assert (balance("customer"), balance("merchant_payable")) == (0, -1500)
+
+
+def test_a_loss_takes_nothing_of_what_the_same_customer_paid_for_another_order(shop, monkeypatch, sandbox):
+    paid(shop)
+    with monkeypatch.context() as minute:
+        minute.setattr(*STEPS["commit stock"], refuses)
+        settle()
+    given_back = Payment.objects.get()
+    assert given_back.refunded_minor == 1500
+    other = paid(shop)
+    with monkeypatch.context() as minute:
+        minute.setattr(*STEPS["post the sale"], breaks)
+        settle()
+        decided(sandbox, disputed(sandbox, given_back), "lost")
+        assert balance("customer") == -1500
+    tried_often()
+    assert shop.order(other)["status"] == "paid"
+    assert (balance("customer"), balance("merchant_payable")) == (0, 0)
+
+
 def test_a_whole_refund_that_was_faster_than_the_sale_and_failed_leaves_the_merchant_paid(
     shop, monkeypatch, sandbox, settings
 ):
@@ -266,3 +327,93 @@ def test_the_rejection_withdraws_the_cancellation(waiting):
     assert (order.status, order.cancel_requested_at, shop.order(number)["refund_status"]) == ("paid", None, "none")
     assert "rejected" in order.history.latest("pk").why
     assert shop.post(f"/orders/{number}/ship").status_code == 200
+
+
+def test_a_cancellation_waits_for_its_own_refund_whatever_becomes_of_an_older_one(shop, sandbox):
+    careful = open_shop(refund_approval_above_minor=1000)
+    careful.stock("book", 10)
+    sold = careful.bought()
+    number, payment = sold["number"], sold["payments"][0]["number"]
+    careful.post(f"/payments/{payment}/refunds", {"amount": 300, "reason": "a torn page"})
+    settle()
+    older = Refund.objects.get()
+    careful.post(f"/orders/{number}/cancel")
+    sandbox.control("POST", "refunds/outcome", {"refund": older.provider_reference, "status": "failed"})
+    settle()
+    older.refresh_from_db()
+    assert older.status == "failed"
+    assert careful.post(f"/orders/{number}/ship").json()["code"] == "illegal_transition"  # 12.00 may be on their way
+    with transaction.atomic():
+        payments.approve_refund(number=Refund.objects.get(status="awaiting_approval").number, by="paul", why="yes")
+    settle()
+    order = Order.objects.get()
+    assert (order.status, order.cancel_requested_at) == ("paid", None)  # 3.00 are owed: a person asks for it again
+    careful.post(f"/orders/{number}/cancel")
+    settle()
+    assert_given_back(careful, number)
+
+
+@pytest.mark.parametrize("lost", [1500, 600])
+def test_what_a_lost_dispute_took_does_not_keep_a_paid_order_from_being_cancelled(shop, sandbox, lost):
+    number = shop.bought()["number"]
+    made = disputed(sandbox, Payment.objects.get(), amount=lost)
+    decided(sandbox, made, "lost")
+    answer = shop.post(f"/orders/{number}/cancel")
+    settle()
+    order = Order.objects.get()
+    assert (answer.status_code, order.status) == (200, "cancelled")
+    assert "lost to a dispute" in order.history.latest("pk").why
+    assert shop.level() == (10, 0)
+    assert (balance("merchant_payable"), balance("customer"), balance("disputes")) == (0, 0, 0)
+    # An appeal: money for an order that is cancelled goes back by itself.
+    decided(sandbox, made, "won")
+    payment = Payment.objects.get()
+    assert (payment.refunded_minor, payment.disputed_lost_minor, balance("merchant_payable")) == (1500, 0, 0)
+
+
+# --- What an operator may not decide ----------------------------------------------------------------
+
+
+def test_nobody_skips_that_the_order_is_paid_or_that_its_money_goes_back(shop, monkeypatch):
+    number = paid(shop)
+    with monkeypatch.context() as minute:
+        minute.setattr(services, "mark_paid", breaks)
+        settle()
+        with pytest.raises(IllegalTransition, match="Money would be taken"):
+            durability.skip_saga_step(run_id=sale().pk, by="olga", reason="it hangs")
+        durability.compensate_saga(run_id=sale().pk, by="olga", reason="it hangs")
+        minute.setattr(services, "cancel_and_request_refund", breaks)
+        tried_often()
+        assert sale().state == "compensation_failed"
+        with pytest.raises(IllegalTransition, match="Money would be taken"):
+            durability.skip_saga_step(run_id=sale().pk, by="olga", reason="it hangs")
+    durability.retry_saga(run_id=sale().pk, by="olga")
+    settle()
+    assert_given_back(shop, number)
+
+
+def test_what_was_done_by_hand_may_be_skipped(shop, monkeypatch):
+    number = paid(shop)
+    monkeypatch.setattr(*STEPS["commit stock"], refuses)
+    monkeypatch.setattr(services, "cancel_and_request_refund", breaks)
+    tried_often()
+    with transaction.atomic():
+        services.request_cancel(
+            number=number, merchant_id=shop.merchant_id, unpaid_only=False, by="olga", hold=False, why="by hand"
+        )
+    settle()
+    durability.skip_saga_step(run_id=sale().pk, by="olga", reason="cancelled and refunded by hand")
+    assert sale().state == "compensated"
+    assert_given_back(shop, number)
+
+
+def test_a_checkout_that_an_operator_turns_back_leaves_no_payment_open(shop, sandbox, settings):
+    settings.PROVIDER_LOOKUP_GRACE_S = 0
+    sandbox.control("POST", "faults", {"match": "POST /v1/payment_intents", "kind": "reset", "times": 1})
+    number = shop.checkout().json()["order"]["number"]
+    run = SagaRun.objects.get(recipe="orders.checkout")
+    assert (run.state, Payment.objects.get().status) == ("running", "unknown")
+    durability.compensate_saga(run_id=run.pk, by="olga", reason="it hangs")
+    settle()
+    assert (shop.order(number)["status"], Payment.objects.get().status) == ("cancelled", "cancelled")
+    assert shop.level() == (10, 0)

@@ -13,6 +13,7 @@ from django.db.models import Sum
 from django.test import override_settings
 
 from foundation.database import database_now
+from foundation.money import UnknownCurrency
 from payments import books, ledger, services
 from payments.models import Account, BalanceSnapshot, BookCut, BooksCheck, JournalEntry, KindTotal, Posting
 from payments.services.books import LAWS, check_books_of_today
@@ -405,3 +406,12 @@ def test_an_adjustment_names_the_old_entry_and_is_taken_back_once():
     assert services.reverse_entry(new, by="other", why="again") == back
     assert books.balance(FEES.id) == 30
     assert JournalEntry.objects.count() == 3
+
+
+def test_points_are_moved_to_no_account_of_ours():
+    post("earned", 5, debit=ledger.points_issued(MERCHANT), credit=ledger.points(MERCHANT, "reader"))
+    earned = JournalEntry.objects.get(key="earned")
+    with pytest.raises(UnknownCurrency):
+        services.adjust_entry(
+            earned.pk, debit="write_offs", credit="fees", amount_minor=5, cause="press 1", by="m", why="too many"
+        )
