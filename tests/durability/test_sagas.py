@@ -122,7 +122,6 @@ def test_a_failing_undo_is_retried_then_given_to_a_person_who_can_retry_it():
         services.retry_saga(run_id=SagaRun.objects.get().pk, by="operator")
 
 
-@pytest.mark.guard(8)
 def test_a_zombie_that_lost_its_lease_commits_nothing():
     with transaction.atomic():
         zombie = services.hold_saga("toys.toy", key="k")

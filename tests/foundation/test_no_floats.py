@@ -50,7 +50,6 @@ def floats_in(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.guard(13)
 def test_no_money_is_a_float():
     assert len(sources()) > 60
     found = {str(path.relative_to(ROOT)): floats_in(path.read_text()) for path in sources()}
@@ -76,7 +75,6 @@ def test_control_the_scan_lets_time_pass():
     assert not floats_in("def wait(*, wait_s: float): ...\nLEASE_S = 0.5\nprint(duration_ms / 1000)")
 
 
-@pytest.mark.guard(13)
 def test_amounts_are_whole_numbers_in_models_and_in_postgresql(db):
     ours = [model for model in apps.get_models() if model.__module__.split(".")[0] in _APPS]
     amounts = [field for model in ours for field in model._meta.get_fields() if field.name.endswith("_minor")]

@@ -166,7 +166,13 @@ GUARDS = [
                 "        if payment.first_sent_at is None:\n            return Accepted(None)",
                 "        if payment.first_sent_at is not None:\n            return Succeeded(None)\n"
                 "        if payment.first_sent_at is None:\n            return Accepted(None)",
-            )
+            ),
+            Edit(
+                "orders/services/sales.py",
+                "    try:\n        with transaction.atomic():\n            payments.request_refund(\n",
+                "    if True:\n        return\n"
+                "    try:\n        with transaction.atomic():\n            payments.request_refund(\n",
+            ),
         ],
     ),
     Guard(
@@ -239,8 +245,10 @@ GUARDS = [
                 "payments/services/payment_news.py",
                 "    contradicts = contradiction(payment, intent)\n",
                 '    contradicts = ""\n',
-            )
+            ),
+            Edit("foundation/money.py", "    return _STEPS.get(currency, 1)\n", "    return 1\n"),
         ],
+        statements=["DROP TRIGGER pgtrigger_entry_balances_7ab5a ON payments_journalentry"],
     ),
     Guard(
         14,

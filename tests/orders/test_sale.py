@@ -80,7 +80,6 @@ def test_an_order_does_not_expire_before_its_time(shop):
     assert Order.objects.get().status == "pending"
 
 
-@pytest.mark.guard(9)
 def test_a_payment_that_beat_the_expiry_pays_the_order(shop):
     body = shop.checkout(payment=CONFIRMED).json()  # captured; the news are not applied yet
     expire()

@@ -324,7 +324,6 @@ def test_another_intent_beside_a_payment_that_was_made_is_a_charge_too_many(shop
     assert open_items() == [("duplicate_charge", second.charge.id)]
 
 
-@pytest.mark.guard(13)
 def test_control_without_the_check_a_wrong_amount_is_captured(shop, wrong_amount, monkeypatch):
     monkeypatch.setattr("payments.services.payment_news.contradiction", lambda *_: "")
     settle()

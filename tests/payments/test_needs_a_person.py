@@ -78,7 +78,6 @@ def test_a_payment_is_not_sent_again_after_23_hours_but_looked_up(shop, sandbox,
     assert selectors.needing_a_person() == {"payment": 1, "refund": 0}
 
 
-@pytest.mark.guard(3)
 def test_one_that_the_provider_has_is_found_after_23_hours(shop, sandbox):
     fault(sandbox, INTENTS, "error_500_after")
     answer = shop.checkout(payment=CONFIRMED)
