@@ -7,7 +7,7 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: help up down reset test check fmt crash boundaries guards history soak bench screenshots lock
+.PHONY: help up down reset test check fmt openapi crash boundaries guards history soak bench screenshots lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: .venv/.installed ## Lint, types, the import contract, dependencies, migra
 
 fmt: .venv/.installed ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+openapi: .venv/.installed ## Write docs/openapi.yaml anew from the views
+	@$(BIN)/python -W ignore manage.py spectacular --validate --fail-on-warn --file docs/openapi.yaml
 
 crash: .venv/.installed ## Kill its processes N times under load, then look whether a cent is missing (N=1000 SEED= NEW=1 WRITE=1)
 	@N='$(N)' SEED='$(SEED)' NEW='$(NEW)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.crash

@@ -13,6 +13,11 @@ from foundation import money
 from foundation.api import MinorUnits, StrictSerializer, timestamp
 
 
+@extend_schema_field({"type": "string", "enum": sorted(money.EXPONENTS)}, component_name="Currency")
+class CurrencyField(serializers.CharField):
+    """A lower-case ISO 4217 code."""
+
+
 class PatchProduct(StrictSerializer):
     """All that may change; what is not sent stays."""
 
@@ -20,7 +25,7 @@ class PatchProduct(StrictSerializer):
     title = serializers.CharField(required=False, max_length=500)
     author = serializers.CharField(required=False, allow_blank=True, max_length=1000)
     price = MinorUnits(required=False, source="price_minor", min_value=0)
-    currency = serializers.CharField(required=False, max_length=3)
+    currency = CurrencyField(required=False, max_length=3)
     description = serializers.CharField(required=False, allow_blank=True, max_length=20_000)
     image_url = serializers.CharField(
         required=False, allow_blank=True, max_length=500, validators=[URLValidator(schemes=["http", "https"])]
@@ -41,7 +46,7 @@ class NewProduct(PatchProduct):
     title = serializers.CharField(max_length=500)
     author = serializers.CharField(allow_blank=True, max_length=1000)
     price = MinorUnits(source="price_minor", min_value=0)
-    currency = serializers.CharField(max_length=3)
+    currency = CurrencyField(max_length=3)
     published = serializers.BooleanField(default=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.db import close_old_connections, connection
 from django.http import HttpRequest, JsonResponse
+from django.views.decorators.http import require_safe
 
 from durability import selectors as durability
 from foundation.redis import client
@@ -18,11 +19,13 @@ from payments import selectors as payments
 _ESSENTIAL = {"database"}
 
 
+@require_safe
 def livez(request: HttpRequest) -> JsonResponse:
     """200 while the process serves requests."""
     return JsonResponse({"status": "alive"})
 
 
+@require_safe
 def readyz(request: HttpRequest) -> JsonResponse:
     """Status, duration and error of each part; healthy, degraded (200) or unhealthy (503) overall."""
     checks = {

@@ -370,17 +370,54 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_CLASSES": ["foundation.throttle.KeyThrottle"],
     "DEFAULT_PARSER_CLASSES": ["foundation.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "foundation.negotiation.OneForm",
     "EXCEPTION_HANDLER": "foundation.api.problem_response",
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "config.openapi.calls.ApiSchema",
     "UNAUTHENTICATED_USER": None,
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Everycent",
-    "DESCRIPTION": "Check out, pay, refund: every cent accounted for.",
+    "DESCRIPTION": (
+        "Check out, pay, refund: every cent accounted for.\n\n"
+        "Amounts are integers in minor units beside a currency. Every POST takes an `Idempotency-Key`: sent again with the same "
+        "key it is the same request, and its stored answer comes back with `Idempotent-Replayed: true`. A refusal is a problem "
+        "document whose `code` is for programs; 402 and 424 are kept with their key, every other refusal has changed "
+        "nothing and consumed no key. Another merchant's object answers 404."
+    ),
     "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "TAGS": [
+        {"name": "checkout", "description": "A cart becomes an order and a payment."},
+        {"name": "orders", "description": "What was ordered, and what becomes of it."},
+        {"name": "payments", "description": "What is paid, and what goes back."},
+        {"name": "refunds", "description": "What went back."},
+        {"name": "products", "description": "What is for sale."},
+        {"name": "stock", "description": "How much of it there is."},
+        {"name": "webhooks", "description": "What the payment provider tells us."},
+        {"name": "health", "description": "Whether we are well."},
+    ],
+    "COMPONENT_SPLIT_PATCH": False,  # the form of a PATCH requires nothing as it is
+    "ENUM_NAME_OVERRIDES": {
+        "PaymentMethod": "orders.serializers.PAYMENT_METHODS",
+        "OrderStatus": "orders.serializers.ORDER_STATUSES",
+        "PaymentStatus": "payments.documents.PAYMENT_STATUSES",
+        "RefundStatus": "payments.documents.REFUND_STATUSES",
+        "HowMuchIsRefunded": "payments.documents.REFUND_EXTENTS",
+    },
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "config.openapi.addresses.add_plain_addresses",
+    ],
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {
+        "deepLinking": True,
+        "persistAuthorization": True,
+        "defaultModelsExpandDepth": 0,
+        "validatorUrl": None,  # the page asks nobody on the internet
+    },
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SERVE_AUTHENTICATION": [],

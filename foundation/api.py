@@ -7,6 +7,7 @@ import base64
 import binascii
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -28,17 +29,28 @@ from foundation.money import MAX_AMOUNT_MINOR
 log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; Python 3.13 was the first to say so
 
 
 class StrictSerializer(serializers.Serializer[Any]):
-    """Refuses members that it does not know, so that a misspelt one is noticed."""
+    """Refuses members that it does not know, so that a misspelt one is noticed, and values that would have to be guessed."""
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict):
-            unknown = sorted(set(data) - set(self.fields))
-            if unknown:
-                raise serializers.ValidationError(dict.fromkeys(unknown, "This parameter is not known."))
+            wrong = dict.fromkeys(sorted(set(data) - set(self.fields)), "This parameter is not known.")
+            wrong |= {name: said for name, field in self.fields.items() if (said := _guessed(field, data.get(name)))}
+            if wrong:
+                raise serializers.ValidationError(wrong)
         return super().to_internal_value(data)
+
+
+def _guessed(field: serializers.Field[Any, Any, Any, Any], value: Any) -> str:
+    """What to say where DRF would take a number for a text, or "no" for false."""
+    if value is not None and isinstance(field, serializers.CharField) and not isinstance(value, str):
+        return "Give a text."
+    if value is not None and isinstance(field, serializers.BooleanField) and not isinstance(value, bool):
+        return "Give true or false."
+    return ""
 
 
 class MinorUnits(serializers.IntegerField):
@@ -94,7 +106,7 @@ def problem(
     """A problem document (RFC 9457) with our members."""
     document: dict[str, Any] = {
         "type": f"https://everycent.example/problems/{code}",
-        "title": HTTPStatus(status).phrase,
+        "title": _TITLES.get(status) or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "instance": instance,
@@ -207,7 +219,8 @@ def listed(request: Request, name: str) -> list[str] | None:
 
 def _limit(request: Request, default: int) -> int:
     text = request.query_params.get("limit", str(default))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= settings.API_PAGE_LONGEST:
+    # Read only where it can be right: Python refuses to read an integer of thousands of digits.
+    if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= settings.API_PAGE_LONGEST:
         raise InvalidInput(f"limit is an integer from 1 to {settings.API_PAGE_LONGEST}.", param="limit")
     return int(text)
 

@@ -1,6 +1,7 @@
 """The base of every refusal that a caller can act on: a stable code, an HTTP status, and a sentence that says what to do."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class DomainError(Exception):
@@ -9,6 +10,7 @@ class DomainError(Exception):
     code = "error"
     status = 409
     retry_after_s: int | None = None
+    shown: ClassVar[Mapping[str, Any]] = {}  # members of the example in the API's documentation
 
     def __init__(self, detail: str = "", *, param: str = "", members: dict[str, Any] | None = None) -> None:
         self.detail = detail or " ".join((type(self).__doc__ or "").split())
@@ -22,6 +24,7 @@ class InvalidInput(DomainError):
 
     code = "parameter_invalid"
     status = 400
+    shown: ClassVar[Mapping[str, Any]] = {"param": "items[0].quantity"}
 
 
 class MissingInput(DomainError):
@@ -29,6 +32,7 @@ class MissingInput(DomainError):
 
     code = "parameter_missing"
     status = 400
+    shown: ClassVar[Mapping[str, Any]] = {"param": "customer"}
 
 
 class NotFound(DomainError):

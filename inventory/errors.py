@@ -1,8 +1,10 @@
 """What the inventory refuses."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 from foundation.errors import DomainError
+from inventory.examples import SHORTAGES
 
 
 class InsufficientStock(DomainError):
@@ -10,6 +12,7 @@ class InsufficientStock(DomainError):
 
     code = "insufficient_stock"
     status = 409
+    shown: ClassVar[Mapping[str, Any]] = SHORTAGES
 
     def __init__(self, shortages: Iterable[tuple[str, int, int]]) -> None:
         """Each shortage: the product's public id, how many were requested, how many are available."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import ClassVar
 
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -13,12 +13,14 @@ from durability.types import Answer
 from foundation.api import StrictSerializer, listed, validated
 from foundation.errors import MissingInput
 from foundation.permissions import caller
-from foundation.schema import idempotency_header, page_schema
-from inventory import selectors, services
+from foundation.schema import answers, answers_page, idempotency_header, in_path, in_query, refuses, takes
+from inventory import examples, selectors, services
+from inventory.errors import HoldExceeded, InsufficientStock
 from inventory.serializers import Restock, StockChange, StockDocument, stock_json
 from inventory.types import StockLevel
 
 READERS = {"storefront", "operations"}
+_PRODUCT = in_path("product", "The product's id.", examples.STOCK["product"])
 
 
 class StockListView(APIView):
@@ -26,8 +28,10 @@ class StockListView(APIView):
 
     @extend_schema(
         operation_id="stock_list",
-        parameters=[OpenApiParameter("products", required=True, description="up to 100 ids, separated by commas")],
-        responses=page_schema("StockPage", StockDocument),
+        parameters=[
+            in_query("products", "Up to 100 ids, separated by commas.", "the-trial,the-castle", required=True),
+        ],
+        responses={200: answers_page("StockPage", StockDocument, examples.STOCK)},
     )
     def get(self, request: Request) -> Response:
         """The stock of several products, in the order asked; unknown ones are left out."""
@@ -41,7 +45,11 @@ class StockListView(APIView):
 class StockView(APIView):
     scopes: ClassVar = {"GET": READERS}
 
-    @extend_schema(responses=StockDocument)
+    @extend_schema(
+        operation_id="stock_get",
+        parameters=[_PRODUCT],
+        responses={200: answers(StockDocument, stock=examples.STOCK)},
+    )
     def get(self, request: Request, product: str) -> Response:
         """The stock of a product; 0 if it was never restocked."""
         return Response(stock_json(selectors.get_stock(merchant_id=caller(request).merchant_id, product=product)))
@@ -50,7 +58,12 @@ class StockView(APIView):
 class RestockView(APIView):
     scopes: ClassVar = {"POST": {"operations"}}
 
-    @extend_schema(request=Restock, responses=StockDocument, parameters=[idempotency_header()])
+    @extend_schema(
+        operation_id="stock_restock",
+        parameters=[_PRODUCT, idempotency_header()],
+        request=takes(Restock, restock=examples.RESTOCK),
+        responses={200: answers(StockDocument, stock=examples.STOCK)},
+    )
     def post(self, request: Request, product: str) -> Response:
         """Put pieces on the shelf."""
         return _move(request, product, Restock, services.restock)
@@ -59,7 +72,13 @@ class RestockView(APIView):
 class DeductView(APIView):
     scopes: ClassVar = {"POST": {"operations"}}
 
-    @extend_schema(request=StockChange, responses=StockDocument, parameters=[idempotency_header()])
+    @extend_schema(
+        operation_id="stock_deduct",
+        parameters=[_PRODUCT, idempotency_header()],
+        request=takes(StockChange, deduct=examples.DEDUCT),
+        responses={200: answers(StockDocument, stock=examples.DEDUCTED)},
+    )
+    @refuses(InsufficientStock)
     def post(self, request: Request, product: str) -> Response:
         """Take pieces off the shelf under a reference."""
         return _move(request, product, StockChange, services.deduct)
@@ -68,7 +87,13 @@ class DeductView(APIView):
 class ReleaseView(APIView):
     scopes: ClassVar = {"POST": {"operations"}}
 
-    @extend_schema(request=StockChange, responses=StockDocument, parameters=[idempotency_header()])
+    @extend_schema(
+        operation_id="stock_release",
+        parameters=[_PRODUCT, idempotency_header()],
+        request=takes(StockChange, release=examples.DEDUCT),
+        responses={200: answers(StockDocument, stock=examples.STOCK)},
+    )
+    @refuses(HoldExceeded)
     def post(self, request: Request, product: str) -> Response:
         """Put back what was deducted under the same reference."""
         return _move(request, product, StockChange, services.release)

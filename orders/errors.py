@@ -1,22 +1,31 @@
 """What orders refuse."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from foundation.errors import DomainError, InvalidInput
+from orders import examples
+from payments.examples import PAYMENT_NUMBER
 
 
 class ProductNotFound(InvalidInput):
     """There is no such product for sale: check its id, and that it is published."""
 
     code = "product_not_found"
+    shown: ClassVar[Mapping[str, Any]] = {"param": "items[0].product"}
 
 
 class CurrencyMixed(InvalidInput):
     """One order has one currency: put products of one currency into it."""
 
     code = "currency_mixed"
+    shown: ClassVar[Mapping[str, Any]] = {"param": "items"}
 
 
 class NothingToPay(InvalidInput):
     """The total of an order must be above 0."""
+
+    shown: ClassVar[Mapping[str, Any]] = {"param": "items"}
 
 
 class OrderAlreadyPaid(DomainError):
@@ -24,6 +33,7 @@ class OrderAlreadyPaid(DomainError):
 
     code = "order_already_paid"
     status = 409
+    shown: ClassVar[Mapping[str, Any]] = {"payment": PAYMENT_NUMBER}
 
 
 class OrderNotOpen(DomainError):
@@ -46,3 +56,19 @@ class PaymentContradicts(DomainError):
 
     code = "payment_in_progress"
     status = 409
+
+
+class CardDeclined(DomainError):
+    """The card was declined. The order stands, its stock is reserved: pay it by a new attempt with another card."""
+
+    code = "card_declined"
+    status = 402
+    shown: ClassVar[Mapping[str, Any]] = examples.DECLINED
+
+
+class PaymentNotOpened(DomainError):
+    """The payment provider refused to open the payment. The order stands: mend what it refused, then start a new attempt."""
+
+    code = "provider_error"
+    status = 424
+    shown: ClassVar[Mapping[str, Any]] = examples.NOT_OPENED

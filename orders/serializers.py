@@ -7,7 +7,10 @@ from rest_framework import serializers
 
 from foundation.api import MinorUnits, Quantity, StrictSerializer, timestamp
 from orders.types import OrderView, PaymentWish
-from payments.documents import PaymentDocument, payment_json
+from payments.documents import REFUND_EXTENTS, PaymentDocument, payment_json
+
+PAYMENT_METHODS = ["card", "store_credit"]
+ORDER_STATUSES = ["pending", "paid", "shipped", "completed", "cancelled"]
 
 
 class CustomerRequest(StrictSerializer):
@@ -22,7 +25,7 @@ class ItemRequest(StrictSerializer):
 
 
 class PaymentRequest(StrictSerializer):
-    method = serializers.ChoiceField(choices=["card", "store_credit"])
+    method = serializers.ChoiceField(choices=PAYMENT_METHODS)
     payment_method = serializers.CharField(max_length=255, required=False)
     confirm = serializers.BooleanField(required=False)
     store_credit = MinorUnits(required=False, help_text="this much of the total from the customer's store credit")
@@ -72,8 +75,8 @@ class OrderDocument(serializers.Serializer[Any]):
     """An order. Amounts are integers in minor units."""
 
     number = serializers.CharField()
-    status = serializers.ChoiceField(choices=["pending", "paid", "shipped", "completed", "cancelled"])
-    refund_status = serializers.ChoiceField(choices=["none", "partial", "refunding", "refunded"])
+    status = serializers.ChoiceField(choices=ORDER_STATUSES)
+    refund_status = serializers.ChoiceField(choices=REFUND_EXTENTS)
     customer = CustomerDocument()
     currency = serializers.CharField()
     total = serializers.IntegerField()

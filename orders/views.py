@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -13,12 +13,33 @@ from durability.errors import IdempotencyKeyInUse
 from durability.http import answer_in_two, answer_once
 from durability.types import Answer, Lease
 from foundation.api import page, problem, validated
-from foundation.errors import InvalidInput
+from foundation.errors import DomainError, IllegalTransition, InvalidInput
 from foundation.permissions import caller
-from foundation.schema import idempotency_header, page_schema
-from orders import selectors, services
-from orders.errors import OrderAlreadyPaid, OrderNotOpen, PaymentStillProcessing
+from foundation.schema import (
+    PAGE,
+    answers,
+    answers_page,
+    idempotency_header,
+    in_header,
+    in_path,
+    in_query,
+    refuses,
+    takes,
+)
+from inventory.errors import InsufficientStock
+from orders import examples, selectors, services
+from orders.errors import (
+    CardDeclined,
+    CurrencyMixed,
+    NothingToPay,
+    OrderAlreadyPaid,
+    OrderNotOpen,
+    PaymentNotOpened,
+    PaymentStillProcessing,
+    ProductNotFound,
+)
 from orders.serializers import (
+    ORDER_STATUSES,
     CheckoutDocument,
     CheckoutRequest,
     NothingRequest,
@@ -30,15 +51,22 @@ from orders.serializers import (
 )
 from orders.states import OrderStatus
 from orders.types import Customer, OrderView, Wanted
+from payments import examples as payment_examples
 from payments import services as payments
 from payments.documents import PaymentDocument, payment_json
-from payments.errors import PaymentInProgress, ProviderUnavailable, StoreCreditInsufficient
+from payments.errors import (
+    PaymentDisputed,
+    PaymentInProgress,
+    ProviderUnavailable,
+    StoreCreditExceedsTotal,
+    StoreCreditInsufficient,
+)
 from payments.metrics import PAYMENT_REQUEST_DURATION
 from payments.states import PAYMENT_LIVE, PaymentStatus
 from payments.types import PaymentView
 
 READERS = {"storefront", "operations"}
-_STATUSES = {"pending", "paid", "shipped", "completed", "cancelled"}
+_ORDER = in_path("number", "The order's number.", examples.ORDER_NUMBER)
 
 
 def with_secret(payment: dict[str, Any]) -> dict[str, Any]:
@@ -55,19 +83,15 @@ def payment_answer(order: OrderView, payment: PaymentView, *, path: str, body: d
     members: dict[str, Any] = {"order": order_json(order), "payment": payment_json(payment)}
     if failure.code.startswith("card_") or failure.decline_code:
         members["decline_code"] = failure.decline_code or failure.code
-        return Answer(
-            402, problem(status=402, code="card_declined", detail=failure.message, instance=path, members=members)
-        )
-    return Answer(
-        424,
-        problem(
-            status=424,
-            code="provider_error",
-            detail=f"The payment provider refused to open the payment: {failure.message}",
-            instance=path,
-            members=members,
-        ),
-    )
+        return _refused(CardDeclined(failure.message, members=members), path)
+    refused = f"The payment provider refused to open the payment: {failure.message}"
+    return _refused(PaymentNotOpened(refused, members=members), path)
+
+
+def _refused(error: DomainError, path: str) -> Answer:
+    """A refusal that is an answer: it is kept with its key, and so is what it left behind."""
+    document = problem(status=error.status, code=error.code, detail=error.detail, instance=path, members=error.members)
+    return Answer(error.status, document)
 
 
 class CheckoutView(APIView):
@@ -79,13 +103,45 @@ class CheckoutView(APIView):
         operation_id="checkout",
         parameters=[
             idempotency_header(),
-            OpenApiParameter("Prefer", location=OpenApiParameter.HEADER, description="respond-async"),
+            in_header(
+                "Prefer", "`respond-async`: a worker opens the payment, the answer does not wait.", "respond-async"
+            ),
         ],
-        request=CheckoutRequest,
-        responses={201: CheckoutDocument},
+        request=takes(
+            CheckoutRequest,
+            in_the_browser=examples.CART,
+            at_once=examples.CART_AT_ONCE,
+            with_store_credit=examples.CART_WITH_STORE_CREDIT,
+        ),
+        responses={
+            201: answers(
+                CheckoutDocument,
+                to_be_confirmed=examples.CHECKED_OUT,
+                respond_async=examples.CHECKED_OUT_ASYNC,
+            )
+        },
+    )
+    @refuses(
+        ProductNotFound,
+        CurrencyMixed,
+        NothingToPay,
+        StoreCreditExceedsTotal,
+        CardDeclined,
+        InsufficientStock,
+        StoreCreditInsufficient,
+        PaymentNotOpened,
+        ProviderUnavailable,
     )
     @PAYMENT_REQUEST_DURATION.time()
     def post(self, request: Request) -> Response:
+        """Check out.
+
+        Prices the cart, places the order, reserves the stock and opens the payment: all of it, or nothing. The buyer's browser
+        confirms with the payment's `client_secret`; until `expires_at` the stock is theirs. With `Prefer: respond-async` a
+        worker opens the payment: ask for it until it has a `client_secret`.
+
+        402 and 424 are answers about the payment: the order stands, and takes another attempt.
+        """
         body = validated(CheckoutRequest, request.data)
         at_once = "respond-async" not in request.headers.get("Prefer", "")
         leases: list[Lease] = []
@@ -135,13 +191,18 @@ class OrdersView(APIView):
 
     @extend_schema(
         operation_id="order_list",
-        parameters=[OpenApiParameter("customer"), OpenApiParameter("status", enum=sorted(_STATUSES))],
-        responses=page_schema("OrderPage", OrderDocument),
+        parameters=[
+            in_query("customer", "Orders of this customer.", examples.CART["customer"]["id"]),
+            in_query("status", "Orders that are at this.", "paid", enum=ORDER_STATUSES),
+            *PAGE,
+        ],
+        responses={200: answers_page("OrderPage", OrderDocument, examples.PAID)},
     )
     def get(self, request: Request) -> Response:
+        """Orders, the newest first."""
         status = request.query_params.get("status", "")
-        if status and status not in _STATUSES:
-            raise InvalidInput(f"status is one of {', '.join(sorted(_STATUSES))}.", param="status")
+        if "status" in request.query_params and status not in ORDER_STATUSES:
+            raise InvalidInput(f"status is one of {', '.join(ORDER_STATUSES)}.", param="status")
         rows = selectors.orders_of(
             merchant_id=caller(request).merchant_id,
             customer=request.query_params.get("customer", ""),
@@ -155,8 +216,13 @@ class OrderDetailView(APIView):
 
     scopes: ClassVar = {"GET": READERS}
 
-    @extend_schema(operation_id="order_get", responses=OrderDocument)
+    @extend_schema(
+        operation_id="order_get",
+        parameters=[_ORDER],
+        responses={200: answers(OrderDocument, paid=examples.PAID)},
+    )
     def get(self, request: Request, number: str) -> Response:
+        """One order, with its items and payments."""
         return Response(order_json(selectors.get_order(number, merchant_id=caller(request).merchant_id)))
 
 
@@ -167,11 +233,16 @@ class CancelView(APIView):
 
     @extend_schema(
         operation_id="order_cancel",
-        parameters=[idempotency_header()],
-        request=NothingRequest,
-        responses=OrderDocument,
+        parameters=[_ORDER, idempotency_header()],
+        request=takes(NothingRequest, nothing={}),
+        responses={200: answers(OrderDocument, cancelled=examples.CANCELLED)},
     )
+    @refuses(IllegalTransition, OrderAlreadyPaid, PaymentStillProcessing, PaymentDisputed, ProviderUnavailable)
     def post(self, request: Request, number: str) -> Response:
+        """Cancel an order.
+
+        A storefront's key cancels what is not paid; a key for operations also what is paid and not shipped, by a refund.
+        """
         validated(NothingRequest, request.data)
         leases: list[Lease] = []
 
@@ -221,11 +292,13 @@ class ShipView(APIView):
 
     @extend_schema(
         operation_id="order_ship",
-        parameters=[idempotency_header()],
-        request=ShipRequest,
-        responses=OrderDocument,
+        parameters=[_ORDER, idempotency_header()],
+        request=takes(ShipRequest, parcel=examples.SHIP),
+        responses={200: answers(OrderDocument, shipped=examples.SHIPPED)},
     )
+    @refuses(IllegalTransition)
     def post(self, request: Request, number: str) -> Response:
+        """Ship a paid order."""
         body = validated(ShipRequest, request.data)
 
         def effect() -> Answer:
@@ -248,11 +321,13 @@ class CompleteView(APIView):
 
     @extend_schema(
         operation_id="order_complete",
-        parameters=[idempotency_header()],
-        request=NothingRequest,
-        responses=OrderDocument,
+        parameters=[_ORDER, idempotency_header()],
+        request=takes(NothingRequest, nothing={}),
+        responses={200: answers(OrderDocument, completed=examples.COMPLETED)},
     )
+    @refuses(IllegalTransition)
     def post(self, request: Request, number: str) -> Response:
+        """Complete a shipped order."""
         validated(NothingRequest, request.data)
 
         def effect() -> Answer:
@@ -269,12 +344,32 @@ class AttemptsView(APIView):
 
     @extend_schema(
         operation_id="payment_create",
-        parameters=[idempotency_header()],
-        request=PaymentRequest,
-        responses={201: PaymentDocument},
+        parameters=[_ORDER, idempotency_header()],
+        request=takes(
+            PaymentRequest,
+            in_the_browser=payment_examples.IN_THE_BROWSER,
+            at_once=payment_examples.AT_ONCE,
+            with_store_credit=payment_examples.WITH_STORE_CREDIT,
+        ),
+        responses={201: answers(PaymentDocument, to_be_confirmed=payment_examples.CONFIRMABLE)},
+    )
+    @refuses(
+        StoreCreditExceedsTotal,
+        CardDeclined,
+        PaymentInProgress,
+        PaymentStillProcessing,
+        OrderAlreadyPaid,
+        OrderNotOpen,
+        StoreCreditInsufficient,
+        PaymentNotOpened,
+        ProviderUnavailable,
     )
     @PAYMENT_REQUEST_DURATION.time()
     def post(self, request: Request, number: str) -> Response:
+        """Pay an order by another attempt, after one that failed.
+
+        An earlier attempt that the buyer has not confirmed is cancelled first.
+        """
         wish = wish_of(validated(PaymentRequest, request.data))
         leases: list[Lease] = []
 

@@ -8,6 +8,19 @@ from foundation.api import timestamp
 from payments.states import RefundStatus
 from payments.types import PaymentView, RefundView
 
+PAYMENT_STATUSES = ["pending", "processing", "requires_action", "succeeded", "failed", "cancelled"]
+REFUND_STATUSES = [
+    "requested",
+    "awaiting_approval",
+    "processing",
+    "pending",
+    "requires_action",
+    "succeeded",
+    "failed",
+    "cancelled",
+]
+REFUND_EXTENTS = ["none", "partial", "refunding", "refunded"]  # of an order, of a payment
+
 
 class FailureDocument(serializers.Serializer[Any]):
     code = serializers.CharField()
@@ -20,13 +33,11 @@ class PaymentDocument(serializers.Serializer[Any]):
 
     number = serializers.CharField()
     order = serializers.CharField()
-    status = serializers.ChoiceField(
-        choices=["pending", "processing", "requires_action", "succeeded", "failed", "cancelled"]
-    )
+    status = serializers.ChoiceField(choices=PAYMENT_STATUSES)
     amount = serializers.IntegerField()
     currency = serializers.CharField()
     amount_refunded = serializers.IntegerField()
-    refund_status = serializers.ChoiceField(choices=["none", "partial", "refunding", "refunded"])
+    refund_status = serializers.ChoiceField(choices=REFUND_EXTENTS)
     method = serializers.CharField()
     store_credit = serializers.IntegerField(required=False, help_text="the part of the amount that store credit pays")
     provider_reference = serializers.CharField(allow_null=True)
@@ -41,18 +52,7 @@ class RefundDocument(serializers.Serializer[Any]):
 
     number = serializers.CharField()
     payment = serializers.CharField()
-    status = serializers.ChoiceField(
-        choices=[
-            "requested",
-            "awaiting_approval",
-            "processing",
-            "pending",
-            "requires_action",
-            "succeeded",
-            "failed",
-            "cancelled",
-        ]
-    )
+    status = serializers.ChoiceField(choices=REFUND_STATUSES)
     amount = serializers.IntegerField()
     store_credit = serializers.IntegerField(required=False, help_text="the part that goes back as store credit")
     currency = serializers.CharField()

@@ -1,5 +1,8 @@
 """What payments refuse, and how the provider's answers are told apart."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from foundation.errors import DomainError, InvalidInput
 
 
@@ -64,10 +67,13 @@ class StoreCreditInsufficient(DomainError):
 
     code = "insufficient_store_credit"
     status = 409
+    shown: ClassVar[Mapping[str, Any]] = {"param": "store_credit", "available": 300}
 
 
 class StoreCreditExceedsTotal(InvalidInput):
     """The order costs less than that: store credit covers at most its total."""
+
+    shown: ClassVar[Mapping[str, Any]] = {"param": "payment.store_credit"}
 
 
 class SignatureInvalid(DomainError):

@@ -15,14 +15,21 @@ from durability.http import answer_once
 from durability.types import Answer
 from foundation.api import PROBLEM_TYPE, problem, validated
 from foundation.permissions import caller
-from foundation.schema import idempotency_header
-from payments import selectors, services
+from foundation.schema import answers, idempotency_header, in_path, refuses, takes
+from payments import examples, selectors, services
 from payments.documents import PaymentDocument, RefundDocument, payment_json, refund_json
-from payments.errors import SignatureInvalid
+from payments.errors import (
+    PaymentDisputed,
+    PaymentNotRefundable,
+    RefundExceedsCaptured,
+    RefundWindowClosed,
+    SignatureInvalid,
+)
 from payments.serializers import RefundRequest
 from payments.types import RefundPolicy
 
 READERS = {"storefront", "operations"}
+_PAYMENT = in_path("number", "The payment's number.", examples.PAYMENT_NUMBER)
 
 
 class PaymentView(APIView):
@@ -30,8 +37,16 @@ class PaymentView(APIView):
 
     scopes: ClassVar = {"GET": READERS}
 
-    @extend_schema(operation_id="payment_get", responses=PaymentDocument)
+    @extend_schema(
+        operation_id="payment_get",
+        parameters=[_PAYMENT],
+        responses={200: answers(PaymentDocument, paid=examples.PAID, to_be_confirmed=examples.CONFIRMABLE)},
+    )
     def get(self, request: Request, number: str) -> Response:
+        """One payment.
+
+        While the buyer can still confirm it, with the `client_secret` that their browser needs.
+        """
         payment = selectors.get_payment(number, merchant_id=caller(request).merchant_id)
         secret = services.client_secret(number)
         document = {**payment_json(payment), **({"client_secret": secret} if secret else {})}
@@ -45,11 +60,17 @@ class RefundsView(APIView):
 
     @extend_schema(
         operation_id="refund_create",
-        parameters=[idempotency_header()],
-        request=RefundRequest,
-        responses={201: RefundDocument},
+        parameters=[_PAYMENT, idempotency_header()],
+        request=takes(RefundRequest, a_part=examples.REFUND_A_PART, all_of_it=examples.REFUND_ALL),
+        responses={201: answers(RefundDocument, refund=examples.REFUND)},
     )
+    @refuses(PaymentNotRefundable, RefundExceedsCaptured, PaymentDisputed, RefundWindowClosed)
     def post(self, request: Request, number: str) -> Response:
+        """Refund a payment.
+
+        Without an amount: all that the merchant's policy allows. The money is on its way when the refund has succeeded; until
+        then ask for it, or listen to our webhooks.
+        """
         body = validated(RefundRequest, request.data)
         merchant = catalog.get_merchant(caller(request).merchant_id)
 
@@ -74,8 +95,13 @@ class RefundView(APIView):
 
     scopes: ClassVar = {"GET": READERS}
 
-    @extend_schema(operation_id="refund_get", responses=RefundDocument)
+    @extend_schema(
+        operation_id="refund_get",
+        parameters=[in_path("number", "The refund's number.", examples.REFUND_NUMBER)],
+        responses={200: answers(RefundDocument, refund=examples.REFUNDED)},
+    )
     def get(self, request: Request, number: str) -> Response:
+        """One refund."""
         return Response(refund_json(selectors.get_refund(number, merchant_id=caller(request).merchant_id)))
 
 

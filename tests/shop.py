@@ -17,6 +17,7 @@ from foundation.database import database_now
 from inventory import services as inventory
 from inventory.models import Stock
 from payments import services as payments
+from tests.contract import ContractClient
 
 RECENT = timedelta(seconds=5)  # events of the tests before this one are not read again and again
 
@@ -91,7 +92,7 @@ def open_shop(**terms: Any) -> Shop:
 
 def _client(merchant_id: UUID, scope: str) -> APIClient:
     key = catalog.issue_api_key(merchant_id=merchant_id, name=scope, scopes=[scope])
-    return APIClient(headers={"Authorization": f"Bearer {key}"})
+    return ContractClient(headers={"Authorization": f"Bearer {key}"})
 
 
 def settle(*, webhooks: bool = True) -> None:

@@ -12,6 +12,7 @@ import psycopg
 import requests
 
 from config.devstack import system
+from tests import contract
 from tests.stack_process import ROOT, RunningStack
 
 VISA = "4242424242424242"
@@ -30,7 +31,7 @@ class Shop:
     def call(
         self, method: str, path: str, body: Any = None, *, key: str | None = None, scope: str = "operations"
     ) -> requests.Response:
-        return requests.request(
+        answer = requests.request(
             method,
             f"{self.info['url']}/api/v1{path}",
             json=body if body is not None else ({} if method == "POST" else None),
@@ -40,6 +41,9 @@ class Shop:
             },
             timeout=30,
         )
+        document = answer.json() if "json" in answer.headers.get("Content-Type", "") else None
+        contract.check(method, f"/api/v1{path.partition('?')[0]}", answer.status_code, answer.headers, document)
+        return answer
 
     def get(self, path: str) -> Any:
         answer = self.call("GET", path)
