@@ -27,6 +27,7 @@ from django.conf import settings
 from payments.types import (
     BalanceTransaction,
     Intent,
+    ProviderBalance,
     ProviderDispute,
     ProviderEvent,
     ProviderPayout,
@@ -101,9 +102,13 @@ class Provider(Protocol):
     # --- The provider's books and news --------------------------------------------------------------
 
     def list_balance_transactions(
-        self, *, since: datetime | None = None, until: datetime | None = None, source: str = ""
+        self, *, since: datetime | None = None, until: datetime | None = None, source: str = "", after: str = ""
     ) -> Iterator[BalanceTransaction]:
-        """Bookings made in [since, until), or those of one charge or refund, newest first, in bounded memory."""
+        """Bookings made in [since, until), or those of one charge, refund, dispute or payout, or all of them, newest first,
+        in bounded memory. `after` goes on behind a booking (`txn_…`) that an earlier listing had reached."""
+
+    def retrieve_balance(self) -> list[ProviderBalance]:
+        """What the provider holds for us, by currency: the sum of all bookings' nets."""
 
     def list_events(self, *, since: datetime) -> Iterator[ProviderEvent]:
         """News since a moment, newest first, as far back as the provider keeps them."""
@@ -135,6 +140,7 @@ retrieve_dispute = _chosen.retrieve_dispute
 retrieve_payout = _chosen.retrieve_payout
 list_payout_transactions = _chosen.list_payout_transactions
 list_balance_transactions = _chosen.list_balance_transactions
+retrieve_balance = _chosen.retrieve_balance
 list_events = _chosen.list_events
 parse_webhook = _chosen.parse_webhook
 ping = _chosen.ping

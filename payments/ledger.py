@@ -21,6 +21,9 @@
 | credit spent     | store credit held             | merchant payable    |
 | credit refunded  | as a refund requested, or store credit held | refunds in flight, then store credit |
 | points earned    | points issued                 | points              |
+| … differs from what was posted | fees            | provider clearing   |
+| provider's adjustment | provider clearing        | write-offs          |
+| opening balance  | provider clearing             | unallocated receipts |
 | reversal         | what the old entry credited   | what it debited     |
 | adjustment       | an account of ours            | another one of ours |
 
@@ -98,6 +101,10 @@ def refunds_owed(merchant_id: UUID, customer: str, currency: str) -> AccountKey:
 
 def bank(currency: str) -> AccountKey:
     return AccountKey(Kind.BANK, currency)
+
+
+def unallocated_receipts(currency: str) -> AccountKey:
+    return AccountKey(Kind.UNALLOCATED_RECEIPTS, currency)
 
 
 def write_offs(currency: str) -> AccountKey:

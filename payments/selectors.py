@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from uuid import UUID
 
 from django.conf import settings
@@ -10,11 +11,12 @@ from django.db.models.functions import Now, TruncHour
 
 from foundation.database import in_seconds
 from foundation.errors import NotFound
-from payments import gateway
+from payments import books, gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
 from payments.models import Account, BooksCheck, Dispute, InboxEvent, JournalEntry, Payment, ProviderTry, Refund
 from payments.states import DISPUTE_NEEDS_RESPONSE, DISPUTE_OPEN, PAYMENT_LIVE, PaymentStatus, RefundStatus
 from payments.types import (
+    BalanceReading,
     BalanceTransaction,
     BooksProof,
     DisputesWaiting,
@@ -31,8 +33,23 @@ from payments.types import (
 # movement that the provider should know too. Columns: kind (charge, refund), id, merchant_id, payment_id, reference,
 # source (ch_… or re_…), intent (pi_…), amount_minor (positive, with corrections), currency, status, booked (whether
 # the provider's books should hold it), occurred_at (the provider's clock), booked_at (the same where money moved, else
-# null; indexed, so a day is found without reading all), expected_minor (what we asked for).
+# null; indexed, so a day is found without reading all), expected_minor (what we asked for). Kinds of their own are dispute
+# (dp_…; amount_minor is what was withdrawn and not given back) and payout (po_…; booked once it has arrived).
 MOVEMENTS_VIEW = "payments_movement"
+# The same contract for the ledger, each entry that moved what the provider holds for us, by its cause. Columns: id, key
+# (`fee:txn_…`, `booking:txn_…`, `capture:pay_…`, …), kind, subject (a number, or empty), currency, clearing_minor (debit
+# positive: with its corrections, what it added to the clearing account). Look it up by key or by subject.
+BOOKINGS_VIEW = "payments_booking"
+# Line by line, by the ledger's own clock: account_id, account_kind, currency, posted_at, amount_minor (debit positive), key,
+# kind, subject, and object_id, the row of ours that the subject numbers (null for none). Read it for an account and a time,
+# or for a subject.
+POSTED_VIEW = "payments_posted"
+# What listed payouts collected: source (po_…), collected_minor (Σ net of their bookings but their own), rows.
+PAYOUTS_VIEW = "payments_payout_collected"
+NUMBER_FUNCTION = "payments_number"  # (prefix, id) → the number that people see
+
+_BALANCE_TRIES = 5
+_NEWEST_BOOKINGS = 100  # one page of the provider's
 
 
 def view(payment: Payment) -> PaymentView:
@@ -276,14 +293,57 @@ def check_provider(*, timeout_s: float) -> None:
     gateway.ping(timeout_s=timeout_s)
 
 
-def read_balance_transactions(*, since: datetime, until: datetime) -> Iterator[BalanceTransaction]:
-    """The provider's books for [since, until), newest first, page by page. Raises ProviderUnavailable."""
-    return _or_unavailable(gateway.list_balance_transactions(since=since, until=until))
+def read_balance_transactions(*, since: datetime, until: datetime, after: str = "") -> Iterator[BalanceTransaction]:
+    """The provider's books for [since, until), newest first, page by page; `after` goes on behind a row that an earlier
+    reading had reached. Raises ProviderUnavailable."""
+    return _or_unavailable(gateway.list_balance_transactions(since=since, until=until, after=after))
 
 
 def read_balance_transactions_of(source: str) -> list[BalanceTransaction]:
-    """The provider's books for one charge (`ch_…`) or refund (`re_…`). Raises ProviderUnavailable."""
+    """The provider's books for one charge (`ch_…`), refund (`re_…`), dispute or payout. Raises ProviderUnavailable."""
     return list(_or_unavailable(gateway.list_balance_transactions(source=source)))
+
+
+def read_provider_balance() -> BalanceReading:
+    """What the provider holds for us, and which bookings that includes. Raises ProviderUnavailable.
+
+    The newest bookings are listed before and after: while both are the same, nothing was booked in between. A shop that
+    never rests is asked some times; what is left in doubt then is named.
+    """
+    try:
+        for _ in range(_BALANCE_TRIES):
+            before = _newest_bookings()
+            balances = gateway.retrieve_balance()
+            after = _newest_bookings()
+            if before == after:
+                break
+    except (ProviderBusy, ProviderUnsure, ProviderRefused) as error:
+        raise ProviderUnavailable(f"The payment provider does not tell its balance ({error}).") from error
+    through_at = max(before.values(), default=None)
+    return BalanceReading(
+        balances=balances,
+        through_at=through_at,
+        edge=sorted(row_id for row_id, made_at in before.items() if made_at == through_at),
+        unsure=sorted(after.keys() - before.keys()),
+    )
+
+
+def _newest_bookings() -> dict[str, datetime]:
+    """id → moment of the newest ones: one page of the provider's."""
+    return {row.id: row.created_at for row in islice(gateway.list_balance_transactions(), _NEWEST_BOOKINGS)}
+
+
+def clearing_accounts(currencies: Sequence[str]) -> dict[str, UUID]:
+    """currency → the account that says what the provider holds for us, where anything was ever posted to it."""
+    found = Account.objects.filter(kind=Account.Kind.PROVIDER_CLEARING, currency__in=currencies)
+    return dict(found.values_list("currency", "pk"))
+
+
+def clearing_balances(currencies: Sequence[str], *, at: datetime) -> dict[str, int]:
+    """currency → what our ledger said before a moment, by its own clock, that the provider holds for us."""
+    accounts = clearing_accounts(currencies)
+    held = books.balances(list(accounts.values()), at=at)
+    return {currency: held[accounts[currency]] if currency in accounts else 0 for currency in currencies}
 
 
 def is_awaiting_booking(intent: str) -> bool:

@@ -179,6 +179,45 @@ class BalanceTransaction:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderBalance:
+    """What the provider holds for us in one currency: ready to be paid out, and on its way there."""
+
+    currency: str
+    available_minor: int
+    pending_minor: int
+
+    @property
+    def total_minor(self) -> int:
+        return self.available_minor + self.pending_minor
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceReading:
+    """The provider's balances at one moment, told by its bookings and not by a clock.
+
+    They hold every booking made before `through_at` (the provider's clock; None: there is none at all), those of `edge`
+    made in that very second, and maybe those of `unsure`, which were booked while it was asked.
+    """
+
+    balances: list[ProviderBalance]
+    through_at: datetime | None
+    edge: list[str]  # txn_…
+    unsure: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LearntFee:
+    """A fee that the provider's books tell of. `subject`: the number of the payment or dispute, empty for the account's."""
+
+    transaction: str
+    currency: str
+    fee_minor: int  # negative where the provider gave one back
+    merchant_id: UUID | None = None
+    subject: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Charge:
     """A charge. `balance_transaction` is None until the provider has written it (asynchronous capture)."""
 

@@ -23,6 +23,7 @@ from payments.types import (
     Charge,
     Failure,
     Intent,
+    ProviderBalance,
     ProviderDispute,
     ProviderEvent,
     ProviderPayout,
@@ -36,6 +37,7 @@ Json = dict[str, Any]
 _thread = local()  # the SDK's sessions are not shared between threads, and are made after a fork
 
 _INTENT_EXPANDED = ["latest_charge.balance_transaction"]
+_CHARGES = ("ch_", "py_")  # of cards, and of local payment methods
 _PAGE = 100  # the most that the provider gives
 _PATIENT_TRIES = 4  # a page of a long listing: one bad minute must not throw a thousand good pages away
 # Our database's clock and the provider's may differ by so much. A busy shop makes 100 payments a second, which are one page:
@@ -118,7 +120,7 @@ def retrieve_charge_intent(charge: str) -> str:
 
 
 def list_balance_transactions(
-    *, since: datetime | None = None, until: datetime | None = None, source: str = ""
+    *, since: datetime | None = None, until: datetime | None = None, source: str = "", after: str = ""
 ) -> Iterator[BalanceTransaction]:
     """Pages as it goes. A long read is patient with each page; for a single source somebody is waiting."""
     filters: Json = {"expand": ["data.source"]}
@@ -126,8 +128,21 @@ def list_balance_transactions(
         filters["source"] = source
     if since and until:
         filters["created"] = {"gte": int(since.timestamp()), "lt": int(until.timestamp())}
+    if after:
+        filters["starting_after"] = after
     for row in _listing("balance_transactions", filters, tries=1 if source else _PATIENT_TRIES):
         yield _balance_transaction(row)
+
+
+def retrieve_balance() -> list[ProviderBalance]:
+    """What is pending is ours as well: both together are the sum of the rows."""
+    answer = _call("balance.retrieve", lambda v1: v1.balance.retrieve())
+    available = {part["currency"]: part["amount"] for part in answer["available"]}
+    pending = {part["currency"]: part["amount"] for part in answer["pending"]}
+    return [
+        ProviderBalance(currency, available.get(currency, 0), pending.get(currency, 0))
+        for currency in sorted({*available, *pending})
+    ]
 
 
 def retrieve_dispute(reference: str) -> ProviderDispute:
@@ -401,7 +416,7 @@ def _balance_transaction(row: Json) -> BalanceTransaction:
         created_at=_moment(row["created"]),
         available_at=_moment(row["available_on"]),
         payment_intent=_id_of(details.get("payment_intent")),
-        charge=_id_of(details.get("charge")) or (source_id if source_id.startswith("ch_") else ""),
+        charge=_id_of(details.get("charge")) or (source_id if source_id.startswith(_CHARGES) else ""),
         metadata=details.get("metadata") or {},
         source_status=details.get("status") or "",
     )

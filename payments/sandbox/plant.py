@@ -6,8 +6,9 @@ itself: net = amount - fee in every row, and the balance is still the sum of the
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
-from payments.sandbox import cards, intents, payment_methods, refunds
+from payments.sandbox import balance, cards, disputes, intents, payment_methods, payouts, refunds
 from payments.sandbox.account import Account
 from payments.sandbox.money import smallest_step
 from payments.sandbox.store import Json
@@ -16,6 +17,7 @@ from payments.sandbox.store import Json
 OUR_NUMBER = "payment"
 # What an object of theirs that we do not know still tells about where it belongs.
 SHARED_METADATA = ("order", "merchant", "instance")
+FAR_AHEAD_S = 30 * 86400  # what is pending is paid out as well
 MISSTATED_STEPS = 7  # an amount is off by 1 to 7 of the currency's smallest steps
 
 
@@ -90,6 +92,28 @@ def _orders(account: Account) -> Iterator[Json]:
         for intent in account.store.newest("payment_intent", *statuses):
             if _ours(intent) and "_lent" not in intent and intent["metadata"].get("order"):
                 yield intent
+    while True:
+        yield {}
+
+
+def _our_disputes(account: Account) -> Iterator[Json]:
+    """Disputes whose money is withdrawn, of untouched charges."""
+    for dispute in account.store.newest("dispute", "needs_response", "under_review", "lost"):
+        charge = account.store.get("charge", dispute["charge"])
+        if charge is not None and _ours(charge) and "_planted" not in dispute and dispute["balance_transactions"]:
+            yield dispute
+
+
+def _currencies_to_pay_out(account: Account) -> Iterator[str]:
+    """Those in which something is there that went into no payout."""
+    rows = account.store.execute(
+        "SELECT currency FROM objects WHERE kind = 'balance_transaction' AND payout IS NULL"
+        " GROUP BY currency HAVING sum(net) > 0 ORDER BY currency"
+    )
+    yield from (currency for (currency,) in rows.fetchall())
+
+
+def _nothing_needed(account: Account) -> Iterator[Json]:
     while True:
         yield {}
 
@@ -221,6 +245,36 @@ def _fail_refund(account: Account, refund: Json) -> Json:
     return _touch(account, refund, "status_mismatch_refund")
 
 
+def _dispute_in_silence(account: Account, charge: Json) -> Json:
+    """dispute_unexpected: the customer's bank took the money back, and nobody told us."""
+    dispute = disputes.open_dispute(account, charge)
+    _touch(account, _need(account, charge["id"]), "dispute_unexpected")
+    return _touch(account, dispute, "dispute_unexpected")
+
+
+def _give_back_in_silence(account: Account, dispute: Json) -> Json:
+    """dispute_missing: what a dispute took from us came back, and nobody told us."""
+    return _touch(account, disputes.decide(account, dispute, "won"), "dispute_missing")
+
+
+def _pay_out_in_silence(account: Account, currency: str) -> Json:
+    """payout_difference: what is there was paid out to our bank, and nobody told us."""
+    (payout,) = payouts.pay_out(account, currency=currency, until=account.now() + FAR_AHEAD_S)
+    return _touch(account, payout, "payout_difference")
+
+
+def _charge_of_another(account: Account, _nothing: Json) -> Json:
+    """foreign_instance: another installation that shares the account took a payment."""
+    metadata = {OUR_NUMBER: "pay_of_another", "instance": "another-installation"}
+    return _new_payment(account, "foreign_instance", amount=2500, currency="usd", metadata=metadata)
+
+
+def _row_of_no_known_category(account: Account, _nothing: Json) -> Json:
+    """unknown_type: a row of a category that did not exist yet when we were written."""
+    row = balance.record(account, kind="adjustment", source="", amount=-5, currency="usd", category="tulip_futures")
+    return _touch(account, row, "unknown_type")
+
+
 # --- helpers ----------------------------------------------------------------------------------------
 
 
@@ -285,8 +339,8 @@ def _described(obj: Json) -> Json:
     return {name: obj[name] for name in names if name in obj}
 
 
-_Candidates = Callable[[Account], Iterator[Json]]
-_Planter = Callable[[Account, Json], Json]
+_Candidates = Callable[[Account], Iterator[Any]]
+_Planter = Callable[[Account, Any], Json]
 KINDS: dict[str, tuple[_Candidates, _Planter]] = {
     "missing_in_stripe": (_our_charges, _lose_charge),
     "missing_in_our_system": (_orders, _stray_charge),
@@ -299,4 +353,9 @@ KINDS: dict[str, tuple[_Candidates, _Planter]] = {
     "currency_mismatch": (_our_charges, _change_currency),
     "duplicate_charge": (_our_charges, _double_charge),
     "fee_variance": (_our_charges, _change_fee),
+    "dispute_unexpected": (_our_charges, _dispute_in_silence),
+    "dispute_missing": (_our_disputes, _give_back_in_silence),
+    "payout_difference": (_currencies_to_pay_out, _pay_out_in_silence),
+    "foreign_instance": (_nothing_needed, _charge_of_another),
+    "unknown_type": (_nothing_needed, _row_of_no_known_category),
 }

@@ -24,6 +24,7 @@ from payments.services.disputes import sync_dispute
 from payments.services.inbox import catch_up_since, receive_webhook, replay_event, replay_events
 from payments.services.payment_news import take_credit
 from payments.services.payouts import sync_payout
+from payments.services.provider_books import correct_fee, post_booking, post_learnt_fees, post_opening_balance
 from payments.services.refund_sending import (
     flag_refund,
     post_refund,
@@ -48,6 +49,7 @@ __all__ = [
     "check_books",
     "client_secret",
     "close_intent",
+    "correct_fee",
     "cut_books",
     "end_unanswered",
     "flag_refund",
@@ -56,7 +58,10 @@ __all__ = [
     "mark_fraud",
     "open_at_provider",
     "open_count",
+    "post_booking",
     "post_correction",
+    "post_learnt_fees",
+    "post_opening_balance",
     "post_refund",
     "post_sale",
     "receive_webhook",

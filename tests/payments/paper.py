@@ -19,6 +19,7 @@ from payments.types import (
     Charge,
     Failure,
     Intent,
+    ProviderBalance,
     ProviderDispute,
     ProviderEvent,
     ProviderPayout,
@@ -172,12 +173,22 @@ def list_payout_transactions(payout: str) -> Iterator[BalanceTransaction]:
 
 
 def list_balance_transactions(
-    *, since: datetime | None = None, until: datetime | None = None, source: str = ""
+    *, since: datetime | None = None, until: datetime | None = None, source: str = "", after: str = ""
 ) -> Iterator[BalanceTransaction]:
-    for row in reversed(book.bookings):
+    rows = iter(reversed(book.bookings))
+    if after:
+        next(row for row in rows if row.id == after)
+    for row in rows:
         in_time = not since or not until or since <= row.created_at < until
         if in_time and source in ("", row.source):
             yield row
+
+
+def retrieve_balance() -> list[ProviderBalance]:
+    held: dict[str, int] = {}
+    for row in book.bookings:
+        held[row.currency] = held.get(row.currency, 0) + row.net_minor
+    return [ProviderBalance(currency, minor, 0) for currency, minor in sorted(held.items())]
 
 
 def list_events(*, since: datetime) -> Iterator[ProviderEvent]:

@@ -342,6 +342,22 @@ def test_bookings_of_a_time_come_newest_first_and_no_others(rig):
     assert list(rig.provider.list_balance_transactions(since=long_ago, until=long_ago + timedelta(days=1))) == []
 
 
+def test_a_listing_of_bookings_goes_on_behind_a_row(rig):
+    for _ in range(3):
+        rig.create(method=rig.good)
+    rows = [row.id for row in islice(rig.provider.list_balance_transactions(), 4)]
+    assert [row.id for row in islice(rig.provider.list_balance_transactions(after=rows[0]), 2)] == rows[1:3]
+
+
+def test_the_balance_is_what_the_bookings_add_up_to(rig):
+    rig.create(method=rig.good)
+    held = {part.currency: part.total_minor for part in rig.provider.retrieve_balance() if part.total_minor}
+    added: dict[str, int] = {}
+    for row in rig.provider.list_balance_transactions():
+        added[row.currency] = added.get(row.currency, 0) + row.net_minor
+    assert held == {currency: minor for currency, minor in added.items() if minor}
+
+
 def test_news_name_what_changed_newest_first(rig):
     intent = rig.create(method=rig.good)
     refund = rig.refund(intent)

@@ -180,6 +180,35 @@ def test_currency_mismatch_duplicate_charge_and_fee_variance(traded):
     assert dear.fee > (dear.amount * 29 + 500) // 1000 + 30
 
 
+def test_disputes_payouts_and_rows_of_others(traded):
+    """What no webhook tells of, each consistent in itself."""
+    dispute = traded.v1.disputes.retrieve(planted(traded, "dispute_unexpected"))
+    assert dispute.balance_transactions[0].amount == -dispute.amount
+    # Of an untouched charge of ours, a dispute that the shop knows:
+    known = requests.post(
+        f"{traded.sandbox.url}/_sandbox/disputes", json={"charge": rows_of_ours(traded)[0]}, timeout=10
+    ).json()
+    assert planted(traded, "dispute_missing") == known["id"]
+    assert traded.v1.disputes.retrieve(known["id"]).status == "won"
+    stranger = traded.v1.charges.retrieve(planted(traded, "foreign_instance"))
+    assert stranger.metadata["instance"] == "another-installation"
+    row = traded.v1.balance_transactions.retrieve(planted(traded, "unknown_type"))
+    assert row.reporting_category == "tulip_futures"
+    payout = traded.v1.payouts.retrieve(planted(traded, "payout_difference"))
+    assert payout.amount > 0
+    assert plant(traded, "payout_difference").status_code == 409  # nothing is left to pay out
+    assert_consistent(traded)
+
+
+def rows_of_ours(shop) -> list[str]:
+    """Untouched charges that the shop made."""
+    return [
+        charge.id
+        for charge in shop.v1.charges.list({"limit": 100}).data
+        if charge.status == "succeeded" and charge.metadata.to_dict().get("payment") and not charge.disputed
+    ]
+
+
 def test_each_object_is_planted_at_most_once_and_only_ours(traded):
     seen: set[str] = set()
     # Six paid charges of ours, the foreign one is left alone.

@@ -1,0 +1,91 @@
+"""What our books take over from the provider's statement alone: fees and adjustments that no payment of ours told of, and
+what the provider held for us when we began.
+
+The statement is the only voucher that there is for these. Each is posted once, keyed by its booking (`txn_…`).
+"""
+
+from collections.abc import Sequence
+
+from django.db import transaction
+
+from foundation.errors import InvalidInput
+from payments import ledger
+from payments.models import JournalEntry
+from payments.types import LearntFee
+
+_BATCH = 200  # fees a transaction
+
+
+def post_learnt_fees(fees: Sequence[LearntFee], *, by: str) -> int:
+    """Post fees that the provider's books tell of, each once, whoever learns of it first. Returns how many were new.
+
+    Belongs outside of transactions.
+    """
+    posted = 0
+    for start in range(0, len(fees), _BATCH):
+        with transaction.atomic(durable=True):
+            for fee in fees[start : start + _BATCH]:
+                posted += ledger.post(
+                    key=f"fee:{fee.transaction}",
+                    kind="fee",
+                    debit=ledger.fees(fee.currency),
+                    credit=ledger.clearing(fee.currency),
+                    amount_minor=fee.fee_minor,
+                    by=by,
+                    merchant_id=fee.merchant_id,
+                    subject=fee.subject,
+                    reference=fee.reference,
+                )
+    return posted
+
+
+def correct_fee(*, transaction_id: str, amount_minor: int, cause: str, by: str, why: str) -> bool:
+    """Post what the provider took more (or less, where negative) for a booking than the fee that we had posted.
+
+    `cause` posts once. Raises InvalidInput where no fee was posted for it.
+    """
+    posted = JournalEntry.objects.filter(key=f"fee:{transaction_id}").first()
+    if posted is None:
+        raise InvalidInput(f"No fee of {transaction_id} was posted that could be corrected.")
+    return ledger.post(
+        key=f"fee_correction:{transaction_id}:{cause}",
+        kind="fee_correction",
+        debit=ledger.fees(posted.currency),
+        credit=ledger.clearing(posted.currency),
+        amount_minor=amount_minor,
+        by=by,
+        merchant_id=posted.merchant_id,
+        subject=posted.subject,
+        reference=posted.reference,
+        memo=why,
+        corrects=posted.pk,
+    )
+
+
+def post_booking(*, transaction_id: str, currency: str, amount_minor: int, by: str, why: str) -> bool:
+    """Take over a booking of the provider's that nothing of ours stands for: an adjustment, a reserve, a top-up.
+
+    Positive, the provider holds more than our books said. Against write-offs, whence a person can move it on.
+    """
+    return ledger.post(
+        key=f"booking:{transaction_id}",
+        kind="provider_booking",
+        debit=ledger.clearing(currency),
+        credit=ledger.write_offs(currency),
+        amount_minor=amount_minor,
+        by=by,
+        memo=why,
+    )
+
+
+def post_opening_balance(*, currency: str, amount_minor: int, by: str, why: str) -> bool:
+    """What the provider held for us when our books began, once a currency."""
+    return ledger.post(
+        key=f"opening:{currency}",
+        kind="opening",
+        debit=ledger.clearing(currency),
+        credit=ledger.unallocated_receipts(currency),
+        amount_minor=amount_minor,
+        by=by,
+        memo=why,
+    )
