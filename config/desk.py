@@ -16,6 +16,7 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("Discrepancies", "difference", "reconciliation.discrepancy"),
             ("Reconciliation runs", "fact_check", "reconciliation.reconciliationrun"),
+            ("Statement", "receipt", "reconciliation.reconciliationrun/statement"),
         ),
     ),
     (

@@ -284,8 +284,15 @@ RECONCILE_TIMING_WINDOW_S = 3600  # a counterpart this near the window's edge is
 RECONCILE_UNBOOKED_AFTER_S = 24 * 3600  # a capture that the provider has not booked after this is a break
 RECONCILE_UNBOOKED_LOOKUPS = 100  # single reads that a run spends on telling the two apart
 RECONCILE_RESIDUAL_DAYS = 45  # an unexplained residual is told until its day is run again; so long are days re-scanned
-RECONCILE_CATCH_UP_DAYS = 7  # days that a job finds missing after an outage
+RECONCILE_CATCH_UP_DAYS = 7  # days that one hourly job runs: after a long outage the others follow an hour later
+RECONCILE_HISTORY_DAYS = 400  # how far back a day without a run is missed: a year and what closes it
 RECONCILE_IMPORT_BATCH = 500  # rows of the provider's books per upsert: five of its pages
+RECONCILE_PAGES_PER_S = 10  # of the provider's books; it allows 25 calls a second in test mode, and sales come first
+RECONCILE_READ_RESUMED_FOR_S = 6 * 3600  # a reading that was cut short is gone on with for so long, then begun anew
+RECONCILE_PROBLEMS_SHOWN = 200  # lines of a statement file that are told with what is wrong with them
+RECONCILE_BALANCE_INTERVAL_S = (
+    1800  # how often the provider is asked what it holds: within half an hour of any midnight
+)
 RECONCILE_RUN_LEASE_S = 300  # renewed with each batch; a run whose process died is taken over after this
 RECONCILE_STATEMENT_TIMEOUT_MS = 600_000  # matching a very large day is one long statement
 RECONCILE_ACTION_LEASE_S = 120  # an action whose process died can be taken up again after this
@@ -349,6 +356,7 @@ _JOBS = {
     "payments.cut_books": ("long", BOOKS_CUT_INTERVAL_S),
     "payments.check_books": ("long", BOOKS_CHECK_INTERVAL_S),
     "reconciliation.nightly": ("long", RECONCILE_CHECK_INTERVAL_S),
+    "reconciliation.read_balance": ("outside", RECONCILE_BALANCE_INTERVAL_S),
 }
 CELERY_TASK_ROUTES = {name: {"queue": queue} for name, (queue, _) in _JOBS.items()} | {
     "reconciliation.reconcile_day": {"queue": "long"}  # a person asks for it

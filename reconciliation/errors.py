@@ -56,3 +56,17 @@ class WorkersUnreachable(DomainError):
     code = "workers_unreachable"
     status = 503
     retry_after_s = 60
+
+
+class BooksStarted(DomainError):
+    """The books have begun already: their start and opening balances were written down, and stay."""
+
+    code = "books_started"
+    status = 409
+
+
+class StatementRefused(DomainError):
+    """The statement file has lines that cannot be right. Nothing of it was taken in."""
+
+    code = "statement_refused"
+    status = 422

@@ -18,7 +18,7 @@ from reconciliation.states import (
     Outcome,
     RunState,
 )
-from reconciliation.types import KINDS, Severity
+from reconciliation.types import KINDS, OBJECT_KINDS, Severity
 
 
 def _choices(*values: str) -> list[tuple[str, str]]:
@@ -66,6 +66,140 @@ class ProviderTransaction(models.Model):
         return self.id
 
 
+class RawRow(models.Model):
+    """A row of the provider's books exactly as it came, kept by its hash: the voucher behind a ProviderTransaction."""
+
+    sha256 = models.BinaryField(primary_key=True, max_length=32)  # of `body`, in UTF-8
+    body = models.TextField()  # JSON: what the API answered, or the columns of a statement file
+    first_seen_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        triggers = [protect_append_only()]
+
+    def __str__(self) -> str:
+        return bytes(self.sha256).hex()[:12]
+
+
+class ProviderRead(models.Model):
+    """One reading of the provider's books for a window: how far it came. One that was cut short is gone on with."""
+
+    since = models.DateTimeField()
+    until = models.DateTimeField()
+    # Rows come newest first: the first one that this reading brought, and the last one that is stored.
+    newest = models.CharField(max_length=255, blank=True)
+    reached = models.CharField(max_length=255, blank=True)
+    rows = models.PositiveIntegerField(default=0)
+    resumed = models.PositiveIntegerField(default=0)  # how often it was gone on with
+    began_at = models.DateTimeField(db_default=Now())
+    finished_at = models.DateTimeField(null=True)
+    statement = models.CharField(max_length=64, blank=True)  # the file's hash, where it was a file that told it all
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["since", "until"],
+                condition=Q(finished_at__isnull=True),
+                name="provider_read_one_open_per_window",
+            ),
+            models.CheckConstraint(condition=Q(until__gt=models.F("since")), name="provider_read_window_has_a_length"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.since:%Y-%m-%d %H:%M} to {self.until:%Y-%m-%d %H:%M}"
+
+
+class StatementFile(models.Model):
+    """A statement file that was taken in as a whole. The same file a second time changes nothing."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    sha256 = models.CharField(max_length=64)  # of the file's bytes
+    name = models.CharField(max_length=255)
+    layout = models.CharField(max_length=16, choices=_choices("stripe", "everycent"))
+    rows = models.PositiveIntegerField()
+    added = models.PositiveIntegerField()  # rows that nobody had told us before
+    first_day = models.DateField(null=True)  # of its rows, UTC; null where it holds none
+    last_day = models.DateField(null=True)
+    by = models.CharField(max_length=150)
+    imported_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["sha256"], name="statement_file_once")]
+        permissions = [("import_statement", "Can import statement files")]
+        triggers = [protect_append_only()]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class BooksStart(models.Model):
+    """Since when our books answer for the provider's account, and what it held for us then. One row, written at go-live.
+
+    Older rows are no breaks: they are in the opening balances.
+    """
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    starts_on = models.DateField()  # its first moment, UTC
+    balances = models.JSONField(default=dict)  # currency → minor units
+    by = models.CharField(max_length=150)
+    note = models.TextField()
+    made_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name_plural = "start of the books"
+        constraints = [
+            models.CheckConstraint(condition=Q(id=1), name="books_start_is_one_row"),
+            models.CheckConstraint(condition=~Q(note=""), name="books_start_has_a_note"),
+        ]
+        triggers = [protect_append_only()]
+
+    def __str__(self) -> str:
+        return f"{self.starts_on}"
+
+
+class DayTotal(models.Model):
+    """What the provider booked on one UTC day, by currency and reporting category: Σ of its rows as we hold them."""
+
+    id = models.BigAutoField(primary_key=True)
+    date = models.DateField()
+    currency = models.CharField(max_length=3)
+    reporting_category = models.CharField(max_length=64)
+    rows = models.PositiveIntegerField()
+    gross_minor = models.BigIntegerField()
+    fee_minor = models.BigIntegerField()
+    net_minor = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["date", "currency", "reporting_category"], name="day_total_once_per_category"
+            ),
+            models.CheckConstraint(
+                condition=Q(net_minor=models.F("gross_minor") - models.F("fee_minor")), name="day_total_net"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.date} {self.currency} {self.reporting_category}"
+
+
+class ProviderBalanceReading(models.Model):
+    """What the provider said that it held for us, and which of its rows that included (payments.types.BalanceReading)."""
+
+    id = models.BigAutoField(primary_key=True)
+    taken_at = models.DateTimeField(db_default=Now())
+    balances = models.JSONField()  # currency → {"available", "pending"} in minor units
+    through_at = models.DateTimeField(null=True)
+    edge = models.JSONField(default=list)
+    unsure = models.JSONField(default=list)
+
+    class Meta:
+        indexes = [models.Index(fields=["through_at"], name="balance_reading_by_moment")]
+        triggers = [protect_append_only()]
+
+    def __str__(self) -> str:
+        return f"{self.taken_at:%Y-%m-%d %H:%M:%S}"
+
+
 class ReconciliationRun(models.Model):
     """One comparison of one day of the provider's books, [00:00, 24:00) UTC, with ours."""
 
@@ -93,6 +227,8 @@ class ReconciliationRun(models.Model):
     matched = models.PositiveIntegerField(default=0)
     kinds = models.JSONField(default=dict)  # kind → {"new", "persisting", "resolved", "timing"}
     residual = models.JSONField(default=dict)  # currency → minor units that nothing accounts for
+    # currency → what the statement of the day says, and how it was proved (`reconciliation.books.Statement`)
+    statement = models.JSONField(default=dict, db_default={})  # the default of older releases, too
     error = models.TextField(blank=True)
 
     class Meta:
@@ -130,7 +266,7 @@ class Discrepancy(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     fingerprint = models.CharField(max_length=300)  # kind and source: the same difference is the same row
     kind = models.CharField(max_length=40, choices=[(kind, info.label) for kind, info in KINDS.items()])
-    object_kind = models.CharField(max_length=16, choices=_choices("charge", "refund", "other"))
+    object_kind = models.CharField(max_length=16, choices=_choices(*OBJECT_KINDS))
     business_date = models.DateField()  # the provider's day, ours where it has none
     severity = models.CharField(max_length=8, choices=_choices(Severity.HIGH, Severity.MEDIUM, Severity.LOW))
     state = models.CharField(
@@ -138,7 +274,7 @@ class Discrepancy(models.Model):
     )
     owner = models.CharField(max_length=150, blank=True)  # who claimed it, by username
     merchant_id = models.UUIDField(null=True)
-    source = models.CharField(max_length=255)  # ch_…, re_…, txn_…
+    source = models.CharField(max_length=255)  # ch_…, re_…, dp_…, po_…, txn_…; of a residual, its currency and proof
     intent = models.CharField(max_length=255, blank=True)
     charge = models.CharField(max_length=255, blank=True)
     payment_id = models.UUIDField(null=True)

@@ -15,6 +15,7 @@ from orders import selectors as orders
 from orders.types import OrderView
 from payments import selectors as payments
 from payments.types import PaymentView, RefundView
+from reconciliation.books import starts_on
 from reconciliation.models import (
     Discrepancy,
     DiscrepancyAction,
@@ -23,22 +24,37 @@ from reconciliation.models import (
     ReconciliationRun,
 )
 from reconciliation.states import OPEN_STATES, DiscrepancyState, RunState
-from reconciliation.types import ACTIONS, AGE_BUCKETS, KINDS, Action, ActionInfo, KindBacklog, KindInfo, Pile
+from reconciliation.types import (
+    AGE_BUCKETS,
+    KINDS,
+    Action,
+    ActionInfo,
+    KindBacklog,
+    KindInfo,
+    Pile,
+    actions_of,
+    info_of,
+)
 
 
 def days_without_a_run() -> list[date]:
-    """Finished days, oldest first, that no completed run covers: of the last ones, and not before our first capture."""
+    """Finished days, oldest first, that no completed run covers, from our first capture (or the start of the account's
+    books) on; of a long history, the last RECONCILE_HISTORY_DAYS."""
     first = payments.first_capture_at()
     if first is None:
         return []
     today = database_now().date()
-    candidates = [today - timedelta(days=back) for back in range(settings.RECONCILE_CATCH_UP_DAYS, 0, -1)]
-    done = set(
-        ReconciliationRun.objects.filter(date__in=candidates, state=RunState.COMPLETED, provisional=False).values_list(
-            "date", flat=True
-        )
-    )
-    return [day for day in candidates if day >= first.date() and day not in done]
+    begin = max(first.date(), starts_on() or date.min, today - timedelta(days=settings.RECONCILE_HISTORY_DAYS))
+    candidates = [begin + timedelta(days=offset) for offset in range((today - begin).days)]
+    runs = ReconciliationRun.objects.filter(date__gte=begin, state=RunState.COMPLETED, provisional=False)
+    done = set(runs.values_list("date", flat=True).distinct())
+    return [day for day in candidates if day not in done]
+
+
+def days_with_ripe_timing() -> list[date]:
+    """Days on which something still counts as timing whose time is up: a run closes it, or makes it a break."""
+    ripe = Discrepancy.objects.filter(state=DiscrepancyState.TIMING, becomes_break_at__lte=database_now())
+    return list(ripe.order_by("business_date").values_list("business_date", flat=True).distinct())
 
 
 def last_reconciled_on() -> date | None:
@@ -129,7 +145,7 @@ def discrepancy_page(discrepancy_id: UUID) -> DiscrepancyPage:
         raise NotFound
     return DiscrepancyPage(
         item=item,
-        info=KINDS[item.kind],
+        info=info_of(item.kind, item.object_kind),
         age_days=(database_now().date() - item.business_date).days,
         order=_order(item.order_reference),
         payment=payments.get_payment(item.payment_number) if item.payment_id else None,
@@ -154,7 +170,7 @@ def offered_actions(item: Discrepancy) -> list[ActionInfo]:
         DiscrepancyState.AWAITING_APPROVAL: {Action.CLAIM, Action.RELEASE, Action.IGNORE_UNTIL},
         DiscrepancyState.IGNORED: {Action.RELEASE, Action.IGNORE_UNTIL},
     }[item.state]
-    return [info for info in ACTIONS[item.kind] if info.name not in hidden]
+    return [info for info in actions_of(item.kind, item.object_kind) if info.name not in hidden]
 
 
 def discrepancies_of(order_number: str) -> list[Discrepancy]:

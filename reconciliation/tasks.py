@@ -17,3 +17,9 @@ def nightly() -> None:
 def reconcile_day(day: str, by: str) -> None:
     """Reconcile one day that a person asked for."""
     services.reconcile_day(day=date.fromisoformat(day), by=by)
+
+
+@shared_task(name="reconciliation.read_balance")
+def read_balance() -> None:
+    """Write down what the provider holds for us now: statements are proved against it."""
+    services.read_balance()

@@ -22,9 +22,18 @@ class Kind:
     DUPLICATE_CHARGE: Final = "duplicate_charge"
     FOREIGN_INSTANCE: Final = "foreign_instance"
     UNKNOWN_TYPE: Final = "unknown_type"
+    FEE_VARIANCE: Final = "fee_variance"
+    DISPUTE_UNEXPECTED: Final = "dispute_unexpected"
+    DISPUTE_MISSING: Final = "dispute_missing"
+    PAYOUT_DIFFERENCE: Final = "payout_difference"
+    STATEMENT_RESIDUAL: Final = "statement_residual"
     REFUND_FAILED_LATE: Final = "refund_failed_late"
     OVER_REFUNDED: Final = "over_refunded"
 
+
+# What a discrepancy is about. `adjustment` is a row of the provider's that stands for itself (a reserve, a top-up), `other`
+# one whose category we do not know, `statement` a balance that is off.
+OBJECT_KINDS: Final = ("charge", "refund", "dispute", "payout", "adjustment", "other", "statement")
 
 # Told by news alone. Both books may agree about such an item and it is open all the same: a run leaves it to people.
 NOT_JUDGED_BY_RUNS: Final = (Kind.REFUND_FAILED_LATE, Kind.OVER_REFUNDED)
@@ -98,6 +107,34 @@ KINDS: Mapping[str, KindInfo] = {
     Kind.UNKNOWN_TYPE: KindInfo(
         "Unknown type", Severity.MEDIUM, "Stripe's books hold a row of a category that this version cannot classify."
     ),
+    Kind.FEE_VARIANCE: KindInfo(
+        "Fees differ",
+        Severity.LOW,
+        "Stripe's row takes another fee than the one that it told us when the money moved, and that we posted.",
+    ),
+    Kind.DISPUTE_UNEXPECTED: KindInfo(
+        "Dispute not expected",
+        Severity.HIGH,
+        "Stripe withdrew money for a dispute that our books do not hold, or more than they hold.",
+    ),
+    Kind.DISPUTE_MISSING: KindInfo(
+        "Dispute missing in Stripe",
+        Severity.HIGH,
+        "Our books say that a dispute took money from us; Stripe's books do not hold it, or hold less: it may have been "
+        "given back.",
+    ),
+    Kind.PAYOUT_DIFFERENCE: KindInfo(
+        "Payout differs",
+        Severity.HIGH,
+        "A payout to our bank differs: we do not know it, its amount or its end is another one, or the bookings that it "
+        "pays out do not add up to it.",
+    ),
+    Kind.STATEMENT_RESIDUAL: KindInfo(
+        "Statement does not close",
+        Severity.HIGH,
+        "Opening balance and bookings do not lead to the balance that Stripe, or our own clearing account, tells, and no "
+        "open item explains the rest.",
+    ),
     Kind.REFUND_FAILED_LATE: KindInfo(
         "Refund failed late",
         Severity.HIGH,
@@ -150,6 +187,82 @@ class KindCounts:
     timing: int = 0
 
 
+class Proved:
+    """What a statement's closing balance was held against."""
+
+    BALANCE: Final = "balance"  # what the provider said that it held
+    CLEARING: Final = "clearing"  # what our own ledger says that the provider holds
+    PAYOUTS: Final = "payouts"  # what the day's payouts collected
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One independent number beside what the statement says. `residual_minor` None: it cannot be told yet, and why."""
+
+    name: str  # of Proved
+    says_minor: int | None  # the independent number, at the same cut
+    explained_minor: int  # of the difference, what open items and payouts under way account for
+    residual_minor: int | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementLine:
+    """A reporting category's sums of a day, with the provider's sign; net = gross − fee."""
+
+    category: str
+    rows: int
+    gross_minor: int
+    fee_minor: int
+    net_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One day of the provider's books in one currency: opening + Σ net of its lines = closing."""
+
+    day: date
+    currency: str
+    opening_minor: int
+    lines: tuple[StatementLine, ...]
+    closing_minor: int
+    proofs: tuple[Proof, ...] = ()
+
+    @property
+    def residual_minor(self) -> int:
+        """What weighs most of what nothing explains; 0 where every proof that could be made holds."""
+        return max((proof.residual_minor or 0 for proof in self.proofs), key=abs, default=0)
+
+    @property
+    def is_proved(self) -> bool:
+        return bool(self.proofs) and all(proof.residual_minor == 0 for proof in self.proofs)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one line of a statement file, counted from 1 as an editor does."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatementReport:
+    """What taking in a statement file came to. With problems nothing of it was taken in."""
+
+    name: str
+    sha256: str
+    layout: str = ""
+    rows: int = 0
+    added: int = 0
+    known: int = 0  # rows that say what we were told before
+    first_day: date | None = None
+    last_day: date | None = None
+    replayed: bool = False  # this very file was taken in before: nothing was done
+    problems: tuple[Problem, ...] = ()
+    problem_count: int = 0  # there may be more than are listed
+
+
 @dataclass(slots=True)
 class RunReport:
     """What a run found. Totals are net gross amounts in minor units by currency: charges less refunds, before fees."""
@@ -164,8 +277,10 @@ class RunReport:
     theirs_totals: dict[str, int] = field(default_factory=dict)
     matched: int = 0
     kinds: dict[str, KindCounts] = field(default_factory=dict)
-    # What neither a match nor a discrepancy accounts for, by currency: anything but 0 is a defect in matching.
+    # What neither a match nor a discrepancy accounts for, by currency: a defect in matching, or a statement that does not
+    # close. The one that weighs most.
     residual: dict[str, int] = field(default_factory=dict)
+    statement: dict[str, "Statement"] = field(default_factory=dict)
     duration_ms: int = 0
 
     @property
@@ -338,10 +453,35 @@ ACTIONS: Mapping[str, tuple[ActionInfo, ...]] = {
     Kind.CURRENCY_MISMATCH: _offer(Action.REFUND_CUSTOMER),
     Kind.DUPLICATE_CHARGE: _offer(Action.REFUND_CUSTOMER),
     Kind.FOREIGN_INSTANCE: _offer(),
-    Kind.UNKNOWN_TYPE: _offer(requery=False),
+    Kind.UNKNOWN_TYPE: _offer(Action.POST_CORRECTION),
+    Kind.FEE_VARIANCE: _offer(Action.POST_CORRECTION),
+    Kind.DISPUTE_UNEXPECTED: _offer(Action.TAKE_PROVIDER_STATUS),
+    Kind.DISPUTE_MISSING: _offer(Action.TAKE_PROVIDER_STATUS),
+    Kind.PAYOUT_DIFFERENCE: _offer(Action.TAKE_PROVIDER_STATUS),
+    Kind.STATEMENT_RESIDUAL: _offer(requery=False),
     Kind.REFUND_FAILED_LATE: _offer(Action.REFUND_CUSTOMER, requery=False),
     Kind.OVER_REFUNDED: _offer(requery=False),
 }
+
+
+# A row that stands for itself (`Kind.MISSING_IN_OUR_SYSTEM` of an adjustment) has no order and no customer.
+_ADJUSTMENT = KindInfo(
+    "Adjustment not in our books",
+    Severity.MEDIUM,
+    "Stripe changed our balance without a charge, refund, dispute or payout: a reserve, a top-up, a manual adjustment. Our "
+    "books do not hold it.",
+)
+_OF_ADJUSTMENTS = _offer(Action.POST_CORRECTION)
+
+
+def info_of(kind: str, object_kind: str) -> KindInfo:
+    """How a discrepancy is shown."""
+    return _ADJUSTMENT if (kind, object_kind) == (Kind.MISSING_IN_OUR_SYSTEM, "adjustment") else KINDS[kind]
+
+
+def actions_of(kind: str, object_kind: str) -> tuple[ActionInfo, ...]:
+    """What can be done about a discrepancy."""
+    return _OF_ADJUSTMENTS if object_kind == "adjustment" else ACTIONS[kind]
 
 
 @dataclass(frozen=True, slots=True)

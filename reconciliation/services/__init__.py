@@ -1,6 +1,7 @@
 """Everything that writes: imports, runs, what they find, and what people do about it."""
 
 from reconciliation.services.actions import perform
+from reconciliation.services.balances import read_balance
 from reconciliation.services.news import (
     note_contradiction,
     note_late_failure,
@@ -8,16 +9,21 @@ from reconciliation.services.news import (
     note_refund_contradiction,
     open_discrepancy,
 )
+from reconciliation.services.opening import start_books
 from reconciliation.services.runs import reconcile_day, reconcile_missing_days, request_run
+from reconciliation.services.statements import import_statement
 
 __all__ = [
+    "import_statement",
     "note_contradiction",
     "note_late_failure",
     "note_over_refunded",
     "note_refund_contradiction",
     "open_discrepancy",
     "perform",
+    "read_balance",
     "reconcile_day",
     "reconcile_missing_days",
     "request_run",
+    "start_books",
 ]

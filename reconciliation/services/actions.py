@@ -18,14 +18,14 @@ from foundation.database import database_now, in_seconds
 from foundation.errors import DomainError, InvalidInput, MissingInput, NotFound
 from foundation.ids import uuid7
 from foundation.transition import transition
-from reconciliation import matching
+from reconciliation import books, matching
 from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyResolved, NoteMissing
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory
 from reconciliation.services import findings
 from reconciliation.services.repairs import REPAIRS
 from reconciliation.states import DISCREPANCY_EDGES, ClosedAs, DiscrepancyState, Outcome
-from reconciliation.types import ACTIONS, Action, ActionInfo, ActionInput, ActionResult
+from reconciliation.types import Action, ActionInfo, ActionInput, ActionResult, actions_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def perform(
     item = Discrepancy.objects.filter(pk=discrepancy_id).first()
     if item is None:
         raise NotFound
-    info = next((offered for offered in ACTIONS[item.kind] if offered.name == action), None)
+    info = next((one for one in actions_of(item.kind, item.object_kind) if one.name == action), None)
     if info is None:
         raise ActionNotOffered
     given = given or ActionInput()
@@ -135,6 +135,7 @@ def _finish(
 
 def _compare_again(item: Discrepancy, info: ActionInfo, record: DiscrepancyAction, done: str) -> str:
     now = database_now()
+    books.recount_of(item.source)
     matching.match_objects([(item.object_kind, item.source)], now=now)
     if matching.is_found(item.fingerprint):
         verdict = "The difference remains."

@@ -22,7 +22,18 @@ _COLUMNS = (
     " theirs_at, difference_minor"
 )
 _FIGURES = [name.strip() for name in _COLUMNS.split(",")]
+_COUNTED = (
+    "business_date = %(day)s OR object_kind = 'statement'"  # whether a run counts it among what persists of its day
+)
 _HISTORY = "INSERT INTO reconciliation_discrepancyhistory (subject_id, from_state, to_state, by, why)"
+
+
+def _refreshed(name: str) -> str:
+    """A balance that is off belongs to the day on which it first was: the days that follow only find it again."""
+    if name == "business_date":
+        return "business_date = CASE d.object_kind WHEN 'statement' THEN d.business_date ELSE f.business_date END"
+    return f"{name} = f.{name}"
+
 
 # Told while the intent had no charge; now it has one: the same item, under the charge's name.
 _RENAME = """
@@ -42,11 +53,11 @@ WITH opened AS (
            f.becomes_break_at, '', 1, '', '', %(run)s, %(run)s
     FROM recon_found f
     WHERE NOT EXISTS (SELECT FROM reconciliation_discrepancy d WHERE d.fingerprint = f.fingerprint)
-    RETURNING id, kind, business_date, state
+    RETURNING id, kind, object_kind, business_date, state
 ), told AS (
     {_HISTORY} SELECT id, '', state, %(by)s, %(why)s FROM opened
 )
-SELECT kind, business_date = %(day)s, count(*) FROM opened WHERE state = 'open' GROUP BY 1, 2
+SELECT kind, {_COUNTED}, count(*) FROM opened WHERE state = 'open' GROUP BY 1, 2
 """  # noqa: S608
 
 # Seen again: what was closed as equal or repaired is open again; what was accepted only if its figures have changed.
@@ -61,11 +72,11 @@ WITH moved AS (
         OR (d.ours_amount_minor, d.ours_currency, d.ours_status, d.theirs_amount_minor, d.theirs_currency, d.theirs_status)
            IS DISTINCT FROM (f.ours_amount_minor, f.ours_currency, f.ours_status, f.theirs_amount_minor,
                              f.theirs_currency, f.theirs_status))
-    RETURNING d.id, d.kind, d.business_date, old.closed_as AS was
+    RETURNING d.id, d.kind, d.object_kind, d.business_date, old.closed_as AS was
 ), told AS (
     {_HISTORY} SELECT id, 'resolved', 'open', %(by)s, 'seen again, after it was closed as ' || was FROM moved
 )
-SELECT kind, business_date = %(day)s, count(*) FROM moved GROUP BY 1, 2
+SELECT kind, {_COUNTED}, count(*) FROM moved GROUP BY 1, 2
 """  # noqa: S608
 
 # Its time is up, or what spoke for waiting is gone; or the date until which it was ignored has passed.
@@ -77,17 +88,17 @@ WITH moved AS (
     WHERE f.fingerprint = d.fingerprint AND (
         d.state = 'timing' AND (d.becomes_break_at <= %(now)s OR f.becomes_break_at IS NULL)
         OR d.state = 'ignored' AND d.ignored_until <= (%(now)s AT TIME ZONE 'UTC')::date)
-    RETURNING d.id, d.kind, d.business_date, old.state AS was
+    RETURNING d.id, d.kind, d.object_kind, d.business_date, old.state AS was
 ), told AS (
     {_HISTORY} SELECT id, was, 'open', %(by)s,
         CASE was WHEN 'timing' THEN 'its time is up: a break' ELSE 'ignored until now' END FROM moved
 )
-SELECT kind, business_date = %(day)s, count(*) FROM moved GROUP BY 1, 2
+SELECT kind, {_COUNTED}, count(*) FROM moved GROUP BY 1, 2
 """  # noqa: S608
 
 _REFRESH = f"""
 UPDATE reconciliation_discrepancy d
-SET {", ".join(f"{name} = f.{name}" for name in _FIGURES)}, last_seen_run_id = coalesce(%(run)s, d.last_seen_run_id),
+SET {", ".join(_refreshed(name) for name in _FIGURES)}, last_seen_run_id = coalesce(%(run)s, d.last_seen_run_id),
     evidence = f.evidence || CASE WHEN d.state = 'timing' THEN jsonb_build_object('timing', f.timing) ELSE '{{}}' END
 FROM recon_found f
 WHERE f.fingerprint = d.fingerprint AND d.closed_as <> 'accepted'
@@ -121,7 +132,7 @@ WHERE i.kind = d.object_kind AND i.source = d.source AND d.closed_as = 'fixed' A
 _STANDING = """
 SELECT d.kind, d.state = 'timing', count(*) FROM reconciliation_discrepancy d
 JOIN recon_found f ON f.fingerprint = d.fingerprint
-WHERE d.business_date = %(day)s AND d.state IN ('timing', 'open', 'investigating', 'awaiting_approval')
+WHERE (d.business_date = %(day)s OR d.object_kind = 'statement') AND d.state IN ('timing', 'open', 'investigating', 'awaiting_approval')
 GROUP BY 1, 2
 """
 

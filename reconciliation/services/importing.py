@@ -2,21 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
+from time import monotonic, sleep
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models.functions import Now
+from django.db.models import F
+from django.db.models.functions import Least, Now
 
-from foundation.database import database_now
+from foundation.database import database_now, in_seconds
 from payments import selectors as payments
+from payments.errors import ProviderRefused, ProviderUnavailable
 from payments.types import BalanceTransaction
 from reconciliation import matching
-from reconciliation.models import ProviderTransaction
+from reconciliation.models import ProviderRead, ProviderTransaction, RawRow
 
+_PAGE_ROWS = 100  # of the provider's pages
 Progress = Callable[[int], None]  # told how many rows were read so far
 
 _REFRESHED = [
@@ -24,33 +28,104 @@ _REFRESHED = [
 ]  # fmt: skip
 
 
-def import_day(day: date, *, progress: Progress) -> int:
-    """Read the books for a day, for the days before it whose rows may have come late, and for the hour after it, in
-    which a counterpart may have been booked. Returns how many rows were read.
-
-    Belongs outside of transactions. Raises ProviderUnavailable; what was read until then stays, and is read again.
-    """
+def read_window(day: date) -> tuple[datetime, datetime]:
+    """What is read for a day: the day, the days before it whose rows may have come late, and the hour after it, in which a
+    counterpart may have been booked."""
     since, until = matching.window(day)
-    since -= timedelta(days=settings.RECONCILE_TRAILING_DAYS)
-    until += timedelta(seconds=settings.RECONCILE_TIMING_WINDOW_S)
-    began_at = database_now()
-    count = 0
-    rows = payments.read_balance_transactions(since=since, until=until)
-    while batch := list(islice(rows, settings.RECONCILE_IMPORT_BATCH)):
-        upsert(batch)
+    return (
+        since - timedelta(days=settings.RECONCILE_TRAILING_DAYS),
+        until + timedelta(seconds=settings.RECONCILE_TIMING_WINDOW_S),
+    )
+
+
+def import_day(day: date, *, progress: Progress) -> int:
+    """Read the provider's books for a day (`read_window`). Returns how many rows were read.
+
+    A reading that was cut short is gone on with where it stopped, unless that was long ago. Belongs outside of
+    transactions. Raises ProviderUnavailable; what was read until then stays.
+    """
+    since, until = read_window(day)
+    reading = _begin(since, until)
+    try:
+        return _read(reading, progress)
+    except ProviderUnavailable as error:
+        if not reading.reached or not isinstance(error.__cause__, ProviderRefused):
+            raise
+        # The row behind which we wanted to go on is not there any more.
+        _give_up(reading)
+        return _read(_begin(since, until), progress)
+
+
+def _begin(since: datetime, until: datetime) -> ProviderRead:
+    """The reading of a window that stopped half-way, or a new one."""
+    open_ones = ProviderRead.objects.filter(since=since, until=until, finished_at__isnull=True)
+    open_ones.filter(began_at__lt=in_seconds(-settings.RECONCILE_READ_RESUMED_FOR_S)).delete()
+    reading, is_new = ProviderRead.objects.get_or_create(since=since, until=until, finished_at=None)
+    if is_new:
+        reading.refresh_from_db()  # PostgreSQL's clock says when it began
+    elif reading.reached:
+        ProviderRead.objects.filter(pk=reading.pk).update(resumed=F("resumed") + 1)
+    return reading
+
+
+def _give_up(reading: ProviderRead) -> None:
+    ProviderRead.objects.filter(pk=reading.pk, finished_at__isnull=True).delete()
+
+
+def _read(reading: ProviderRead, progress: Progress) -> int:
+    """Newest first. What was booked since a reading was cut short stands before its first row: that is read before."""
+    count = reading.rows
+    if reading.reached:
+        newer = payments.read_balance_transactions(since=reading.since, until=reading.until)
+        first = ""
+        for batch in _batches(takewhile(lambda row: row.id != reading.newest, newer)):
+            upsert(batch)
+            first = first or batch[0].id
+            count += len(batch)
+            progress(count)
+        if first:
+            ProviderRead.objects.filter(pk=reading.pk).update(newest=first)
+    rows = payments.read_balance_transactions(since=reading.since, until=reading.until, after=reading.reached)
+    newest = reading.newest
+    for batch in _batches(rows):
+        newest = newest or batch[0].id
         count += len(batch)
+        with transaction.atomic():
+            upsert(batch)
+            values = {"reached": batch[-1].id, "rows": count} | ({} if reading.reached else {"newest": newest})
+            ProviderRead.objects.filter(pk=reading.pk).update(**values)
         progress(count)
-    _withdraw(since, until, not_seen_since=began_at)
+    with transaction.atomic():
+        _withdraw(reading.since, reading.until, not_seen_since=reading.began_at)
+        until = Least(
+            F("until"), F("began_at")
+        )  # of a day that is not over, only what was past then is sure to be read
+        ProviderRead.objects.filter(pk=reading.pk, finished_at__isnull=True).update(
+            finished_at=Now(), until=until, rows=count
+        )
     return count
+
+
+def _batches(rows: Iterator[BalanceTransaction]) -> Iterator[list[BalanceTransaction]]:
+    """In batches of some of the provider's pages, not faster than it allows."""
+    shortest_s = settings.RECONCILE_IMPORT_BATCH / _PAGE_ROWS / settings.RECONCILE_PAGES_PER_S
+    began = monotonic()
+    while batch := list(islice(rows, settings.RECONCILE_IMPORT_BATCH)):
+        yield batch
+        if len(batch) == settings.RECONCILE_IMPORT_BATCH:
+            sleep(max(0.0, began + shortest_s - monotonic()))
+        began = monotonic()
 
 
 def import_sources(sources: Iterable[str]) -> int:
     """Read again what the books say of some charges and refunds. Belongs outside of transactions.
 
-    Raises ProviderUnavailable.
+    A row that stands for itself (`txn_…`) is not asked for: the provider lists by objects. Raises ProviderUnavailable.
     """
     count = 0
     for source in sources:
+        if source.startswith("txn_"):
+            continue
         began_at = database_now()
         rows = payments.read_balance_transactions_of(source)
         upsert(rows)
@@ -63,9 +138,11 @@ def import_sources(sources: Iterable[str]) -> int:
 def upsert(rows: Iterable[BalanceTransaction]) -> None:
     """Write rows of the provider's books; one that is known already is brought up to date."""
     now = database_now()
+    read = [(row, as_read(row)) for row in rows]
     with transaction.atomic():
+        RawRow.objects.bulk_create([RawRow(sha256=_hash(body), body=body) for _, body in read], ignore_conflicts=True)
         ProviderTransaction.objects.bulk_create(
-            [_row(row, now) for row in rows],
+            [_row(row, _hash(body), now) for row, body in read],
             update_conflicts=True,
             unique_fields=["id"],
             update_fields=_REFRESHED,
@@ -79,8 +156,16 @@ def _withdraw(since: datetime, until: datetime, *, not_seen_since: datetime) -> 
     ).update(withdrawn_at=Now())
 
 
-def _row(row: BalanceTransaction, now: datetime) -> ProviderTransaction:
-    as_read = json.dumps(asdict(row), default=str, sort_keys=True, ensure_ascii=False)
+def as_read(row: BalanceTransaction) -> str:
+    """A row as it is kept and hashed."""
+    return json.dumps(asdict(row), default=str, sort_keys=True, ensure_ascii=False)
+
+
+def _hash(body: str) -> bytes:
+    return hashlib.sha256(body.encode()).digest()
+
+
+def _row(row: BalanceTransaction, sha256: bytes, now: datetime) -> ProviderTransaction:
     return ProviderTransaction(
         id=row.id,
         type=row.type,
@@ -99,7 +184,7 @@ def _row(row: BalanceTransaction, now: datetime) -> ProviderTransaction:
         order_reference=row.metadata.get("order", ""),
         payment_number=row.metadata.get("payment", ""),
         instance=row.metadata.get("instance", ""),
-        sha256=hashlib.sha256(as_read.encode()).digest(),
+        sha256=sha256,
         seen_at=now,
         withdrawn_at=None,
     )

@@ -4,7 +4,7 @@ Each can be repeated after a crash: what it made then is found, not made again. 
 sentence for the desk.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from django.db import transaction
 
@@ -53,6 +53,10 @@ def create_missing_refund(item: Discrepancy, action: DiscrepancyAction, given: A
 
 
 def post_correction(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    if item.object_kind in ("adjustment", "other"):
+        return _take_over(item, action)
+    if item.kind == Kind.FEE_VARIANCE:
+        return _correct_fees(item, action)
     if item.refund_id and item.ours_status != "succeeded":
         refund = payments.adopt_refund(refund=item.source, by=action.by, why=action.note, instead_of=item.refund_number)
         _made(action, refund)
@@ -60,6 +64,8 @@ def post_correction(item: Discrepancy, action: DiscrepancyAction, given: ActionI
     if item.payment_id and not item.refund_id and item.ours_status not in ("", "succeeded"):
         raise InvalidInput("Our books hold nothing of this charge that could be corrected: give the money back.")
     import_sources([item.source])  # what is corrected is the difference of this minute
+    if item.kind == Kind.MISSING_IN_STRIPE:  # what was never taken cost nothing
+        _post_fees(item, action, matching.fees_of_nothing(item.payment_number))
     difference_minor = _difference_now(item)
     if difference_minor is None:
         return "There was nothing left to correct."
@@ -73,11 +79,63 @@ def post_correction(item: Discrepancy, action: DiscrepancyAction, given: ActionI
     return f"A correcting entry of {format_minor(difference_minor, item.currency)} was posted."
 
 
+def _take_over(item: Discrepancy, action: DiscrepancyAction) -> str:
+    """A row that stands for itself: what our books do not hold of it yet."""
+    difference_minor = _difference_now(item)
+    if not difference_minor:
+        return "There was nothing left to take over."
+    payments.post_booking(
+        transaction_id=item.source,
+        currency=item.theirs_currency,
+        amount_minor=difference_minor,
+        by=action.by,
+        why=action.note,
+    )
+    return f"{format_minor(difference_minor, item.theirs_currency)} of {item.source} was taken over into our books."
+
+
+def _correct_fees(item: Discrepancy, action: DiscrepancyAction) -> str:
+    """Each of its rows has a fee of its own, and so a correction."""
+    import_sources([item.source])
+    off = matching.fee_differences(item.object_kind, item.source)
+    _post_fees(item, action, off)
+    total = format_minor(sum(difference_minor for _, difference_minor in off), item.currency)
+    return f"Fees of {total} more than before were posted." if off else "There was nothing left to correct."
+
+
+def _post_fees(item: Discrepancy, action: DiscrepancyAction, off: Sequence[tuple[str, int]]) -> None:
+    for transaction_id, difference_minor in off:
+        payments.correct_fee(
+            transaction_id=transaction_id,
+            amount_minor=difference_minor,
+            cause=f"{item.number}:{item.cycle}",
+            by=action.by,
+            why=action.note,
+        )
+
+
 def take_provider_status(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
-    number = item.refund_number or item.payment_number
-    payments.take_provider_status(number, by=action.by)
+    if item.object_kind in ("dispute", "payout"):
+        _read_again(item, action)
+        number = item.source
+    else:
+        number = item.refund_number or item.payment_number
+        payments.take_provider_status(number, by=action.by)
     import_sources([item.source])
     return f"{number} has what Stripe says of it."
+
+
+def _read_again(item: Discrepancy, action: DiscrepancyAction) -> None:
+    """A dispute or payout: read at the provider and applied, as if its news had come."""
+    sync = payments.sync_dispute if item.object_kind == "dispute" else payments.sync_payout
+    try:
+        known = sync(item.source, by=action.by)
+    except (ProviderUnsure, ProviderBusy) as error:
+        raise ProviderUnavailable from error
+    except ProviderRefused as refusal:
+        raise ContradictsProvider(f"Stripe knows nothing of {item.source}: {refusal.message}") from refusal
+    if not known:
+        raise InvalidInput(f"{item.source} is about a charge that our books do not hold: settle that one first.")
 
 
 def refund_customer(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:

@@ -1,10 +1,10 @@
 """One run: import, match, store. What it found and that it completed are one transaction: killed, it has found nothing."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import date
+from datetime import date, datetime, timedelta
 from time import monotonic
 
 from celery import current_app
@@ -16,47 +16,66 @@ from kombu.exceptions import OperationalError
 from foundation.database import database_now, in_seconds
 from foundation.errors import DomainError, InvalidInput
 from payments import selectors as payments
-from reconciliation import matching, selectors
+from payments import services as payments_services
+from payments.errors import ProviderUnavailable
+from reconciliation import books, matching, selectors
 from reconciliation.errors import RunInProgress, RunTakenOver, WorkersUnreachable
 from reconciliation.locks import one_writer
 from reconciliation.models import ReconciliationRun
 from reconciliation.services import findings
-from reconciliation.services.importing import Progress, import_day
+from reconciliation.services.balances import read_balance
+from reconciliation.services.importing import Progress, import_day, read_window
 from reconciliation.states import RunState
-from reconciliation.types import KindCounts, RunReport
+from reconciliation.types import KindCounts, RunReport, Statement
 
 log = logging.getLogger(__name__)
 
 NIGHTLY = "nightly"
 
 
-def reconcile_day(*, day: date, by: str, dry_run: bool = False, progress: Progress | None = None) -> RunReport:
+def reconcile_day(
+    *, day: date, by: str, dry_run: bool = False, from_files: bool = False, progress: Progress | None = None
+) -> RunReport:
     """Compare one UTC day of the provider's books with ours, and store the run's report and discrepancies.
 
     A second run of the same day changes nothing. `dry_run` reads the provider's books into our copy of them, and
-    stores neither run nor discrepancies. Belongs outside of transactions.
+    stores neither run nor discrepancies. `from_files` asks the provider nothing: its books came as statement files.
+    Belongs outside of transactions.
 
-    Raises RunInProgress, RunTakenOver, ProviderUnavailable, InvalidInput (a day that has not begun).
+    Raises RunInProgress, RunTakenOver, ProviderUnavailable, InvalidInput (a day that has not begun, or lies before the
+    start of the books).
     """
     began = monotonic()
     now = database_now()
     provisional = matching.window(day)[1] > now
-    if matching.window(day)[0] > now:
-        raise InvalidInput(f"{day} has not begun yet.", param="date")
+    _check(day, now)
     if dry_run:
         run = ReconciliationRun(date=day, provisional=provisional, by=by, started_at=now, lease_until=now)
-        imported = import_day(day, progress=progress or _silent)
+        imported = 0 if from_files else import_day(day, progress=progress or _silent)
         return _compare_and_forget(run, imported, began)
     run = _begin(day, provisional=provisional, by=by)
     with _failure_recorded(run):
-        imported = import_day(day, progress=_renewing(run, progress or _silent))
-        return _compare(run, imported, began, unbooked=_unbooked(day))
+        renewing = _Renewal(run, progress or _silent)
+        imported = 0 if from_files else import_day(day, progress=renewing)
+        unbooked = [] if from_files else _ask(day)
+        _post_learnt_fees(day)
+        renewing(
+            imported, lease_s=settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000
+        )  # nothing renews it while it compares
+        return _compare(run, imported, began, unbooked=unbooked)
+
+
+def _check(day: date, now: datetime) -> None:
+    if matching.window(day)[0] > now:
+        raise InvalidInput(f"{day} has not begun yet.", param="date")
+    starts_on = books.starts_on()
+    if starts_on and day < starts_on:
+        raise InvalidInput(f"{day} lies before the start of the books: they begin on {starts_on}.", param="date")
 
 
 def request_run(*, day: date, by: str) -> None:
     """Ask a worker to reconcile a day; the run appears among the runs. Raises InvalidInput, WorkersUnreachable."""
-    if matching.window(day)[0] > database_now():
-        raise InvalidInput(f"{day} has not begun yet.", param="date")
+    _check(day, database_now())
     try:
         current_app.send_task("reconciliation.reconcile_day", kwargs={"day": day.isoformat(), "by": by}, retry=False)
     except OperationalError as error:
@@ -64,17 +83,29 @@ def request_run(*, day: date, by: str) -> None:
 
 
 def reconcile_missing_days() -> list[date]:
-    """Run every finished day of the last ones that no completed run covers. Returns the days that were run.
+    """Run every finished day that no completed run covers, oldest first, and again the days on which something was held
+    for timing whose time is up. Returns the days that were run.
 
-    Asked hourly, so that neither an outage nor a beat that slept through midnight leaves a hole.
+    Asked hourly, so that neither an outage nor a beat that slept through midnight leaves a hole; at most
+    RECONCILE_CATCH_UP_DAYS at once, the others an hour later. A day that cannot be run does not keep the others from it.
     """
+    due = sorted({*selectors.days_without_a_run(), *selectors.days_with_ripe_timing()})
     done = []
-    for day in selectors.days_without_a_run():
+    failed: Exception | None = None
+    for day in due[: settings.RECONCILE_CATCH_UP_DAYS]:
         try:
             reconcile_day(day=day, by=NIGHTLY)
         except RunInProgress:
             continue  # somebody is at it
+        except ProviderUnavailable:
+            raise  # for all of them
+        except Exception as error:
+            log.exception("the run of %s failed", day)
+            failed = failed or error
+            continue
         done.append(day)
+    if failed:
+        raise failed
     return done
 
 
@@ -91,16 +122,19 @@ def _begin(day: date, *, provisional: bool, by: str) -> ReconciliationRun:
         raise RunInProgress(f"{day} is being reconciled at the moment: wait for that run to end.") from error
 
 
-def _renewing(run: ReconciliationRun, progress: Progress) -> Progress:
-    def renew(rows: int) -> None:
-        renewed = ReconciliationRun.objects.filter(pk=run.pk, state=RunState.RUNNING).update(
-            lease_until=in_seconds(settings.RECONCILE_RUN_LEASE_S), imported=rows
+class _Renewal:
+    """Keeps a run's lease while it goes on, and notices where another run has taken over."""
+
+    def __init__(self, run: ReconciliationRun, progress: Progress) -> None:
+        self._run, self._progress = run, progress
+
+    def __call__(self, rows: int, lease_s: float | None = None) -> None:
+        renewed = ReconciliationRun.objects.filter(pk=self._run.pk, state=RunState.RUNNING).update(
+            lease_until=in_seconds(lease_s or settings.RECONCILE_RUN_LEASE_S), imported=rows
         )
         if not renewed:
             raise RunTakenOver
-        progress(rows)
-
-    return renew
+        self._progress(rows)
 
 
 @contextmanager
@@ -115,6 +149,12 @@ def _failure_recorded(run: ReconciliationRun) -> Iterator[None]:
         raise
 
 
+def _ask(day: date) -> list[str]:
+    """What the rows alone cannot tell: which captures the provider has yet to book, and what it holds now."""
+    read_balance()
+    return _unbooked(day)
+
+
 def _unbooked(day: date) -> list[str]:
     """Captures that the provider confirms and has not booked yet: asked one by one, and only the recent ones."""
     return [
@@ -122,6 +162,14 @@ def _unbooked(day: date) -> list[str]:
         for intent, charge in matching.awaiting_booking(day, now=database_now())
         if payments.is_awaiting_booking(intent)
     ]
+
+
+def _post_learnt_fees(day: date) -> None:
+    """Fees of which nobody told us before: the provider's statement is their voucher."""
+    since, until = read_window(day)
+    fees = matching.unposted_fees(since, until, starts_on=books.starts_on())
+    if fees:
+        payments_services.post_learnt_fees(fees, by="reconciliation")
 
 
 def _compare(run: ReconciliationRun, imported: int, began: float, *, unbooked: list[str]) -> RunReport:
@@ -139,6 +187,7 @@ def _compare(run: ReconciliationRun, imported: int, began: float, *, unbooked: l
             matched=report.matched,
             kinds={kind: asdict(counts) for kind, counts in report.kinds.items()},
             residual=report.residual,
+            statement=books.as_stored(report.statement.values()),
         )
         if not completed:
             raise RunTakenOver
@@ -151,17 +200,21 @@ def _compare_and_forget(run: ReconciliationRun, imported: int, began: float) -> 
     with one_writer(wait_s=settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000):
         undo = transaction.savepoint()
         run.save(force_insert=True)
-        report = _match_and_store(run, imported, began, [])
+        report = _match_and_store(run, imported, began, [], dry_run=True)
         transaction.savepoint_rollback(undo)
     report.run_id = None
     return report
 
 
-def _match_and_store(run: ReconciliationRun, imported: int, began: float, unbooked: list[str]) -> RunReport:
+def _match_and_store(
+    run: ReconciliationRun, imported: int, began: float, unbooked: list[str], *, dry_run: bool = False
+) -> RunReport:
     now = database_now()
-    matching.match_day(run.date, now=now, unbooked=unbooked)
-    kinds: dict[str, KindCounts] = findings.store(run, now=now)
-    totals = matching.day_totals(run.date)
+    starts_on = books.starts_on()
+    matching.match_day(run.date, now=now, unbooked=unbooked, starts_on=starts_on)
+    kinds = findings.store(run, now=now)
+    totals = matching.day_totals(run.date, starts_on=starts_on)
+    statements = _close(run, kinds, now=now, dry_run=dry_run)
     return RunReport(
         run_id=run.pk,
         date=run.date,
@@ -173,9 +226,38 @@ def _match_and_store(run: ReconciliationRun, imported: int, began: float, unbook
         theirs_totals=totals.theirs,
         matched=totals.matched,
         kinds=kinds,
-        residual=totals.residual,
+        residual=_residuals(totals.residual, statements),
+        statement={statement.currency: statement for statement in statements},
         duration_ms=int((monotonic() - began) * 1000),
     )
+
+
+def _close(run: ReconciliationRun, kinds: dict[str, KindCounts], *, now: datetime, dry_run: bool) -> list[Statement]:
+    """The day's statements. What they leave unexplained is found like any other difference, once all else was stored.
+
+    A balance that is off stays off: the newest finished day tells for all before it, and a run of an older one leaves the
+    items of residuals alone.
+    """
+    since, until = read_window(run.date)
+    books.recount(since.date(), (until - timedelta(microseconds=1)).date())
+    cut = matching.window(run.date)[1]
+    to_post = matching.unposted_fees(since, cut, starts_on=books.starts_on()) if dry_run else []
+    statements = books.statements(run.date, to_post=to_post)
+    newest = selectors.last_reconciled_on()
+    if not run.provisional and (newest is None or run.date >= newest):
+        matching.clear()
+        matching.add_residuals(statements, now=now)
+        for kind, counts in findings.store(run, now=now).items():
+            kinds[kind] = counts
+    return statements
+
+
+def _residuals(matched: dict[str, int], statements: Iterable[Statement]) -> dict[str, int]:
+    """By currency what weighs most of what nothing accounts for, in matching or in the statement."""
+    worst = dict(matched)
+    for statement in statements:
+        worst[statement.currency] = max(worst.get(statement.currency, 0), statement.residual_minor, key=abs)
+    return worst
 
 
 def _silent(rows: int) -> None:

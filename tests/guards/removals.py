@@ -262,13 +262,13 @@ GUARDS = [
             ),
             Edit(
                 "reconciliation/matching.py",
-                "AND t.withdrawn_at IS NULL\n  AND NOT t.reporting_category = ANY(%(known)s)\nUNION",
+                "AND t.withdrawn_at IS NULL\n  AND NOT t.reporting_category = ANY(%(stand_beside)s)\nUNION",
                 "AND t.withdrawn_at IS NULL\n  AND false\nUNION",
             ),
             Edit(
                 "reconciliation/services/importing.py",
-                "    since -= timedelta(days=settings.RECONCILE_TRAILING_DAYS)\n",
-                "",
+                "since - timedelta(days=settings.RECONCILE_TRAILING_DAYS),",
+                "since,",
             ),
         ],
     ),

@@ -1,5 +1,6 @@
 """A provider with books of its own for each test, whose clock says noon of yesterday: a finished day, far from midnight."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 
 from foundation.database import database_now
 from reconciliation import services
+from reconciliation.services import runs
 from reconciliation.types import RunReport
+from tests.reconciliation.ledgers import DAY
 from tests.sandbox_process import SandboxProcess, start_sandbox
 from tests.shop import Shop, open_shop, settle
 
@@ -72,3 +75,16 @@ def books(transactional_db, valkey, settings, monkeypatch: pytest.MonkeyPatch, t
     shop.stock("book", 100)
     yield Books(shop, handle, day)
     handle.stop()
+
+
+@pytest.fixture
+def reconcile(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunReport]:
+    """A run over the rows that are there (importing has tests of its own), at a moment of our choice."""
+
+    def run(day: datetime = DAY, *, now: datetime | None = None, unbooked: tuple[str, ...] = ()) -> RunReport:
+        monkeypatch.setattr(runs, "import_day", lambda day, progress: 0)
+        monkeypatch.setattr(runs, "_ask", lambda day: list(unbooked))
+        monkeypatch.setattr(runs, "database_now", lambda: now or day + timedelta(days=3))
+        return services.reconcile_day(day=day.date(), by="test")
+
+    return run

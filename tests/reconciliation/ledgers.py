@@ -5,8 +5,11 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from payments.models import Payment, Refund
-from payments.types import BalanceTransaction
+from payments import services
+from payments.models import Dispute, Payment, Payout, Refund
+from payments.states import DISPUTE_CLOSED
+from payments.types import BalanceTransaction, LearntFee
+from reconciliation.models import Discrepancy
 from reconciliation.services.importing import upsert
 
 MERCHANT = UUID(int=7)
@@ -54,6 +57,51 @@ def our_refund(
     )
 
 
+def our_dispute(payment: Payment, source: str, withdrawn: int, *, at: datetime = NOON, **fields: Any) -> Dispute:
+    return Dispute.objects.create(
+        **{
+            "merchant_id": payment.merchant_id,
+            "payment": payment,
+            "provider_reference": source,
+            "status": "needs_response",
+            "amount_minor": withdrawn,
+            "withdrawn_minor": withdrawn,
+            "currency": payment.currency,
+            "opened_at": at,
+            "closed_at": at if fields.get("status") in DISPUTE_CLOSED else None,
+            **fields,
+        }
+    )
+
+
+def our_payout(source: str, amount: int, *, at: datetime = NOON, status: str = "paid", **fields: Any) -> Payout:
+    return Payout.objects.create(
+        **{
+            "provider_reference": source,
+            "status": status,
+            "amount_minor": amount,
+            "currency": "usd",
+            "automatic": True,
+            "arrives_on": at.date() + timedelta(days=2),
+            "provider_created_at": at,
+            **fields,
+        }
+    )
+
+
+def booked(source: str, amount: int, category: str, *, fee: int = 0, at: datetime = NOON, **fields: Any) -> str:
+    """A row of theirs that is no charge: a dispute, a payout, an adjustment. Amounts with its sign."""
+    row = {"type": "adjustment", "reporting_category": category, "payment_intent": "", "source_status": ""}
+    return theirs(source, amount, at=at, **{**row, "fee_minor": fee, "net_minor": amount - fee, **fields})
+
+
+def post_fee(transaction: str, amount: int, payment: Payment | None = None, currency: str = "usd") -> None:
+    """The fee as we learnt of it when the money moved."""
+    services.post_learnt_fees(
+        [LearntFee(transaction, currency, amount, subject=payment.number if payment else "")], by="test"
+    )
+
+
 def theirs(source: str, amount: int = 1500, *, at: datetime = NOON, **fields: Any) -> str:
     """A row of the provider's books; amounts with its sign. Returns its id."""
     number = next(_numbers)
@@ -83,3 +131,12 @@ def theirs(source: str, amount: int = 1500, *, at: datetime = NOON, **fields: An
 def both(source: str, amount: int = 1500, *, at: datetime = NOON, **fields: Any) -> Payment:
     theirs(source, amount, at=at, **fields)
     return ours(source, amount, at=at, **fields)
+
+
+def found() -> dict[str, str]:
+    """source → kind of everything that is not resolved."""
+    return dict(Discrepancy.objects.exclude(state="resolved").values_list("source", "kind"))
+
+
+def the(source: str) -> Discrepancy:
+    return Discrepancy.objects.get(source=source)

@@ -1,7 +1,8 @@
 """Our books and the provider's, made through the real services and the real SDK, then pulled apart."""
 
 from reconciliation.models import Discrepancy, ProviderTransaction, ReconciliationRun
-from reconciliation.types import Kind
+from reconciliation.services import perform
+from reconciliation.types import Action, Kind
 
 PLANTED = [
     Kind.MISSING_IN_STRIPE,
@@ -14,6 +15,7 @@ PLANTED = [
     Kind.STATUS_MISMATCH_REFUND,
     Kind.CURRENCY_MISMATCH,
     Kind.DUPLICATE_CHARGE,
+    Kind.FEE_VARIANCE,
 ]
 
 
@@ -32,23 +34,36 @@ def test_equal_books_have_no_discrepancies(books):
     assert not report.provisional
 
 
-def test_disputes_and_payouts_stand_in_the_providers_books_and_disturb_nothing(books):
-    """They are known and compared with nothing yet: no break, no residual, and the charges beside them still match."""
+def test_disputes_and_payouts_that_no_webhook_told_of_are_found_and_taken_over(books):
     won, lost, asked, _ = books.sell(4)
+    disputes = {}
     for order, outcome in ((won, "won"), (lost, "lost"), (asked, "")):
         body = {"payment_intent": order["payments"][0]["provider_reference"], "inquiry": not outcome}
         made = books.sandbox.control("POST", "disputes", body)
         if outcome:
             books.sandbox.control("POST", "disputes/outcome", {"dispute": made["id"], "status": outcome})
+            disputes[made["id"]] = outcome
+    payouts = []
     for status in ("failed", "paid"):  # what came back goes out again
         for payout in books.sandbox.control("POST", "payouts", {"include_pending": True})["payouts"]:
             books.sandbox.control("POST", "payouts/outcome", {"payout": payout["id"], "status": status})
+            payouts.append(payout["id"])
     report = books.reconcile()
     seen = set(ProviderTransaction.objects.values_list("reporting_category", flat=True))
     assert seen == {"charge", "dispute", "dispute_reversal", "payout", "payout_reversal"}
-    assert (report.kinds, report.matched, report.residual) == ({}, 4, {"usd": 0})
-    assert report.theirs_totals == {"usd": 4 * 1500}
-    assert open_now() == set()
+    assert (report.matched, report.theirs_totals) == (4, {"usd": 4 * 1500})  # of charges and refunds
+    assert report.residual == {"usd": 0}  # all that differs is told, to the cent
+    assert open_now() == {
+        *((Kind.DISPUTE_UNEXPECTED, dispute) for dispute in disputes),
+        *((Kind.PAYOUT_DIFFERENCE, payout) for payout in payouts),
+    }
+    for item in Discrepancy.objects.all():
+        result = perform(discrepancy_id=item.pk, action=Action.TAKE_PROVIDER_STATUS, by="clara", note="it is so")
+        assert (result.state, result.closed_as) == ("resolved", "fixed"), (item.kind, result.text)
+    report = books.reconcile()
+    assert (report.kinds, report.residual) == ({}, {"usd": 0})
+    assert [proof.residual_minor for proof in report.statement["usd"].proofs] == [0, 0, 0]
+    assert report.statement["usd"].is_proved
 
 
 def test_a_run_finds_exactly_what_differs_and_a_second_run_changes_nothing(books):

@@ -1,47 +1,22 @@
 """Matching, with rows and answers written by hand."""
 
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from durability.models import Delivery, Message
-from payments.models import Payment, Refund
-from reconciliation import matching, services
+from payments.models import JournalEntry, Payment, Refund
+from reconciliation import matching
 from reconciliation.models import Discrepancy
-from reconciliation.services import runs
-from reconciliation.types import Kind, KindCounts, RunReport
-from tests.reconciliation.ledgers import DAY, NOON, both, our_refund, ours, theirs
+from reconciliation.types import Kind, KindCounts
+from tests.reconciliation.ledgers import DAY, NOON, both, found, our_refund, ours, the, theirs
 
 pytestmark = pytest.mark.django_db
 
 HOUR = timedelta(hours=1)
 NEXT_DAY = timedelta(days=1)
-Reconcile = Callable[..., RunReport]
-
-
-@pytest.fixture
-def reconcile(monkeypatch: pytest.MonkeyPatch) -> Reconcile:
-    """A run over the rows that are there (importing has tests of its own), at a moment of our choice."""
-
-    def run(day: datetime = DAY, *, now: datetime | None = None, unbooked: tuple[str, ...] = ()) -> RunReport:
-        monkeypatch.setattr(runs, "import_day", lambda day, progress: 0)
-        monkeypatch.setattr(runs, "_unbooked", lambda day: list(unbooked))
-        monkeypatch.setattr(runs, "database_now", lambda: now or day + 3 * NEXT_DAY)
-        return services.reconcile_day(day=day.date(), by="test")
-
-    return run
-
-
-def found() -> dict[str, str]:
-    """source → kind of everything that is not resolved."""
-    return dict(Discrepancy.objects.exclude(state="resolved").values_list("source", "kind"))
-
-
-def the(source: str) -> Discrepancy:
-    return Discrepancy.objects.get(source=source)
 
 
 def test_gross_is_compared_with_gross_whatever_the_fee(reconcile):
@@ -227,14 +202,31 @@ def test_a_second_charge_for_one_payment_is_a_duplicate(reconcile):
 
 
 @pytest.mark.guard(14)
-def test_known_categories_are_left_alone_and_unknown_ones_alarm(reconcile):
-    for category in matching.OTHER_CATEGORIES:
-        theirs(f"xx_{category}", -5, reporting_category=category)
-    strange = theirs("zz_1", 999, reporting_category="tulip_futures")
+def test_no_category_is_passed_over_and_unknown_ones_alarm(reconcile):
+    """One row of each: an object of ours that is missing, a fee that is posted, an adjustment to take over, or unknown."""
+    rows = {}
+    for kind, categories in matching.CATEGORIES.items():
+        for category in categories:
+            rows[theirs(f"xx_{category}", -5, reporting_category=category, fee_minor=0, net_minor=-5)] = kind
+    strange = theirs("zz_1", 999, reporting_category="tulip_futures", fee_minor=0, net_minor=999)
     report = reconcile()
-    assert found() == {strange: Kind.UNKNOWN_TYPE}
-    assert report.theirs_count == 0
-    assert reconcile().kinds == {Kind.UNKNOWN_TYPE: KindCounts(persisting=1)}
+    assert {
+        (item.object_kind, item.kind) for item in Discrepancy.objects.all()
+    } == {
+        ("charge", Kind.MISSING_IN_OUR_SYSTEM),
+        ("refund", Kind.MISSING_IN_OUR_SYSTEM_REFUND),
+        ("dispute", Kind.DISPUTE_UNEXPECTED),
+        ("payout", Kind.PAYOUT_DIFFERENCE),
+        ("adjustment", Kind.MISSING_IN_OUR_SYSTEM),
+        ("other", Kind.UNKNOWN_TYPE),
+    }  # fmt: skip
+    told = {transaction for item in Discrepancy.objects.all() for transaction in item.evidence["transactions"]}
+    costs = {row for row, kind in rows.items() if kind == "cost"}
+    assert told == rows.keys() - costs | {strange}
+    assert set(JournalEntry.objects.values_list("key", flat=True)) == {f"fee:{row}" for row in costs}
+    assert the(strange).kind == Kind.UNKNOWN_TYPE
+    assert reconcile().kinds[Kind.UNKNOWN_TYPE] == KindCounts(persisting=1)
+    assert report.kinds[Kind.UNKNOWN_TYPE] == KindCounts(new=1)
 
 
 def test_corrections_belong_to_what_we_say(reconcile):
@@ -381,6 +373,7 @@ def test_the_number_of_queries_does_not_grow_with_the_rows(reconcile):
     for number in range(1, 40):
         ours(f"ch_{number}")
         theirs(f"ch_other{number}")
-        both(f"ch_both{number}")
+        ours(f"ch_both{number}")
+        theirs(f"ch_both{number}", fee_minor=0, net_minor=1500)  # a fee that nobody knew is an entry of its own
     assert queries() == few
     assert Payment.objects.count() == 79

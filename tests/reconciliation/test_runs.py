@@ -38,7 +38,7 @@ def begin(day=DAY) -> ReconciliationRun:
 @pytest.fixture
 def no_import(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runs, "import_day", lambda day, progress: 0)
-    monkeypatch.setattr(runs, "_unbooked", lambda day: [])
+    monkeypatch.setattr(runs, "_ask", lambda day: [])
 
 
 def run(day=DAY):
@@ -105,7 +105,7 @@ def test_a_run_whose_process_died_is_taken_over_and_its_zombie_stores_nothing(mo
     with pytest.raises(RunTakenOver), transaction.atomic():
         runs._compare(dead, 0, 0.0, unbooked=[])
     with pytest.raises(RunTakenOver):
-        runs._renewing(dead, lambda rows: None)(1)
+        runs._Renewal(dead, lambda rows: None)(1)
     assert Discrepancy.objects.count() == 1
 
 
@@ -246,13 +246,74 @@ def test_days_without_a_run_are_caught_up_from_the_first_capture_on(no_import):
 
 
 @pytest.mark.django_db
-def test_an_outage_longer_than_the_window_is_caught_up_as_far_as_it_reaches(no_import, settings):
-    settings.RECONCILE_CATCH_UP_DAYS = 4
-    ours("ch_1", at=database_now() - timedelta(days=30))
+def test_an_outage_longer_than_one_job_can_do_is_caught_up_by_the_next_ones(no_import, settings):
+    settings.RECONCILE_CATCH_UP_DAYS = 2
+    ours("ch_1", at=database_now() - timedelta(days=5))
+    for done in (2, 4, 5, 5):
+        tasks.nightly()
+        assert ReconciliationRun.objects.count() == done
+    assert selectors.days_without_a_run() == []
+
+
+@pytest.mark.django_db
+def test_a_history_of_years_is_not_missed_day_by_day(no_import, settings):
+    settings.RECONCILE_HISTORY_DAYS = 3
+    ours("ch_1", at=database_now() - timedelta(days=900))
+    assert len(selectors.days_without_a_run()) == 3
+
+
+@pytest.mark.django_db
+def test_a_day_that_cannot_be_run_does_not_keep_the_others_from_it(monkeypatch, no_import):
+    today = database_now().date()
+    ours("ch_1", at=database_now() - timedelta(days=3))
+    broken = today - timedelta(days=3)
+
+    def importing(day, progress):
+        assert day != broken
+        return 0
+
+    monkeypatch.setattr(runs, "import_day", importing)
+    with pytest.raises(AssertionError):
+        tasks.nightly()
+    assert selectors.days_without_a_run() == [broken]
+
+
+@pytest.mark.django_db
+def test_a_provider_that_is_away_is_not_asked_for_each_day(monkeypatch, no_import):
+    asked = []
+
+    def away(day, progress):
+        asked.append(day)
+        raise ProviderUnavailable
+
+    ours("ch_1", at=database_now() - timedelta(days=5))
+    monkeypatch.setattr(runs, "import_day", away)
+    with pytest.raises(ProviderUnavailable):
+        tasks.nightly()
+    assert len(asked) == 1
+
+
+@pytest.mark.django_db
+def test_the_hourly_job_looks_again_at_what_was_timing_once_its_time_is_up(monkeypatch, no_import):
+    """Yesterday's run at midnight, and nobody runs yesterday again by hand."""
+    midnight = database_now().replace(hour=0, minute=0, second=0, microsecond=0)
+    yesterday = (midnight - timedelta(days=1)).date()
+    ours("ch_heals", at=midnight - timedelta(minutes=5))
+    ours("ch_breaks", at=midnight - timedelta(minutes=5))
+    with monkeypatch.context() as just_after:
+        just_after.setattr(runs, "database_now", lambda: midnight + timedelta(minutes=10))
+        services.reconcile_day(day=yesterday, by="by hand")
+    assert set(Discrepancy.objects.values_list("state", flat=True)) == {"timing"}
+    Discrepancy.objects.update(becomes_break_at=database_now() + timedelta(hours=1))
     tasks.nightly()
-    assert ReconciliationRun.objects.count() == 4
+    assert ReconciliationRun.objects.count() == 1  # its time is not up
+    theirs("ch_heals", at=midnight + timedelta(minutes=1))
+    Discrepancy.objects.update(becomes_break_at=database_now())
     tasks.nightly()
-    assert ReconciliationRun.objects.count() == 4
+    assert dict(Discrepancy.objects.values_list("source", "state")) == {"ch_heals": "resolved", "ch_breaks": "open"}
+    assert Discrepancy.objects.get(source="ch_heals").closed_as == "auto"
+    tasks.nightly()
+    assert ReconciliationRun.objects.count() == 2
 
 
 @pytest.mark.django_db
@@ -327,7 +388,7 @@ def test_without_a_date_it_is_yesterday(no_import):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--statement", "x.csv"], "--statement is not in this version"),
+        (["--statement", "x.csv"], "x.csv: No such file"),
         (["--what-if", "x"], "--what-if is not in this version"),
         (["--from", "2026-01-01"], "--from and --to together"),
         (["--from", "2026-01-02", "--to", "2026-01-01"], "must not be after"),

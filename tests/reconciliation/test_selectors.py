@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 def noon(monkeypatch: pytest.MonkeyPatch):
     """Noon of yesterday, and a way to run days back from it over the rows that are there."""
     monkeypatch.setattr(runs, "import_day", lambda day, progress: 0)
-    monkeypatch.setattr(runs, "_unbooked", lambda day: [])
+    monkeypatch.setattr(runs, "_ask", lambda day: [])
     today = database_now().replace(hour=0, minute=0, second=0, microsecond=0)
     return today - timedelta(hours=12)
 

@@ -5,11 +5,11 @@ Exit codes: 0 nothing open, 1 discrepancies open (timing items do not count), 2 
 
 import json
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -21,6 +21,7 @@ from foundation.database import database_now
 from foundation.errors import DomainError
 from foundation.money import format_minor
 from reconciliation import selectors, services
+from reconciliation.management.commands.import_statement import a_day, take_in, tell
 from reconciliation.services.importing import Progress
 from reconciliation.types import KINDS, RunReport
 
@@ -32,17 +33,22 @@ class Command(BaseCommand):
     help = "Compare a day (yesterday, unless told otherwise) of Stripe's books with ours, and store what differs."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--date", type=_day, help="the UTC day, as 2026-11-19; without it, yesterday")
-        parser.add_argument("--from", type=_day, dest="first", help="with --to: every day of a range, both included")
-        parser.add_argument("--to", type=_day, dest="last")
+        parser.add_argument("--date", type=a_day, help="the UTC day, as 2026-11-19; without it, yesterday")
+        parser.add_argument("--from", type=a_day, dest="first", help="with --to: every day of a range, both included")
+        parser.add_argument("--to", type=a_day, dest="last")
         parser.add_argument("--dry-run", action="store_true", help="store neither runs nor discrepancies")
         parser.add_argument("--json", action="store_true", help="print one JSON document")
-        parser.add_argument("--statement", metavar="FILE", help="not in this version")
+        parser.add_argument(
+            "--statement",
+            metavar="FILE",
+            type=Path,
+            help="compare with what this statement file says, and ask Stripe nothing; without days, with all of the file's",
+        )
         parser.add_argument("--what-if", metavar="RULES", help="not in this version")
 
     def handle(self, **options: Any) -> None:
         try:
-            days = _days(options)
+            days = self._take_in(options) if options["statement"] else _days(options)
             reports = [self._reconcile(day, options) for day in days]
             still_open = any(report.open_count for report in reports) or selectors.open_between(days[0], days[-1])
         except (DomainError, DatabaseError) as error:
@@ -52,10 +58,27 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps({"runs": [as_json(report) for report in reports]}))
         sys.exit(DISCREPANCIES_OPEN if still_open else NOTHING_OPEN)
 
+    def _take_in(self, options: dict[str, Any]) -> list[date]:
+        """The statement file, and the days that it is compared for."""
+        asked = any(options[name] for name in ("date", "first", "last"))
+        days = _days(options) if asked else []
+        expected = {"first_day": days[0], "last_day": days[-1]} if days else {}
+        report = take_in(options["statement"], expected, by="manage.py reconcile")
+        if report.problems:
+            tell(self, report)
+            raise CommandError("Could not run: nothing of the statement was taken in.", returncode=COULD_NOT_RUN)
+        if not days and (report.first_day is None or report.last_day is None):
+            raise DomainError(f"{report.name} has no rows: say which days it is about.")
+        return days or _days(options | {"first": report.first_day, "last": report.last_day})
+
     def _reconcile(self, day: date, options: dict[str, Any]) -> RunReport:
         with self._progress(day, quiet=options["json"]) as progress:
             report = services.reconcile_day(
-                day=day, by="manage.py reconcile", dry_run=options["dry_run"], progress=progress
+                day=day,
+                by="manage.py reconcile",
+                dry_run=options["dry_run"],
+                from_files=bool(options["statement"]),
+                progress=progress,
             )
         if not options["json"]:
             self._tell(report)
@@ -118,17 +141,9 @@ def _totals(totals: dict[str, int]) -> str:
     return ", ".join(format_minor(amount, currency) for currency, amount in sorted(totals.items())) or "nothing"
 
 
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not a day: write it as 2026-11-19") from None
-
-
 def _days(options: dict[str, Any]) -> list[date]:
-    for later in ("statement", "what_if"):
-        if options[later]:
-            raise DomainError(f"--{later.replace('_', '-')} is not in this version.")
+    if options["what_if"]:
+        raise DomainError("--what-if is not in this version.")
     first, last = options["first"], options["last"]
     if (options["date"] and (first or last)) or bool(first) != bool(last):
         raise DomainError("give --date alone, or --from and --to together.")

@@ -660,8 +660,22 @@ def _told_of_a_refund(world: World, kind: str) -> None:
     all_news(world)
 
 
+def _given_back_at_night(world: World, kind: str) -> None:
+    """We know of a dispute, and not that the customer's bank gave its money back."""
+    traded_yesterday(world)
+    paid = Payment.objects.filter(status="succeeded", refunded_minor=0).latest("pk")
+    world.sandbox.control("POST", "disputes", {"payment_intent": paid.provider_reference})
+    all_news(world)
+    world.plant(kind)
+    run_task("reconciliation.nightly")
+
+
 # What a run finds, unless news tell of it.
-_TOLD = {Kind.CURRENCY_MISMATCH: _told_of_a_currency, Kind.REFUND_FAILED_LATE: _told_of_a_refund}
+_TOLD = {
+    Kind.CURRENCY_MISMATCH: _told_of_a_currency,
+    Kind.REFUND_FAILED_LATE: _told_of_a_refund,
+    Kind.DISPUTE_MISSING: _given_back_at_night,
+}
 
 
 def _action(action: str, kind: str) -> Scene:

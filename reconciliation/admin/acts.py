@@ -1,0 +1,108 @@
+"""What can be done about a discrepancy: the actions of reconciliation.types, each with the fields that it asks for."""
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.models import User
+
+from foundation import numbers
+from foundation.desk import Act, NoteForm
+from reconciliation import services
+from reconciliation.models import Discrepancy
+from reconciliation.types import Action, ActionInfo, ActionInput
+
+_COLLEAGUES_SHOWN = 200
+
+
+def colleagues() -> list[tuple[str, str]]:
+    """Staff to whom an item can be given."""
+    names = User.objects.filter(is_staff=True, is_active=True).order_by("username").values_list("username", flat=True)
+    return [(name, name) for name in names[:_COLLEAGUES_SHOWN]]
+
+
+class ActionForm(NoteForm):
+    """`key` is made with the page: the same press of a button, however often it is sent, is done once."""
+
+    key = forms.UUIDField(widget=forms.HiddenInput)
+
+
+class OrderForm(ActionForm):
+    order_number = forms.CharField(
+        label="Order",
+        max_length=64,
+        required=False,
+        help_text="Where it is filled in, Stripe's charge names this order.",
+    )
+    field_order: tuple[str, ...] = ("order_number", "note")
+
+
+class RefundForm(OrderForm):
+    amount = forms.CharField(
+        label="Amount",
+        required=False,
+        help_text=numbers.explained("As {}. Empty: what was taken too much, or all of a charge that we do not know."),
+        widget=forms.TextInput(attrs={"inputmode": "decimal"}),
+    )
+    field_order = ("amount", "order_number", "note")
+
+
+class OwnerForm(ActionForm):
+    owner = forms.ChoiceField(label="Colleague", choices=colleagues)
+    field_order = ("owner", "note")
+
+
+class UntilForm(ActionForm):
+    until = forms.DateField(label="Until", widget=forms.DateInput(attrs={"type": "date"}))
+    field_order = ("until", "note")
+
+
+_FORMS: dict[tuple[str, ...], type[ActionForm]] = {
+    (): ActionForm,
+    ("order_number",): OrderForm,
+    ("amount_minor", "order_number"): RefundForm,
+    ("owner",): OwnerForm,
+    ("until",): UntilForm,
+}
+_ICONS = {
+    Action.REQUERY: "sync",
+    Action.CREATE_MISSING_PAYMENT: "add_card",
+    Action.CREATE_MISSING_REFUND: "add_circle",
+    Action.POST_CORRECTION: "edit_note",
+    Action.TAKE_PROVIDER_STATUS: "download",
+    Action.REFUND_CUSTOMER: "undo",
+    Action.MARK_FRAUD: "gpp_bad",
+    Action.ACCEPT: "check_circle",
+    Action.CLAIM: "front_hand",
+    Action.ASSIGN: "person_add",
+    Action.RELEASE: "person_remove",
+    Action.IGNORE_UNTIL: "snooze",
+}
+_MOVES_MONEY = (Action.REFUND_CUSTOMER, Action.MARK_FRAUD)
+
+
+def act_of(info: ActionInfo) -> Act[Discrepancy]:
+    """An action as the desk offers it."""
+
+    def run(item: Discrepancy, data: dict[str, Any], by: str) -> str:
+        amount = data.get("amount", "").strip()
+        given = ActionInput(
+            order_number=data.get("order_number", ""),
+            amount_minor=numbers.read(amount, item.currency) if amount else None,
+            owner=data.get("owner", ""),
+            until=data.get("until"),
+        )
+        result = services.perform(
+            discrepancy_id=item.pk, action=info.name, by=by, note=data["note"], key=str(data["key"]), given=given
+        )
+        return f"This was done before, and is done once: {result.text}" if result.replayed else result.text
+
+    return Act(
+        name=info.name,
+        label=info.label,
+        says=info.explanation,
+        permission=info.permission,
+        run=run,
+        form=_FORMS[info.asks_for],
+        icon=_ICONS[info.name],
+        danger=info.name in _MOVES_MONEY,
+    )

@@ -1,0 +1,327 @@
+"""Discrepancies on the finance desk: ours beside theirs, and what can be done about the difference."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from django.contrib import admin
+from django.db.models import Q
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from foundation import cells
+from foundation.database import database_now
+from foundation.desk import Act, ActForm, ReadOnlyAdmin, by_number, choice_filter
+from foundation.sections import Cell, Custom, Entry, Facts, Page, Section, Table, Timeline
+from orders.types import OrderView
+from reconciliation import selectors
+from reconciliation.admin import shared
+from reconciliation.admin.acts import act_of
+from reconciliation.admin.filters import AgeFilter, CurrencyFilter, KindFilter, OwnerFilter, StateFilter
+from reconciliation.admin.shared import SEVERITY, linked, order_link, run_link, state
+from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory, ProviderTransaction
+from reconciliation.states import OPEN_STATES, DiscrepancyState, Outcome
+from reconciliation.types import ACTIONS, KINDS, Action, Severity, info_of
+
+
+@admin.register(Discrepancy)
+class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
+    list_display = (
+        "kind_cell",
+        "order",
+        "ours",
+        "theirs",
+        "difference",
+        "age",
+        "severity_cell",
+        "state_cell",
+        "owner_cell",
+    )
+    list_filter = (
+        StateFilter,
+        KindFilter,
+        choice_filter("severity", [Severity.HIGH, Severity.MEDIUM, Severity.LOW]),
+        AgeFilter,
+        CurrencyFilter,
+        OwnerFilter,
+    )
+    saved_views = (
+        ("Open, oldest first", "state=open"),
+        ("Mine", "owner=me"),
+        ("Nobody's", "owner=nobody"),
+        ("Timing", "state=timing"),
+        ("Ignored", "state=ignored"),
+        ("Resolved", "state=resolved"),
+        ("All", "state=all"),
+    )
+    search_help_text = "Number of an order or discrepancy, or ch_…, re_…"
+    acts = tuple(act_of(info) for info in {info.name: info for infos in ACTIONS.values() for info in infos}.values())
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        newest_first = request.GET.get("state") in (DiscrepancyState.RESOLVED, "all")
+        return ("-pk",) if newest_first else ("business_date", "pk")
+
+    def find(self, text: str) -> Q:
+        if text.startswith("ord_"):
+            return Q(order_reference=text)
+        if text.startswith("dis_"):
+            return by_number(Discrepancy.id_of, text)
+        return Q(fingerprint__in=[f"{kind}:{text}" for kind in KINDS])
+
+    def prepare(self, rows: list[Discrepancy]) -> None:
+        today = database_now().date()
+        for row in rows:
+            row.__dict__["age_days"] = (today - row.business_date).days
+
+    # --- The list ---
+
+    @admin.display(description="Kind")
+    def kind_cell(self, item: Discrepancy) -> SafeString:
+        return cells.sub(item.get_kind_display(), item.source)
+
+    @admin.display(description="Order")
+    def order(self, item: Discrepancy) -> SafeString:
+        return cells.short(item.order_reference)
+
+    @admin.display(description="Ours")
+    def ours(self, item: Discrepancy) -> SafeString:
+        return cells.money(item.ours_amount_minor, item.ours_currency)
+
+    @admin.display(description="Stripe's")
+    def theirs(self, item: Discrepancy) -> SafeString:
+        return cells.money(item.theirs_amount_minor, item.theirs_currency)
+
+    @admin.display(description="Difference")
+    def difference(self, item: Discrepancy) -> SafeString:
+        return cells.difference(item.difference_minor, item.currency)
+
+    @admin.display(description="Age")
+    def age(self, item: Discrepancy) -> SafeString:
+        return shared.age(item.__dict__["age_days"])
+
+    @admin.display(description="Severity")
+    def severity_cell(self, item: Discrepancy) -> SafeString:
+        return cells.badge(item.severity, SEVERITY[item.severity])
+
+    @admin.display(description="State")
+    def state_cell(self, item: Discrepancy) -> SafeString:
+        return state(item)
+
+    @admin.display(description="Owner")
+    def owner_cell(self, item: Discrepancy) -> str:
+        return item.owner or "—"
+
+    # --- The page ---
+
+    def offered(self, row: Discrepancy) -> list[str]:
+        return [info.name for info in selectors.offered_actions(row)]
+
+    def suggested(self, request: HttpRequest, row: Discrepancy) -> str:
+        allowed = [info for info in selectors.offered_actions(row) if request.user.has_perm(info.permission)]
+        repairs = [info for info in allowed if info.repairs]
+        return next((info.name for info in [*repairs, *allowed]), "")
+
+    def act_form(self, act: Act[Discrepancy], row: Discrepancy) -> ActForm:
+        initial: dict[str, Any] = {"key": uuid4(), "order_number": row.order_reference}
+        if act.name == Action.CLAIM:
+            initial["note"] = "I look into it."
+        return act.form(prefix=act.name, initial=initial)
+
+    def page(self, request: HttpRequest, row: Discrepancy) -> Page:
+        found = selectors.discrepancy_page(row.pk)
+        item = found.item
+        return Page(
+            title=found.info.label,
+            lead=[state(item), cells.badge(item.severity, SEVERITY[item.severity])],
+            sub=cells.beside(
+                cells.code(item.number), f"· of {item.business_date:%d %b %Y}", shared.age(found.age_days)
+            ),
+            previous=self._neighbour(item, forward=False),
+            next=self._neighbour(item, forward=True),
+            main=[
+                _compare(request, item),
+                _actions_log(found.actions),
+                *_order(request, found.order),
+                _transactions(found.transactions),
+                self._facts(request, item),
+                _history(found.history),
+            ],
+        )
+
+    def next_url(self, row: Discrepancy) -> str:
+        return self._neighbour(row, forward=True)
+
+    def _neighbour(self, row: Discrepancy, *, forward: bool) -> str:
+        """The next or the previous open item, oldest first."""
+        items = Discrepancy.objects.filter(state__in=OPEN_STATES)
+        if forward:
+            items = items.filter(
+                Q(business_date__gt=row.business_date) | Q(business_date=row.business_date, pk__gt=row.pk)
+            )
+        else:
+            items = items.filter(
+                Q(business_date__lt=row.business_date) | Q(business_date=row.business_date, pk__lt=row.pk)
+            )
+        order = ("business_date", "pk") if forward else ("-business_date", "-pk")
+        found = items.filter(business_date__isnull=False).order_by(*order).first()
+        return self.page_url(found) if found else ""
+
+    def _facts(self, request: HttpRequest, row: Discrepancy) -> Facts:
+        facts: list[tuple[str, Cell]] = [
+            ("Owner", row.owner or cells.NOTHING),
+            ("Order", order_link(request, row.order_reference)),
+            ("Payment", linked(request, "payments.payment", row.payment_id, row.payment_number)),
+            ("Refund", linked(request, "payments.refund", row.refund_id, row.refund_number)),
+            ("Stripe's object", cells.code(row.source)),
+            ("Intent", cells.code(row.intent)),
+            ("Matched by", str(row.evidence.get("matched_by", "")).replace("_", " ") or cells.NOTHING),
+            ("First seen", cells.beside(run_link(request, row.first_seen_run), cells.moment(row.first_seen_at))),
+            ("Last seen", run_link(request, row.last_seen_run)),
+        ]
+        if row.becomes_break_at:
+            facts.append(("Why it may be timing", str(row.evidence.get("timing", ""))))
+            facts.append(("Becomes a break", cells.moment(row.becomes_break_at)))
+        if row.ignored_until:
+            facts.append(("Ignored until", f"{row.ignored_until:%d %b %Y}"))
+        if row.state == DiscrepancyState.RESOLVED:
+            facts.append(("Closed", cells.beside(row.closed_as, "by", row.resolved_by or "a run")))
+            facts.append(("Closed at", cells.moment(row.resolved_at)))
+            verified = cells.beside(run_link(request, row.verified_by_run), cells.moment(row.verified_at))
+            facts.append(("Confirmed by a later look", verified if row.verified_at else "not yet"))
+        return Facts("Item", facts)
+
+
+def _compare(request: HttpRequest, row: Discrepancy) -> Custom:
+    ours, theirs = row.ours_amount_minor is not None, row.theirs_amount_minor is not None
+    both = ours and theirs
+    sides = [
+        {
+            "name": "Our books",
+            "there": ours,
+            "missing": "Our books hold nothing for this.",
+            "amount": cells.money(row.ours_amount_minor, row.ours_currency),
+            "facts": [
+                ("Status", cells.state(row.ours_status), both and row.ours_status != row.theirs_status),
+                ("Currency", row.ours_currency.upper(), both and row.ours_currency != row.theirs_currency),
+                ("At", cells.moment(row.ours_at), False),
+                ("Number", _own_number(request, row), False),
+            ],
+        },
+        {
+            "name": "Stripe's books",
+            "there": theirs,
+            "missing": "Stripe's books hold nothing for this.",
+            "amount": cells.money(row.theirs_amount_minor, row.theirs_currency),
+            "facts": [
+                ("Status", cells.state(row.theirs_status), both and row.ours_status != row.theirs_status),
+                ("Currency", row.theirs_currency.upper(), both and row.ours_currency != row.theirs_currency),
+                ("At", cells.moment(row.theirs_at), False),
+                ("Id", cells.code(row.source), False),
+            ],
+        },
+    ]
+    return Custom(
+        "admin/desk/compare.html",
+        "Ours and theirs",
+        {
+            "who_has_more": _who_has_more(row.difference_minor),
+            "difference": cells.difference(row.difference_minor, row.currency),
+            "explanation": info_of(row.kind, row.object_kind).explanation,
+            "is_past": row.state == DiscrepancyState.RESOLVED,
+            "sides": sides,
+        },
+    )
+
+
+def _who_has_more(difference_minor: int | None) -> str:
+    if difference_minor is None:
+        return "Cannot be told"
+    return "Difference" if not difference_minor else "Stripe has more" if difference_minor > 0 else "Stripe has less"
+
+
+def _own_number(request: HttpRequest, row: Discrepancy) -> SafeString:
+    if row.refund_id:
+        return cells.link(request, "payments.refund", row.refund_id, cells.code(row.refund_number))
+    if row.payment_id:
+        return cells.link(request, "payments.payment", row.payment_id, cells.code(row.payment_number))
+    return cells.NOTHING
+
+
+def _transactions(rows: Sequence[ProviderTransaction]) -> Table:
+    return Table(
+        "Stripe's rows",
+        ["Row", "Category", "Created", "Order it names", cells.right("Gross"), cells.right("Fee"), cells.right("Net")],
+        [
+            [
+                cells.short(one.pk),
+                one.reporting_category.replace("_", " "),
+                cells.brief(one.created_at),
+                cells.short(one.order_reference),
+                cells.money(one.amount_minor, one.currency),
+                cells.money(one.fee_minor, one.currency),
+                cells.money(one.net_minor, one.currency),
+            ]
+            for one in rows
+        ],
+        empty="Stripe's books hold no row for this.",
+    )
+
+
+def _order(request: HttpRequest, order: OrderView | None) -> list[Section]:
+    """The order that both sides, or Stripe's metadata alone, name: what it asked for, and what was tried."""
+    if order is None:
+        return []
+    number = cells.link(request, "orders.order", order.id, cells.code(order.number))
+    asks = cells.beside(order.customer.id, "asks for", cells.strong(cells.money(order.total_minor, order.currency)))
+    return [
+        Table(
+            "Its order and payments",
+            ["Number", "Status", "At Stripe", "Created", cells.right("Captured"), cells.right("Refunded")],
+            [
+                [cells.sub(number, asks), cells.state(order.status), "", cells.brief(order.created_at), "", ""],
+                *(
+                    [
+                        cells.link(request, "payments.payment", one.id, cells.short(one.number)),
+                        cells.state(one.status),
+                        cells.short(one.charge_reference or one.provider_reference),
+                        cells.brief(one.created_at),
+                        cells.money(one.captured_minor or None, one.currency),
+                        cells.money(one.refunded_minor or None, one.currency),
+                    ]
+                    for one in order.payments
+                ),
+            ],
+            empty="",
+        )
+    ]
+
+
+def _actions_log(actions: Sequence[DiscrepancyAction]) -> Table:
+    return Table(
+        "What people did",
+        ["When", "Who", "What", "Why", "What came of it"],
+        [
+            [
+                cells.brief(one.at),
+                cells.strong(one.by),
+                cells.beside(
+                    one.action.replace("_", " "), "" if one.outcome == Outcome.OK else cells.state(one.outcome)
+                ),
+                one.note,
+                one.result or cells.NOTHING,
+            ]
+            for one in actions
+        ],
+        empty="Nobody has done anything about it yet.",
+    )
+
+
+def _history(changes: Sequence[DiscrepancyHistory]) -> Timeline:
+    return Timeline(
+        "History",
+        [
+            Entry(one.at, cells.state(one.to_state), cells.who(one.by, one.why), "flag", cells.tone_of(one.to_state))
+            for one in changes
+        ],
+        empty="A run has just found it.",
+    )

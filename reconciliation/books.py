@@ -1,0 +1,394 @@
+"""The provider's books as statements: per day and currency, opening + bookings by category = closing, and the proofs of it.
+
+That the lines lead from one balance to the other is arithmetic, and proves nothing. Three numbers do that come from
+elsewhere, each at the same cut (midnight UTC, by the provider's clock):
+
+- balance: what the provider itself said that it held (`ProviderBalanceReading`). A reading names the newest rows that it
+  includes, so no clock of ours is asked: the rows up to there must add up to it;
+- clearing: our own ledger's account of what the provider holds. Postings made after the cut about bookings made before it
+  count; what open or accepted discrepancies and payouts on their way make it differ by is explained, object by object;
+- payouts: what each payout of the day collected is its amount.
+
+What neither explains is the residual. A proof that cannot be made yet (a day was not read, or not reconciled) says why, and
+is no residual.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from django.db import connection
+from django.db.models import Min, Sum
+
+from foundation.database import database_now
+from payments import selectors as payments
+from payments.selectors import BOOKINGS_VIEW, MOVEMENTS_VIEW, NUMBER_FUNCTION, PAYOUTS_VIEW, POSTED_VIEW
+from payments.types import LearntFee
+from reconciliation import matching
+from reconciliation.models import BooksStart, DayTotal, ProviderBalanceReading, ProviderTransaction, ReconciliationRun
+from reconciliation.states import UNRESOLVED_STATES, RunState
+from reconciliation.types import Proof, Proved, Statement, StatementLine
+
+# Our clock and the provider's may differ by so much: a posting of before the cut may belong to a booking of after it.
+_SKEW = timedelta(hours=1)
+_PAYOUTS_COME_BACK = timedelta(days=45)  # longer than any bank takes to send one back
+
+# --- Totals -----------------------------------------------------------------------------------------
+
+_COUNT = """
+INSERT INTO reconciliation_daytotal (date, currency, reporting_category, rows, gross_minor, fee_minor, net_minor)
+SELECT (t.created_at AT TIME ZONE 'UTC')::date, t.currency, t.reporting_category, count(*), sum(t.amount_minor),
+       sum(t.fee_minor), sum(t.net_minor)
+FROM reconciliation_providertransaction t
+WHERE t.created_at >= %(since)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
+GROUP BY 1, 2, 3
+"""
+
+
+def recount(first: date, last: date) -> None:
+    """Add up some days' rows anew, both included. Belongs inside `one_writer`."""
+    DayTotal.objects.filter(date__range=(first, last)).delete()
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT, {"since": matching.window(first)[0], "until": matching.window(last)[1]})
+
+
+def recount_of(source: str) -> None:
+    """The days on which an object was booked, whose rows may have been read again. Belongs inside `one_writer`."""
+    rows = ProviderTransaction.objects.filter(source=source).values_list("created_at", flat=True)
+    for day in sorted({moment.astimezone(UTC).date() for moment in rows}):
+        recount(day, day)
+
+
+# --- Where the books begin, and what was read of them ------------------------------------------------
+
+
+def start() -> BooksStart | None:
+    """What was written down at go-live."""
+    return BooksStart.objects.first()
+
+
+def starts_on() -> date | None:
+    """The first day that our books answer for; None where nobody wrote it down: then all rows count."""
+    return BooksStart.objects.values_list("starts_on", flat=True).first()
+
+
+def first_day() -> date | None:
+    """Where the statements begin: at the start of the books, else with our first capture, else with the first row.
+
+    An account that had a life before us needs its start written down: until then its balance is off by what was there.
+    """
+    declared = starts_on()
+    if declared:
+        return declared
+    moment = payments.first_capture_at() or ProviderTransaction.objects.aggregate(first=Min("created_at"))["first"]
+    return moment.astimezone(UTC).date() if moment else None
+
+
+_UNREAD = """
+SELECT %(whole)s::tstzmultirange - coalesce(range_agg(tstzrange(since, until)), '{}'::tstzmultirange)
+FROM reconciliation_providerread WHERE finished_at IS NOT NULL
+"""
+
+
+def unread(since: datetime, until: datetime) -> int:
+    """How many stretches of a window nobody has read to the end."""
+    if since >= until:
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT count(*) FROM unnest(({_UNREAD}))",  # noqa: S608  constant
+            {"whole": f"{{[{since.isoformat()},{until.isoformat()})}}"},
+        )
+        return int(cursor.fetchone()[0])
+
+
+# --- Statements -------------------------------------------------------------------------------------
+
+
+def statements(day: date, *, to_post: Sequence[LearntFee] = ()) -> list[Statement]:
+    """The statement of a day in each currency that the account has ever held, the proofs beside it.
+
+    `to_post`: fees up to then that our ledger is about to learn of (a dry run posts nothing).
+    """
+    begin = first_day()
+    if begin is None or day < begin:
+        return []
+    opened = start()
+    held: dict[str, int] = dict(opened.balances) if opened else {}
+    opening = _plus(held, begin, day - timedelta(days=1))
+    closing = dict.fromkeys(_told_currencies(), 0) | _plus(held, begin, day)
+    lines: dict[str, list[StatementLine]] = {currency: [] for currency in closing}
+    for total in DayTotal.objects.filter(date=day).order_by("reporting_category"):
+        lines[total.currency].append(
+            StatementLine(total.reporting_category, total.rows, total.gross_minor, total.fee_minor, total.net_minor)
+        )
+    unposted: dict[str, int] = {}
+    for fee in to_post:
+        unposted[fee.currency] = unposted.get(fee.currency, 0) + fee.fee_minor
+    cut = _Cut(day, begin, *matching.window(day), matching.window(begin)[0], held, closing, unposted)
+    proofs = _proofs(cut)
+    return [
+        Statement(
+            day=day,
+            currency=currency,
+            opening_minor=opening.get(currency, 0),
+            lines=tuple(lines[currency]),
+            closing_minor=closing[currency],
+            proofs=tuple(proofs[currency]),
+        )
+        for currency in sorted(closing)
+    ]
+
+
+def _told_currencies() -> list[str]:
+    """Currencies of which the provider says that it holds something, with or without a row."""
+    newest = ProviderBalanceReading.objects.order_by("-id").first()
+    parts = newest.balances if newest else {}
+    return [currency for currency, part in parts.items() if part["available"] or part["pending"]]
+
+
+def as_stored(found: Iterable[Statement]) -> dict[str, Any]:
+    """What a run keeps of its statements."""
+    return {one.currency: asdict(one) | {"day": one.day.isoformat()} for one in found}
+
+
+def _plus(held: dict[str, int], first: date, last: date) -> dict[str, int]:
+    """Balances, and what some days, both included, added to them."""
+    total = dict(held)
+    nets = DayTotal.objects.filter(date__range=(first, last)).order_by().values_list("currency")
+    for currency, net_minor in nets.annotate(Sum("net_minor")):
+        total[currency] = total.get(currency, 0) + net_minor
+    return total
+
+
+# --- Proofs -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Where a statement ends, and what it says: balances in minor units by currency."""
+
+    day: date
+    begin: date
+    midnight: datetime  # the day's first moment
+    at: datetime  # its end
+    since: datetime  # the first moment of the books
+    held: dict[str, int]  # at `since`
+    closing: dict[str, int]  # at `at`
+    unposted: dict[str, int]  # fees that our ledger has yet to learn of
+
+
+def _proofs(cut: _Cut) -> dict[str, list[Proof]]:
+    missing = unread(cut.since, cut.at)
+    waiting = _days_not_reconciled(cut)
+    clearing = {} if missing or waiting else _clearing(cut)
+    payouts = _payouts(cut)
+    unread_note = f"not every row since {cut.begin} was read"
+    late = unread_note if missing else f"{waiting} days since {cut.begin} are not reconciled"
+    return {
+        currency: [
+            _not_yet(Proved.BALANCE, unread_note) if missing else _balance(currency, cut),
+            clearing.get(currency) or _not_yet(Proved.CLEARING, late),
+            payouts[currency],
+        ]
+        for currency in cut.closing
+    }
+
+
+def _not_yet(name: str, note: str) -> Proof:
+    return Proof(name, None, 0, None, note)
+
+
+def _days_not_reconciled(cut: _Cut) -> int:
+    """Days before this one without a completed run. The day's own run is the one that asks."""
+    runs = ReconciliationRun.objects.filter(state=RunState.COMPLETED, provisional=False)
+    done = runs.filter(date__gte=cut.begin, date__lt=cut.day).values("date").distinct().count()
+    return (cut.day - cut.begin).days - done
+
+
+# What a reading includes, beside the totals of whole days: the rows of its last day, up to the second and the rows it names.
+_INCLUDED = """
+SELECT coalesce(sum(net_minor) FILTER (WHERE created_at < %(through)s OR id = ANY(%(edge)s)), 0)::bigint,
+       coalesce(sum(greatest(net_minor, 0)) FILTER (WHERE id = ANY(%(unsure)s)), 0)::bigint,
+       coalesce(sum(least(net_minor, 0)) FILTER (WHERE id = ANY(%(unsure)s)), 0)::bigint
+FROM reconciliation_providertransaction
+WHERE currency = %(currency)s AND withdrawn_at IS NULL AND created_at >= %(midnight)s AND created_at < %(next)s
+"""
+
+
+def _balance(currency: str, cut: _Cut) -> Proof:
+    """What the provider said, brought to the cut by the rows in between."""
+    reading = _reading_near(cut)
+    if reading is None:
+        return _not_yet(Proved.BALANCE, "no balance was read yet that the rows we have reach up to")
+    parts = reading.balances.get(currency, {"available": 0, "pending": 0})
+    told_minor = parts["available"] + parts["pending"]
+    included_minor, maybe_in, maybe_out = cut.held.get(currency, 0), 0, 0
+    if reading.through_at:
+        on = reading.through_at.astimezone(UTC).date()
+        midnight, next_midnight = matching.window(on)
+        parameters: dict[str, Any] = {
+            "currency": currency,
+            "midnight": midnight,
+            "next": next_midnight,
+            "through": reading.through_at,
+            "edge": list(reading.edge),
+            "unsure": list(reading.unsure),
+        }
+        with connection.cursor() as cursor:
+            cursor.execute(_INCLUDED, parameters)
+            rest_minor, maybe_in, maybe_out = cursor.fetchone()
+        included_minor = _plus(cut.held, cut.begin, on - timedelta(days=1)).get(currency, 0) + rest_minor
+    off_minor = told_minor - included_minor
+    # What was booked while it was asked may be in the balance, or not.
+    residual_minor = off_minor - min(max(off_minor, maybe_out), maybe_in)
+    note = f"read on {reading.taken_at:%Y-%m-%d %H:%M} UTC"
+    return Proof(Proved.BALANCE, cut.closing[currency] + residual_minor, 0, residual_minor, note)
+
+
+def _reading_near(cut: _Cut) -> ProviderBalanceReading | None:
+    """The reading nearest to a cut whose rows were all read; the one before it where both are as near."""
+    readings = ProviderBalanceReading.objects.filter(through_at__gte=cut.since)
+    near = [readings.filter(through_at__lt=cut.at).order_by("-through_at", "-id").first()]
+    later = readings.filter(through_at__gte=cut.at).order_by("through_at", "-id").first()
+    if later and later.through_at and not unread(cut.at, later.through_at + timedelta(seconds=1)):
+        near.append(later)
+    known = [reading for reading in near if reading is not None]
+    if not known:
+        empty = ProviderBalanceReading.objects.filter(through_at__isnull=True).order_by("-id").first()
+        nothing_yet = not ProviderTransaction.objects.filter(withdrawn_at__isnull=True).exists()
+        return empty if nothing_yet else None
+    return min(known, key=lambda reading: abs((reading.through_at or cut.at) - cut.at))
+
+
+# --- The proof against our own clearing account ------------------------------------------------------
+
+# The moment, by the provider's clock, of what a posting is about: that of its row, else that of its object.
+_MOMENT = f"""
+coalesce(CASE
+    WHEN p.kind IN ('fee', 'fee_correction', 'dispute_withdrawn', 'dispute_reinstated', 'provider_booking') THEN (
+        SELECT t.created_at FROM reconciliation_providertransaction t WHERE t.id = split_part(p.key, ':', 2))
+    WHEN p.kind = 'refund_failed_late' THEN (
+        SELECT max(t.created_at) FROM {MOVEMENTS_VIEW} m
+        JOIN reconciliation_providertransaction t ON t.source = m.source AND t.reporting_category = 'refund_failure'
+        WHERE m.kind = 'refund' AND m.id = p.object_id)
+    WHEN p.kind = 'payout_failed' THEN (
+        SELECT max(t.created_at) FROM {MOVEMENTS_VIEW} m
+        JOIN reconciliation_providertransaction t ON t.source = m.source AND t.reporting_category = 'payout_reversal'
+        WHERE m.kind = 'payout' AND m.id = p.object_id)
+    WHEN p.kind = 'opening' THEN '-infinity'
+END, (
+    SELECT m.occurred_at FROM {MOVEMENTS_VIEW} m
+    WHERE m.kind = CASE split_part(p.subject, '_', 1)
+        WHEN 'pay' THEN 'charge' WHEN 'ref' THEN 'refund' WHEN 'dsp' THEN 'dispute' WHEN 'pot' THEN 'payout' END
+      AND m.id = p.object_id
+), p.posted_at)
+"""  # noqa: S608  constants
+
+# Added to the account's balance at `from`: what was posted from then on about what was booked before the cut.
+_POSTED_SINCE = f"""
+SELECT coalesce(sum(p.amount_minor), 0)::bigint FROM {POSTED_VIEW} p
+WHERE p.account_id = %(account)s AND p.posted_at >= %(from)s AND ({_MOMENT}) < %(cut)s
+"""  # noqa: S608
+
+# Objects that both books are known to hold differently, and by how much they move both at the cut: net, fees included.
+_EXPLAINED = f"""
+WITH objects AS (
+    SELECT d.object_kind AS kind, d.source, max(CASE d.object_kind
+        WHEN 'charge' THEN {NUMBER_FUNCTION}('pay', d.payment_id)
+        WHEN 'refund' THEN {NUMBER_FUNCTION}('ref', d.refund_id)
+        WHEN 'dispute' THEN {NUMBER_FUNCTION}('dsp', (d.evidence ->> 'ours_id')::uuid)
+        WHEN 'payout' THEN {NUMBER_FUNCTION}('pot', (d.evidence ->> 'ours_id')::uuid)
+    END) AS subject
+    FROM reconciliation_discrepancy d
+    WHERE d.object_kind <> 'statement' AND d.business_date <= %(day)s
+      AND (d.state = ANY(%(unresolved)s) OR d.closed_as = 'accepted')
+    GROUP BY d.object_kind, d.source
+    UNION
+    -- On its way to our bank: the provider has booked it, we book it when it arrives.
+    SELECT 'payout', m.source, {NUMBER_FUNCTION}('pot', m.id) FROM {MOVEMENTS_VIEW} m
+    WHERE m.kind = 'payout' AND m.occurred_at < %(cut)s
+      AND (m.status IN ('pending', 'in_transit') OR m.status IN ('failed', 'cancelled') AND m.occurred_at >= %(recent)s)
+)
+SELECT moved.currency, sum(moved.minor)::bigint
+FROM (SELECT kind, source, max(subject) AS subject FROM objects GROUP BY kind, source) o
+CROSS JOIN LATERAL (
+    SELECT t.currency, t.net_minor AS minor FROM reconciliation_providertransaction t
+    WHERE o.kind IN ('charge', 'refund', 'dispute', 'payout') AND t.source = o.source
+      AND t.reporting_category = ANY(CASE o.kind
+          WHEN 'charge' THEN %(charge)s::text[] WHEN 'refund' THEN %(refund)s::text[]
+          WHEN 'dispute' THEN %(dispute)s::text[] ELSE %(payout)s::text[] END)
+      AND t.created_at >= %(since)s AND t.created_at < %(cut)s AND t.withdrawn_at IS NULL
+    UNION ALL
+    SELECT t.currency, t.net_minor FROM reconciliation_providertransaction t
+    WHERE o.kind IN ('adjustment', 'other') AND t.id = o.source
+      AND t.created_at >= %(since)s AND t.created_at < %(cut)s AND t.withdrawn_at IS NULL
+    UNION ALL
+    SELECT p.currency, -p.amount_minor FROM {POSTED_VIEW} p
+    WHERE p.subject = o.subject AND p.account_kind = 'provider_clearing'
+    UNION ALL
+    SELECT b.currency, -b.clearing_minor FROM {BOOKINGS_VIEW} b
+    WHERE o.kind IN ('adjustment', 'other') AND b.key = 'booking:' || o.source
+) moved
+GROUP BY moved.currency
+"""  # noqa: S608
+
+
+def _clearing(cut: _Cut) -> dict[str, Proof]:
+    currencies = list(cut.closing)
+    accounts = payments.clearing_accounts(currencies)
+    from_ = cut.at - _SKEW - _provider_is_ahead()
+    balances = payments.clearing_balances(currencies, at=from_)
+    parameters: dict[str, Any] = {
+        "day": cut.day,
+        "cut": cut.at,
+        "since": cut.since,
+        "recent": cut.at - _PAYOUTS_COME_BACK,
+        "from": from_,
+        "unresolved": list(UNRESOLVED_STATES),
+        **{kind: list(matching.CATEGORIES[kind]) for kind in matching.PAIRED},
+    }
+    proofs = {}
+    with connection.cursor() as cursor:
+        cursor.execute(_EXPLAINED, parameters)
+        explained: dict[str, int] = dict(cursor.fetchall())
+        for currency, closing_minor in cut.closing.items():
+            cursor.execute(_POSTED_SINCE, parameters | {"account": accounts.get(currency)})
+            ours_minor = balances[currency] + cursor.fetchone()[0]
+            of_items = explained.get(currency, 0) - cut.unposted.get(currency, 0)
+            note = "open items and payouts under way make a difference" if of_items else ""
+            residual_minor = closing_minor - ours_minor - of_items
+            proofs[currency] = Proof(Proved.CLEARING, ours_minor, of_items, residual_minor, note)
+    return proofs
+
+
+def _provider_is_ahead() -> timedelta:
+    """How far its clock runs before ours (a sandbox whose clock was put forward)."""
+    newest = ProviderTransaction.objects.order_by("-created_at").values_list("created_at", flat=True).first()
+    return max(timedelta(), newest - database_now()) if newest else timedelta()
+
+
+# --- The proof of payouts ---------------------------------------------------------------------------
+
+_COLLECTED = f"""
+SELECT t.currency, count(*), count(c.source), coalesce(sum(c.collected_minor), 0)::bigint,
+       coalesce(sum(c.collected_minor + t.amount_minor) FILTER (WHERE c.source IS NOT NULL), 0)::bigint
+FROM reconciliation_providertransaction t
+LEFT JOIN LATERAL (SELECT p.* FROM {PAYOUTS_VIEW} p WHERE p.source = t.source OFFSET 0) c ON true
+WHERE t.created_at >= %s AND t.created_at < %s AND t.withdrawn_at IS NULL AND t.reporting_category = 'payout'
+GROUP BY t.currency
+"""  # noqa: S608
+
+
+def _payouts(cut: _Cut) -> dict[str, Proof]:
+    """Σ net of what the day's payouts collected beside their amounts. A difference is an item of its own as well."""
+    with connection.cursor() as cursor:
+        cursor.execute(_COLLECTED, [cut.midnight, cut.at])
+        found = {row[0]: row[1:] for row in cursor.fetchall()}
+    proofs = {}
+    for currency in cut.closing:
+        payouts, listed, collected_minor, off_minor = found.get(currency, (0, 0, 0, 0))
+        note = f"{listed} of {payouts} list what they collected" if payouts else "none on this day"
+        proofs[currency] = Proof(Proved.PAYOUTS, collected_minor, off_minor, 0, note)
+    return proofs

@@ -1,0 +1,141 @@
+"""Reading the provider's books: what is cut short is gone on with; nothing is read twice, nothing is missed."""
+
+from datetime import timedelta
+
+import pytest
+
+from foundation.database import database_now
+from payments import gateway
+from payments.errors import ProviderUnavailable
+from reconciliation.models import ProviderRead, ProviderTransaction, RawRow
+from reconciliation.services import importing
+
+
+@pytest.fixture
+def small_batches(settings):
+    settings.RECONCILE_IMPORT_BATCH = 2
+    settings.RECONCILE_PAGES_PER_S = 1000
+
+
+class CutShort(Exception):
+    pass
+
+
+def cut_short_after(rows: int):
+    """A progress that ends the process, as it were, once so many rows are stored."""
+
+    def progress(count: int) -> None:
+        if count >= rows:
+            raise CutShort
+
+    return progress
+
+
+def read_on(books, monkeypatch) -> list[str]:
+    """Read a second time; the rows that the provider was asked for."""
+    asked = []
+    listing = gateway.list_balance_transactions
+
+    def counted(**filters):
+        for row in listing(**filters):
+            asked.append(row.id)
+            yield row
+
+    monkeypatch.setattr(gateway, "list_balance_transactions", counted)
+    importing.import_day(books.day, progress=lambda rows: None)
+    return asked
+
+
+def ids() -> set[str]:
+    return set(ProviderTransaction.objects.filter(withdrawn_at=None).values_list("id", flat=True))
+
+
+def test_a_reading_that_was_cut_short_is_gone_on_with(books, small_batches, monkeypatch):
+    books.sell(7)
+    with pytest.raises(CutShort):
+        importing.import_day(books.day, progress=cut_short_after(4))
+    before = ids()
+    assert len(before) == 4
+    asked = read_on(books, monkeypatch)
+    assert len(ids()) == 7
+    assert ids() - before == set(asked[1:])  # one row, to see that nothing newer is there, and the rest
+    reading = ProviderRead.objects.get()
+    assert (reading.rows, reading.resumed) == (7, 1)
+    assert reading.finished_at
+
+
+def test_what_was_booked_since_it_was_cut_short_is_read_as_well(books, small_batches, monkeypatch):
+    books.sell(5)
+    with pytest.raises(CutShort):
+        importing.import_day(books.day, progress=cut_short_after(4))
+    books.sell(3)
+    read_on(books, monkeypatch)
+    assert len(ids()) == 8
+
+
+def test_nothing_is_withdrawn_before_all_was_read(books, small_batches):
+    books.sell(5)
+    importing.import_day(books.day, progress=lambda rows: None)
+    (gone,) = books.plant("missing_in_stripe")
+    with pytest.raises(CutShort):
+        importing.import_day(books.day, progress=cut_short_after(2))
+    assert len(ids()) == 5
+    importing.import_day(books.day, progress=lambda rows: None)
+    assert len(ids()) == 4
+    assert ProviderTransaction.objects.get(source=gone).withdrawn_at
+
+
+def test_a_row_to_go_on_behind_that_is_gone_begins_the_reading_anew(books, small_batches, monkeypatch):
+    books.sell(5)
+    with pytest.raises(CutShort):
+        importing.import_day(books.day, progress=cut_short_after(4))
+    ProviderRead.objects.update(reached="txn_nowhere")
+    importing.import_day(books.day, progress=lambda rows: None)
+    assert len(ids()) == 5
+
+
+def test_a_reading_of_long_ago_is_begun_anew(books, small_batches, monkeypatch, settings):
+    books.sell(5)
+    with pytest.raises(CutShort):
+        importing.import_day(books.day, progress=cut_short_after(4))
+    ProviderRead.objects.update(began_at=database_now() - timedelta(seconds=settings.RECONCILE_READ_RESUMED_FOR_S + 1))
+    assert len(read_on(books, monkeypatch)) == 5
+
+
+def test_rows_as_they_were_read_are_kept_by_their_hash_each_once(books):
+    books.sell(2)
+    for _ in range(2):
+        importing.import_day(books.day, progress=lambda rows: None)
+    assert RawRow.objects.count() == 2
+    books.plant("amount_mismatch")
+    importing.import_day(books.day, progress=lambda rows: None)
+    assert RawRow.objects.count() == 3  # what it said before stays
+    hashes = {bytes(row.sha256) for row in RawRow.objects.all()}
+    assert {bytes(row.sha256) for row in ProviderTransaction.objects.all()} < hashes
+
+
+def test_it_is_no_faster_than_the_provider_allows(books, settings, monkeypatch):
+    settings.RECONCILE_IMPORT_BATCH = 1
+    settings.RECONCILE_PAGES_PER_S = 0.1  # ten seconds a page of 100 rows, so 0.1 s a row
+    slept: list[float] = []
+    monkeypatch.setattr("reconciliation.services.importing.sleep", slept.append)
+    books.sell(3)
+    importing.import_day(books.day, progress=lambda rows: None)
+    assert len(slept) == 3
+    assert all(0 < pause <= 0.1 for pause in slept)
+
+
+def test_a_day_that_is_not_over_was_read_up_to_now(books):
+    today = database_now()
+    importing.import_day(today.date(), progress=lambda rows: None)
+    assert ProviderRead.objects.get().until <= database_now()
+
+
+def test_a_provider_that_goes_away_leaves_what_was_read(books, small_batches, monkeypatch):
+    monkeypatch.setattr("payments.providers.stripe.time.sleep", lambda seconds: None)
+    books.sell(3)
+    books.sandbox.control("POST", "faults", {"match": "GET /v1/balance_transactions", "kind": "rate_limit", "times": 4})
+    with pytest.raises(ProviderUnavailable):
+        importing.import_day(books.day, progress=lambda rows: None)
+    importing.import_day(books.day, progress=lambda rows: None)
+    assert len(ids()) == 3

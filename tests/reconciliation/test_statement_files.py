@@ -1,0 +1,269 @@
+"""Statement files: taken in as a whole or not at all, each once, each bad line told with its reason."""
+
+import hashlib
+import io
+import json
+import tracemalloc
+from datetime import date
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from reconciliation import services
+from reconciliation.imports import Expected
+from reconciliation.models import DayTotal, Discrepancy, ProviderRead, ProviderTransaction, RawRow, StatementFile
+from reconciliation.types import Kind, StatementReport
+from tests.reconciliation.ledgers import NOON, our_refund, ours, theirs
+from tests.reconciliation.test_runs import reconcile
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+STRIPE = (
+    "balance_transaction_id,created_utc,created,currency,gross,fee,net,reporting_category,source_id,description,"
+    "charge_id,payment_intent_id,payment_metadata[order],payment_metadata[payment],payment_metadata[instance]"
+)
+CHARGE = (
+    "txn_1,2026-01-10 12:00:00,2026-01-10 13:00:00,usd,15.00,0.74,14.26,charge,ch_1,"
+    '"Two books, ""The Night""\nand a pen",ch_1,pi_1,ord_1,pay_1,everycent'
+)
+REFUND = "txn_2,2026-01-10 12:30:00,,usd,-5.00,0.00,-5.00,refund,re_1,,ch_1,pi_1,,,"
+YEN = "txn_3,2026-01-10 23:59:59,,JPY,500,20,480,charge,ch_2,,ch_2,pi_2,,,"
+OURS = "transaction,created_at,currency,gross_minor,fee_minor,net_minor,category,source"
+OUR_ROW = "txn_1,2026-01-10T13:00:00+01:00,usd,1500,74,1426,charge,ch_1"
+
+
+def take_in(*lines: str | bytes, header: str = STRIPE, end: str = "\n", **expected) -> StatementReport:
+    content = b"".join((line if isinstance(line, bytes) else line.encode()) + end.encode() for line in (header, *lines))
+    return services.import_statement(
+        file=io.BytesIO(content), name="june.csv", by="test", expected=Expected(**expected)
+    )
+
+
+def refused(*lines: str | bytes, **options) -> list[tuple[int, str]]:
+    """What is told; nothing may have been taken in."""
+    report = take_in(*lines, **options)
+    assert not ProviderTransaction.objects.exists()
+    assert not RawRow.objects.exists()
+    assert not StatementFile.objects.exists()
+    assert not DayTotal.objects.exists()
+    return [(problem.line, problem.reason) for problem in report.problems]
+
+
+# --- What is taken in -------------------------------------------------------------------------------
+
+
+def test_stripes_itemised_activity_is_taken_in_by_the_names_of_its_columns():
+    report = take_in(CHARGE, REFUND, YEN)
+    assert (report.layout, report.rows, report.added, report.known) == ("stripe", 3, 3, 0)
+    assert (report.first_day, report.last_day, report.problems) == (date(2026, 1, 10), date(2026, 1, 10), ())
+    charge, refund, yen = ProviderTransaction.objects.order_by("id")
+    assert (charge.amount_minor, charge.fee_minor, charge.net_minor, charge.currency) == (1500, 74, 1426, "usd")
+    assert (charge.source, charge.charge, charge.payment_intent) == ("ch_1", "ch_1", "pi_1")
+    assert (charge.order_reference, charge.payment_number, charge.instance) == ("ord_1", "pay_1", "everycent")
+    assert charge.created_at.isoformat() == "2026-01-10T12:00:00+00:00"  # created_utc, not created
+    assert (refund.amount_minor, refund.source, refund.charge) == (-500, "re_1", "ch_1")
+    assert (yen.amount_minor, yen.fee_minor, yen.net_minor, yen.currency) == (500, 20, 480, "jpy")
+
+
+def test_our_own_layout_counts_minor_units_and_says_its_offset():
+    report = take_in(OUR_ROW, header=OURS)
+    assert report.layout == "everycent"
+    row = ProviderTransaction.objects.get()
+    assert (row.amount_minor, row.fee_minor, row.net_minor, row.charge) == (1500, 74, 1426, "ch_1")
+    assert row.created_at.isoformat() == "2026-01-10T12:00:00+00:00"
+
+
+def test_a_report_in_another_time_zone_is_brought_to_utc():
+    """Half past midnight of the 11th in Berlin is the 10th."""
+    header = "balance_transaction_id,created,currency,gross,fee,net,reporting_category,source_id"
+    row = "txn_1,2026-01-11 00:30:00,usd,15.00,0.74,14.26,charge,ch_1"
+    assert refused(row, header=header) == [(1, "there is no created_utc: say in which time zone the column created is")]
+    report = take_in(row, header=header, time_zone="Europe/Berlin")
+    assert report.first_day == date(2026, 1, 10)
+    assert ProviderTransaction.objects.get().created_at.isoformat() == "2026-01-10T23:30:00+00:00"
+
+
+def test_columns_may_stand_in_any_order_and_others_beside_them():
+    header = "net,gross,fee,note %,source_id,reporting_category,currency,created_utc,balance_transaction_id"
+    take_in("14.26,15,0.74,x,ch_1,charge,usd,2026-01-10 12:00:00,txn_1", header=header)
+    assert ProviderTransaction.objects.get().net_minor == 1426
+
+
+def test_what_editors_do_to_a_file_does_not_matter():
+    report = take_in(CHARGE.replace("\n", " "), REFUND, header="\ufeff" + STRIPE, end="\r\n")
+    assert (report.added, report.problems) == (2, ())
+
+
+def test_raw_rows_are_kept_by_their_hash():
+    take_in(REFUND)
+    row, raw = ProviderTransaction.objects.get(), RawRow.objects.get()
+    assert bytes(row.sha256) == bytes(raw.sha256) == hashlib.sha256(raw.body.encode()).digest()
+    told = json.loads(raw.body)
+    assert told.keys() == set(STRIPE.split(","))
+    assert (told["balance_transaction_id"], told["gross"], told["description"]) == ("txn_2", "-5.00", None)
+
+
+def test_the_same_file_twice_changes_nothing():
+    take_in(CHARGE, REFUND)
+    before = list(ProviderTransaction.objects.order_by("id").values()), list(DayTotal.objects.values())
+    report = take_in(CHARGE, REFUND)
+    assert (report.replayed, report.rows, report.added, report.known) == (True, 2, 0, 2)
+    assert (list(ProviderTransaction.objects.order_by("id").values()), list(DayTotal.objects.values())) == before
+    assert StatementFile.objects.count() == 1
+
+
+def test_another_file_with_the_same_rows_adds_what_is_new():
+    take_in(CHARGE)
+    first = ProviderTransaction.objects.values().get()
+    report = take_in(CHARGE, REFUND)
+    assert (report.rows, report.added, report.known) == (2, 1, 1)
+    assert ProviderTransaction.objects.values().get(pk="txn_1") == first
+
+
+def test_a_row_that_the_api_told_before_stays_as_the_api_told_it():
+    row = theirs("ch_1", 1500, id="txn_1")
+    before = ProviderTransaction.objects.values().get()
+    assert take_in(CHARGE).known == 1
+    assert ProviderTransaction.objects.values().get(pk=row) == before  # its status and sale are more than the file says
+
+
+def test_a_file_without_rows_is_a_statement_of_nothing():
+    report = take_in(first_day=date(2026, 1, 10), last_day=date(2026, 1, 11))
+    assert (report.rows, report.first_day) == (0, None)
+    assert str(ProviderRead.objects.get()) == "2026-01-10 00:00 to 2026-01-12 00:00"
+
+
+# --- What is refused --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (REFUND.replace("txn_2", ""), "it has no transaction id"),
+        (REFUND.replace("usd", "usx"), "the currency is not known: usx"),
+        (REFUND.replace("-5.00,0.00", "5,0.00"), "the net is not the gross less the fee"),
+        (REFUND.replace("-5.00,0.00", "-5.00,x"), "the fee is not an amount: x"),
+        (REFUND.replace("-5.00,0.00", "1e3,0.00"), "the gross is not an amount: 1e3"),
+        (REFUND.replace("-5.00,0.00,-5.00", "-5.001,0,-5.001"), "an amount has more decimals than USD counts"),
+        (REFUND.replace("usd,-5.00,0.00,-5.00", "jpy,-5.50,0,-5.50"), "an amount has more decimals than JPY counts"),
+        (REFUND.replace(",refund,", ",,"), "it has no reporting category"),
+        (REFUND.replace("2026-01-10 12:30:00", "2026-02-30 12:30:00"), "the moment is not one: 2026-02-30 12:30:00"),
+        (REFUND.replace("2026-01-10 12:30:00", "yesterday"), "the moment is not one: yesterday"),
+        (REFUND.replace("2026-01-10", "2026-01-12"), "wrong day: 2026-01-12"),
+        (YEN, "wrong currency: jpy, not usd"),
+        (REFUND.replace("txn_2", "txn_1"), "the transaction txn_1 stands in the file before"),
+        ("txn_2,2026-01-10", "torn: 2 cells, the header has 15"),
+        (REFUND + ",more", "torn: 16 cells, the header has 15"),
+        ("", "an empty line"),
+        (b"txn_2,2026-01-10 12:30:00,,usd,-5.00,0.00,-5.00,refund,re_1,caf\xe9,ch_1,pi_1,,,", "not UTF-8"),
+    ],
+)
+def test_a_line_that_cannot_be_right_is_told_and_nothing_is_taken_in(row, reason):
+    """The charge before it takes two lines of the file."""
+    days = {"first_day": date(2026, 1, 10), "last_day": date(2026, 1, 11)}
+    only = "usd" if reason.startswith("wrong currency") else ""
+    told = refused(CHARGE, row, REFUND.replace("txn_2", "txn_9"), currency=only, **days)
+    assert told[0] == (4, reason)
+
+
+def test_a_quote_that_never_ends_is_told_with_its_line():
+    ((line, reason),) = refused(REFUND, YEN.replace(",,ch_2", ',"open,ch_2'))
+    assert line == 3
+    assert reason.startswith("torn: ")
+
+
+def test_every_bad_line_is_told_up_to_a_number(settings):
+    settings.RECONCILE_PROBLEMS_SHOWN = 3
+    bad = [REFUND.replace("txn_2", f"txn_{number}").replace("-5.00,0.00", "x,0") for number in range(10)]
+    report = take_in(CHARGE, *bad)
+    assert [problem.line for problem in report.problems] == [4, 5, 6]
+    assert report.problem_count == 10
+
+
+def test_a_row_that_contradicts_what_we_read_before_is_told():
+    theirs("ch_1", 1600, id="txn_1")
+    report = take_in(CHARGE, REFUND)
+    assert [problem.reason for problem in report.problems] == [
+        "it says something else than what we read of txn_1 before"
+    ]
+    assert ProviderTransaction.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty: it has no header"),
+        (b"a,b\n1,2\n", "this is no statement that we know"),
+        ("balance_transaction_id\n".encode("utf-16"), "the file is in UTF-16: save it as UTF-8"),
+        (b"balance_transaction_id,currency,currency\n", "the column 'currency' stands in the header 2 times"),
+        (STRIPE.replace("fee,", "").encode(), "the column fee is missing"),
+        (b"balance_transaction_id,caf\xe9\n", "the header is not UTF-8"),
+        (b"balance_transaction_id,,x\n", "the column '' stands in the header 1 times"),
+    ],
+)
+def test_a_file_that_is_no_statement_is_told_in_a_sentence(content, reason):
+    report = services.import_statement(file=io.BytesIO(content), name="x", by="test")
+    assert report.problems[0].line == 1
+    assert report.problems[0].reason.startswith(reason)
+
+
+def test_memory_stays_flat_however_long_the_file_is():
+    def peak(rows: int) -> int:
+        lines = (REFUND.replace("txn_2", f"txn_{rows}_{number}") for number in range(rows))
+        file = io.BytesIO("\n".join([STRIPE, *lines]).encode())
+        tracemalloc.start()
+        try:
+            assert services.import_statement(file=file, name="x", by="test").added == rows
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)  # what is loaded once
+    assert peak(30_000) < peak(8_000) + 300_000
+
+
+# --- The commands -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(*lines: str):
+        path = tmp_path / "june.csv"
+        path.write_text("\n".join([STRIPE, *lines]) + "\n")
+        return str(path)
+
+    return write
+
+
+def test_the_command_takes_a_file_in_once(file, capsys):
+    path = file(CHARGE, REFUND)
+    call_command("import_statement", path)
+    call_command("import_statement", path)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "june.csv: 2 rows, 2026-01-10 to 2026-01-10: 2 new, 0 known"
+    assert told[1].startswith("june.csv: taken in before, nothing was changed")
+
+
+def test_the_command_tells_each_bad_line_and_fails(file, capsys):
+    path = file(REFUND, REFUND)
+    with pytest.raises(CommandError) as failed:
+        call_command("import_statement", path)
+    assert failed.value.returncode == 1
+    assert "june.csv:3: the transaction txn_2 stands in the file before" in capsys.readouterr().err
+    with pytest.raises(CommandError) as missing:
+        call_command("import_statement", "/nowhere.csv")
+    assert missing.value.returncode == 2
+
+
+def test_a_day_is_reconciled_from_a_file_with_no_provider_asked(file, settings):
+    settings.STRIPE_API_BASE = "http://127.0.0.1:1"  # nobody is there
+    payment = ours("ch_1", 1500, at=NOON)
+    our_refund(payment, "re_1", 400, at=NOON)
+    code, text = reconcile("--statement", file(CHARGE, REFUND), "--json")
+    assert code == 1
+    (run,) = json.loads(text)["runs"]
+    assert (run["date"], run["theirs"], run["matched"]) == ("2026-01-10", {"count": 2, "totals": {"usd": 1000}}, 1)
+    assert [item.kind for item in Discrepancy.objects.all()] == [Kind.AMOUNT_MISMATCH_REFUND]
+    with pytest.raises(CommandError) as refusal:
+        call_command("reconcile", "--statement", file(REFUND.replace("01-10", "01-09")), "--date", "2026-01-10")
+    assert refusal.value.returncode == 2

@@ -1,0 +1,433 @@
+"""The statement closes: opening + bookings = closing, proved against numbers that come from elsewhere."""
+
+import csv
+import io
+import json
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+
+from foundation.errors import InvalidInput
+from payments import ledger
+from payments import services as payments
+from payments.models import Payment
+from reconciliation import books as statements
+from reconciliation import matching, selectors, services
+from reconciliation.errors import BooksStarted, NoteMissing
+from reconciliation.models import DayTotal, Discrepancy, ProviderBalanceReading, ProviderRead, ProviderTransaction
+from reconciliation.types import Kind, KindCounts, Proof
+from tests.reconciliation.ledgers import (
+    DAY,
+    NOON,
+    booked,
+    found,
+    our_payout,
+    our_refund,
+    ours,
+    post_fee,
+    the,
+    theirs,
+)
+
+HOUR = timedelta(hours=1)
+DAYS = timedelta(days=1)
+
+
+def was_read(first: datetime, last: datetime) -> None:
+    ProviderRead.objects.create(since=first, until=last + DAYS, finished_at=last + 2 * DAYS)
+
+
+def provider_holds(minor: int, *last_rows: str, currency: str = "usd", unsure: tuple[str, ...] = ()) -> None:
+    """It says so, and that these are its newest rows."""
+    newest = ProviderTransaction.objects.filter(pk__in=last_rows).first()
+    ProviderBalanceReading.objects.create(
+        balances={currency: {"available": minor - 1, "pending": 1}},
+        through_at=newest.created_at if newest else None,
+        edge=list(last_rows),
+        unsure=list(unsure),
+    )
+
+
+def capture(payment: Payment) -> Payment:
+    """Our ledger's entry, as the capture posts it."""
+    ledger.post(
+        key=f"capture:{payment.number}",
+        kind="capture",
+        debit=ledger.clearing(payment.currency),
+        credit=ledger.unallocated_receipts(payment.currency),
+        amount_minor=payment.captured_minor,
+        by="test",
+        subject=payment.number,
+    )
+    return payment
+
+
+def sold(source: str, amount: int = 1500, *, fee: int = 74, at: datetime = NOON, currency: str = "usd") -> str:
+    """In both books, our ledger included. Returns the row."""
+    payment = capture(ours(source, amount, at=at, currency=currency))
+    row = theirs(source, amount, at=at, fee_minor=fee, net_minor=amount - fee, currency=currency)
+    post_fee(row, fee, payment, currency)
+    return row
+
+
+def proofs(day: datetime = DAY, currency: str = "usd") -> dict[str, Proof]:
+    (statement,) = (one for one in statements.statements(day.date()) if one.currency == currency)
+    return {proof.name: proof for proof in statement.proofs}
+
+
+@pytest.fixture
+def whole_day(reconcile, transactional_db):
+    was_read(DAY, DAY + DAYS)
+    return reconcile
+
+
+# --- Arithmetic -------------------------------------------------------------------------------------
+
+
+def test_a_days_bookings_lead_from_its_opening_to_its_closing_in_each_currency(whole_day):
+    """usd: 14.26 + 29.13 − 5.00 − 20.00 (with 15.00 for it) = 3.39; the day after adds 1.00 less 0.05. jpy: 480."""
+    sold("ch_1", 1500, fee=74)
+    sold("ch_2", 3000, fee=87)
+    theirs("re_1", -500)
+    booked("dp_1", -2000, "dispute", fee=1500)
+    sold("ch_3", 500, fee=20, currency="jpy")
+    sold("ch_4", 100, fee=5, at=NOON + DAYS)
+    report = whole_day()
+    usd = report.statement["usd"]
+    assert (usd.opening_minor, usd.closing_minor) == (0, 1426 + 2913 - 500 - 3500)
+    assert {line.category: (line.rows, line.gross_minor, line.fee_minor, line.net_minor) for line in usd.lines} == {
+        "charge": (2, 4500, 161, 4339),
+        "refund": (1, -500, 0, -500),
+        "dispute": (1, -2000, 1500, -3500),
+    }
+    assert report.statement["jpy"].closing_minor == 480
+    after = whole_day(DAY + DAYS).statement
+    assert (after["usd"].opening_minor, after["usd"].closing_minor) == (339, 339 + 95)
+    assert (after["jpy"].opening_minor, after["jpy"].lines, after["jpy"].closing_minor) == (480, (), 480)
+
+
+@pytest.mark.django_db
+def test_rows_that_changed_or_were_withdrawn_are_added_up_anew(reconcile):
+    row = sold("ch_1")
+    sold("ch_2")
+    reconcile()
+    ProviderTransaction.objects.filter(pk=row).update(withdrawn_at=NOON)
+    assert reconcile().statement["usd"].closing_minor == 1426
+    assert DayTotal.objects.get().rows == 1
+
+
+# --- Against the provider's balance -----------------------------------------------------------------
+
+
+def test_the_providers_balance_proves_the_closing(whole_day):
+    provider_holds(2852, sold("ch_1"), sold("ch_2"))
+    report = whole_day()
+    assert proofs()["balance"].residual_minor == 0
+    assert (report.residual, report.kinds) == ({"usd": 0}, {})
+
+
+def test_a_balance_that_is_off_is_a_discrepancy_until_it_is_not(whole_day):
+    """The provider holds 3.00 more than its rows add up to: one of them was never told."""
+    provider_holds(1726, sold("ch_1"))
+    report = whole_day()
+    assert report.residual == {"usd": 300}
+    item = the("usd:balance")
+    assert (item.kind, item.object_kind, item.state) == (Kind.STATEMENT_RESIDUAL, "statement", "open")
+    assert (item.ours_amount_minor, item.theirs_amount_minor, item.difference_minor) == (1726, 1426, 300)
+    assert whole_day().kinds == {Kind.STATEMENT_RESIDUAL: KindCounts(persisting=1)}
+    report = whole_day(DAY + DAYS)  # it is off on the next day as well, and one item
+    assert report.kinds == {Kind.STATEMENT_RESIDUAL: KindCounts(persisting=1)}
+    assert the("usd:balance").business_date == DAY.date()
+    row = booked("", 300, "contribution", at=NOON - HOUR)
+    payments.post_booking(transaction_id=row, currency="usd", amount_minor=300, by="ann", why="a gift")
+    assert whole_day(DAY).residual == {"usd": 0}
+    assert the("usd:balance").state == "open"  # an older day does not speak for the newest
+    report = whole_day(DAY + DAYS)
+    assert report.kinds[Kind.STATEMENT_RESIDUAL] == KindCounts(resolved=1)
+    assert the("usd:balance").closed_as == "auto"
+
+
+def test_money_in_a_currency_without_any_row_is_off_as_well(whole_day):
+    row = sold("ch_1")
+    provider_holds(500, row, currency="eur")
+    assert whole_day().residual == {"eur": 500, "usd": -1426}
+    assert set(found()) == {"eur:balance", "usd:balance"}
+
+
+def test_a_balance_is_brought_to_the_cut_by_the_rows_between(whole_day):
+    """Read at one o'clock of the next day, when 1.00 more had come in."""
+    sold("ch_1")
+    provider_holds(1426 + 95, sold("ch_2", 100, fee=5, at=DAY + DAYS + HOUR))
+    whole_day(DAY + DAYS)
+    whole_day()
+    proof = proofs()["balance"]
+    assert (proof.says_minor, proof.residual_minor) == (1426, 0)
+
+
+def test_what_was_booked_while_the_balance_was_read_may_be_in_it_or_not(whole_day):
+    before, unsure = (sold("ch_1"), sold("ch_2")), (sold("ch_3", at=NOON + HOUR),)
+    provider_holds(2 * 1426, *before, unsure=unsure)
+    whole_day()
+    for held_minor, residual_minor in ((2852, 0), (4278, 0), (4000, 0), (4279, 1), (2851, -1)):
+        provider_holds(held_minor, *before, unsure=unsure)
+        assert proofs()["balance"].residual_minor == residual_minor
+
+
+def test_rows_of_the_same_second_count_by_their_names(whole_day):
+    first, _ = sold("ch_1"), sold("ch_2")
+    provider_holds(1426, first)
+    whole_day()
+    assert proofs()["balance"].residual_minor == 0
+
+
+@pytest.mark.django_db
+def test_nothing_is_proved_from_days_that_nobody_read(reconcile):
+    provider_holds(1726, sold("ch_1"))
+    sold("ch_0", at=NOON - 2 * DAYS)
+    was_read(DAY, DAY)
+    report = reconcile()
+    assert report.residual == {"usd": 0}
+    assert "not every row since 2026-01-08 was read" in {proof.note for proof in proofs().values()}
+    assert found() == {}
+
+
+# --- Against our own ledger -------------------------------------------------------------------------
+
+
+def test_our_clearing_account_says_what_the_provider_holds(whole_day):
+    sold("ch_1")
+    sold("ch_2", 500, fee=20, currency="jpy")
+    sold("ch_3", at=NOON + DAYS)  # of the day after: posted as well, and not at the cut
+    report = whole_day()
+    proof = proofs()["clearing"]
+    assert (proof.says_minor, proof.explained_minor, proof.residual_minor) == (1426, 0, 0)
+    assert proofs(currency="jpy")["clearing"].says_minor == 480
+    assert report.kinds == {}
+
+
+def test_what_our_ledger_did_not_post_is_a_residual_that_no_match_shows(whole_day):
+    """The payment says that it was captured; its entry is missing."""
+    payment = ours("ch_1")
+    post_fee(theirs("ch_1"), 74, payment)
+    report = whole_day()
+    assert (report.matched, report.residual) == (1, {"usd": 1500})
+    item = the("usd:clearing")
+    assert (item.ours_amount_minor, item.theirs_amount_minor, item.difference_minor) == (-74, 1426, 1500)
+    capture(payment)
+    assert whole_day().residual == {"usd": 0}
+    assert the("usd:clearing").state == "resolved"
+
+
+def test_open_items_explain_the_difference_between_both_to_the_cent(whole_day):
+    """Each by what it really moved: fees included, whichever side has more."""
+    sold("ch_same")
+    capture(ours("ch_lost", 1100))
+    theirs("ch_stray", 1200, fee_minor=65, net_minor=1135)
+    capture(ours("ch_more", 1300))
+    theirs("ch_more", 1350, fee_minor=69, net_minor=1281)
+    payment = ours("ch_fee", 1000)
+    post_fee(theirs("ch_fee", 1000, fee_minor=60, net_minor=940), 59, capture(payment))
+    our_refund(payment, "re_lost", 200)  # ours says so, our ledger does not: see below
+    booked("dp_1", -400, "dispute", fee=1500)
+    booked("", -77, "risk_reserved_funds")
+    report = whole_day()
+    assert len(report.kinds) == 6
+    proof = proofs()["clearing"]
+    # lost −11.00, stray 11.35, more 0.50, fee −0.01, dispute −19.00, reserve −0.77
+    assert proof.explained_minor == -1100 + 1135 + 50 - 1 - 1900 - 77
+    assert proof.residual_minor == 0
+    assert report.residual == {"usd": 0}
+
+
+def test_a_payout_on_its_way_explains_itself_until_it_arrives(whole_day):
+    sold("ch_1")
+    booked("po_1", -1000, "payout")
+    payout = our_payout("po_1", 1000, status="in_transit")
+    assert whole_day().residual == {"usd": 0}
+    assert proofs()["clearing"].explained_minor == -1000
+    type(payout).objects.update(status="paid")
+    ledger.post(
+        key=f"payout:{payout.number}",
+        kind="payout",
+        debit=ledger.bank("usd"),
+        credit=ledger.clearing("usd"),
+        amount_minor=1000,
+        by="test",
+        subject=payout.number,
+    )
+    assert whole_day().residual == {"usd": 0}
+    assert proofs()["clearing"].explained_minor == 0
+    assert found() == {}
+
+
+def test_the_proof_of_the_ledger_waits_for_the_days_before(whole_day):
+    sold("ch_1")
+    ours("ch_lost", at=NOON)  # no entry, and nobody has looked at its day yet
+    sold("ch_2", at=NOON + DAYS)
+    report = whole_day(DAY + DAYS)
+    assert report.residual == {"usd": 0}
+    assert proofs(DAY + DAYS)["clearing"].note == "1 days since 2026-01-10 are not reconciled"
+
+
+# --- Go-live ----------------------------------------------------------------------------------------
+
+
+def test_the_books_begin_on_a_day_with_what_the_provider_held(whole_day):
+    """100.00 from before, and a charge of that time that nobody of us knows: no break."""
+    theirs("ch_old", at=NOON - DAYS)
+    services.start_books(starts_on=DAY.date(), balances={"usd": 10_000, "eur": 0}, by="ann", note="Stripe's report")
+    provider_holds(10_000 + 1426, sold("ch_1"))
+    report = whole_day()
+    assert (report.kinds, report.residual) == ({}, {"eur": 0, "usd": 0})
+    usd = report.statement["usd"]
+    assert (usd.opening_minor, usd.closing_minor) == (10_000, 11_426)
+    assert [proof.residual_minor for proof in usd.proofs] == [0, 0, 0]
+    assert usd.is_proved
+    with pytest.raises(InvalidInput, match="before the start of the books"):
+        whole_day(DAY - DAYS)
+    with pytest.raises(InvalidInput, match="before the start of the books"):
+        services.request_run(day=(DAY - DAYS).date(), by="ann")
+
+
+def test_what_is_repaid_of_an_older_charge_is_looked_at_all_the_same(whole_day):
+    theirs("ch_old", at=NOON - DAYS)
+    services.start_books(starts_on=DAY.date(), balances={"usd": 1426}, by="ann", note="Stripe's report")
+    theirs("re_1", -500, charge="ch_old")
+    whole_day()
+    assert found() == {"re_1": Kind.MISSING_IN_OUR_SYSTEM_REFUND}
+
+
+def test_the_books_begin_once(transactional_db):
+    day = date(2026, 1, 10)
+    with pytest.raises(NoteMissing):
+        services.start_books(starts_on=day, balances={}, by="ann", note=" ")
+    with pytest.raises(InvalidInput):
+        services.start_books(starts_on=day, balances={"usx": 1}, by="ann", note="x")
+    with pytest.raises(InvalidInput):
+        services.start_books(starts_on=date(2999, 1, 1), balances={}, by="ann", note="x")
+    services.start_books(starts_on=day, balances={}, by="ann", note="x")
+    with pytest.raises(BooksStarted):
+        services.start_books(starts_on=day + DAYS, balances={"usd": 5}, by="ben", note="again")
+    assert statements.starts_on() == day
+
+
+def test_days_before_the_start_are_not_missed(transactional_db):
+    ours("ch_1", at=datetime.now(UTC) - 30 * DAYS)
+    today = datetime.now(UTC).date()
+    services.start_books(starts_on=today - 2 * DAYS, balances={}, by="ann", note="x")
+    assert selectors.days_without_a_run() == [today - 2 * DAYS, today - DAYS]
+
+
+# --- The commands and the page ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def day_of_two(whole_day):
+    provider_holds(2852, sold("ch_1"), sold("ch_2"))
+    whole_day()
+
+
+def run_statement(*arguments: str) -> tuple[int, str]:
+    out = io.StringIO()
+    with pytest.raises(SystemExit) as ended:
+        call_command("statement", *arguments, stdout=out)
+    return int(ended.value.code or 0), out.getvalue()
+
+
+def test_the_command_prints_the_statement_and_how_it_was_proved(day_of_two):
+    code, text = run_statement("--date", "2026-01-10")
+    assert code == 0
+    for told in ("2026-01-10 USD", "opening", "charge", "2 rows  fees $1.48", "closing", "$28.52", "residual $0.00"):
+        assert told in text, told
+    code, text = run_statement("--date", "2026-01-10", "--json")
+    (one,) = json.loads(text)["statements"]
+    assert (one["closing_minor"], one["residual_minor"], one["proved"]) == (2852, 0, True)
+
+
+def test_the_command_fails_where_a_residual_is_left(day_of_two):
+    provider_holds(9999, *ProviderTransaction.objects.values_list("id", flat=True))
+    assert run_statement("--date", "2026-01-10")[0] == 1
+    assert run_statement("--date", "2026-01-10", "--currency", "jpy")[0] == 0
+    with pytest.raises(CommandError) as wrong:
+        call_command("statement", "--from", "2026-01-10")
+    assert wrong.value.returncode == 2
+
+
+def test_the_file_of_a_statement_closes_as_well(day_of_two):
+    code, text = run_statement("--from", "2026-01-10", "--to", "2026-01-11", "--csv")
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["day"], row["line"], row["balance"]) for row in rows if not row["line"].startswith("proof")] == [
+        ("2026-01-10", "opening", "0.00"),
+        ("2026-01-10", "charge", "28.52"),
+        ("2026-01-10", "closing", "28.52"),
+        ("2026-01-11", "opening", "28.52"),
+        ("2026-01-11", "closing", "28.52"),
+    ]
+
+
+def test_start_books_by_command(transactional_db, capsys):
+    call_command("start_books", "2026-01-10", "--balance", "usd=1,234.50", "--balance", "jpy=500", "--note", "report")
+    assert "The books begin on 2026-01-10 with ¥500, $1,234.50." in capsys.readouterr().out
+    opened = statements.start()
+    assert opened is not None
+    assert opened.balances == {"usd": 123450, "jpy": 500}
+    for wrong in (["2026-01-11", "--note", "x"], ["2026-01-11", "--balance", "usd", "--note", "x"]):
+        with pytest.raises(CommandError) as refused:
+            call_command("start_books", *wrong)
+        assert refused.value.returncode == 2
+
+
+def test_the_page_shows_the_statement_and_gives_it_as_a_file(day_of_two, client, django_user_model):
+    clerk = django_user_model.objects.create_superuser("root", "root@example.com", "x")
+    client.force_login(clerk)
+    address = reverse("admin:reconciliation_reconciliationrun_statement")
+    page = client.get(address, {"since": "2026-01-10", "until": "2026-01-10"}).content.decode()
+    for told in ("closes to zero", "$28.52", "Our clearing account", "Export as CSV"):
+        assert told in page, told
+    assert client.get(address).status_code == 200
+    assert client.get(address, {"since": "x", "until": "y"}).status_code == 400
+    answer = client.get(address, {"since": "2026-01-10", "until": "2026-01-10", "format": "csv"})
+    assert "closing" in "".join(part.decode() for part in answer.streaming_content)
+    client.logout()
+    assert client.get(address).status_code == 302
+
+
+# --- At the sandbox ---------------------------------------------------------------------------------
+
+
+def test_the_statement_of_a_real_day_closes_to_zero(books):
+    order, *_ = books.sell(3)
+    books.refund(order, 500)
+    report = books.reconcile()
+    assert report.statement["usd"].is_proved, report.statement["usd"].proofs
+    held = books.sandbox.control("GET", "books")["balance"]["usd"]
+    assert report.statement["usd"].closing_minor == held
+
+
+def test_what_differs_at_the_sandbox_is_explained_item_by_item(books):
+    orders = books.sell(12)
+    for order in orders[:4]:
+        books.refund(order, 500)
+    books.abandon()
+    books.abandon()
+    for kind in ("missing_in_stripe", "missing_in_our_system", "amount_mismatch", "status_mismatch", "duplicate_charge",
+                 "currency_mismatch", "fee_variance", "missing_in_stripe_refund", "missing_in_our_system_refund",
+                 "amount_mismatch_refund", "status_mismatch_refund"):  # fmt: skip
+        books.plant(kind)
+    report = books.reconcile()
+    assert report.residual == {"eur": 0, "usd": 0}
+    for statement in report.statement.values():
+        assert statement.is_proved, statement.proofs
+    assert Discrepancy.objects.filter(kind=Kind.STATEMENT_RESIDUAL).count() == 0
+
+
+def test_a_dry_run_proves_the_same_and_posts_nothing(books):
+    books.sell(2)
+    report = books.reconcile(dry_run=True)
+    assert report.kinds == {}
+    assert report.residual == {"usd": 0}
+    assert not DayTotal.objects.exists()
+    assert matching.window(books.day)
