@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.db import close_old_connections, connection
 from django.http import HttpRequest, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
 from durability import selectors as durability
@@ -19,12 +20,14 @@ from payments import selectors as payments
 _ESSENTIAL = {"database"}
 
 
+@csrf_exempt  # whoever asks in another way gets a 405, not a page about forms
 @require_safe
 def livez(request: HttpRequest) -> JsonResponse:
     """200 while the process serves requests."""
     return JsonResponse({"status": "alive"})
 
 
+@csrf_exempt
 @require_safe
 def readyz(request: HttpRequest) -> JsonResponse:
     """Status, duration and error of each part; healthy, degraded (200) or unhealthy (503) overall."""

@@ -1,5 +1,6 @@
 """Schemathesis against the running stack: every call of docs/openapi.yaml, with what fits it and with what does not."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.contract import DOCUMENT
+from tests.contract import DOCUMENT, operations
 from tests.stack.shop import Shop
 
 pytestmark = pytest.mark.stack
@@ -88,3 +89,4 @@ def test_no_call_breaks_or_answers_what_is_not_documented(shop, folder):
         timeout=TIMEOUT_S,
     )
     assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr
+    assert json.loads(report.read_text())["operations"]["tested"] == len(list(operations()))
