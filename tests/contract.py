@@ -38,7 +38,8 @@ def check(method: str, path: str, status: int, headers: Mapping[str, str], body:
     for header, about in response.get("headers", {}).items():
         assert header in headers or not resolved(about).get("required"), f"there is no {header}. {asked}"
     (media_type,) = response["content"]
-    assert headers["Content-Type"].partition(";")[0] == media_type, asked
+    sent = headers["Content-Type"].partition(";")[0]
+    assert sent == media_type, f"this is no {media_type}, but {sent}. {asked}"
     wrong = [f"{error.instance_path}: {error.message}" for error in _validator(name, str(status)).iter_errors(body)]
     assert not wrong, f"docs/openapi.yaml tells of another form: {'; '.join(wrong)}. {asked}"
 

@@ -29,7 +29,7 @@ def test_what_is_documented_passes():
     [
         (418, REFUSED, refusal(418, "teapot"), "no such status"),
         (404, REFUSED, refusal(404, "lost"), '"lost" is not one of'),
-        (404, HEADERS, refusal(404, "not_found"), "application/json"),
+        (404, HEADERS, refusal(404, "not_found"), "but application/json"),
         (200, {"Content-Type": "application/json"}, PAID, "no X-Request-Id"),
         (200, HEADERS, PAID | {"surprise": 1}, "surprise"),
         (200, HEADERS, PAID | {"total": 12.5}, "12.5"),
