@@ -143,6 +143,15 @@ class DisputeClosed(_AboutDispute):
 
 
 @dataclass(frozen=True, slots=True)
+class DisputeContradicted(_AboutDispute):
+    """The provider's dispute moves another currency than its payment: our books cannot take it. A person must look."""
+
+    name: ClassVar[str] = "payments.dispute_contradicted.v1"
+    detail: str
+    status: str  # the provider's
+
+
+@dataclass(frozen=True, slots=True)
 class _AboutPayout(Event):
     payout: str
     amount_minor: int

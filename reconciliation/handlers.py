@@ -2,7 +2,7 @@
 
 from durability.registry import handles
 from durability.types import Since
-from payments.events import OverRefunded, PaymentContradicted, RefundContradicted, RefundFailed
+from payments.events import DisputeContradicted, OverRefunded, PaymentContradicted, RefundContradicted, RefundFailed
 from reconciliation import services
 
 
@@ -19,6 +19,11 @@ def note_contradiction(event: PaymentContradicted) -> None:
 @handles(RefundContradicted, name="reconciliation.note_refund_contradiction", since=Since.OLDEST_KEPT)
 def note_refund_contradiction(event: RefundContradicted) -> None:
     services.note_refund_contradiction(event)
+
+
+@handles(DisputeContradicted, name="reconciliation.note_dispute_contradiction", since=Since.OLDEST_KEPT)
+def note_dispute_contradiction(event: DisputeContradicted) -> None:
+    services.note_dispute_contradiction(event)
 
 
 @handles(OverRefunded, name="reconciliation.note_over_refunded", since=Since.OLDEST_KEPT)

@@ -158,7 +158,7 @@ class Finding:
     """
 
     kind: str
-    object_kind: str  # charge, refund
+    object_kind: str  # charge, refund, dispute
     source: str
     order_reference: str
     merchant_id: UUID

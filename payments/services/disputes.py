@@ -19,11 +19,11 @@ from foundation.database import database_now, in_seconds
 from foundation.transition import transition
 from payments import gateway, ledger, metrics
 from payments.errors import ProviderBusy
-from payments.events import DisputeClosed, DisputeOpened
+from payments.events import DisputeClosed, DisputeContradicted, DisputeOpened
 from payments.locks import lock_payment
 from payments.metrics import count_after_commit
 from payments.models import Dispute, DisputeHistory, Payment, Posting
-from payments.services import credit
+from payments.services import credit, loyalty
 from payments.services.payment_news import post_fee
 from payments.services.refund_books import settle_debt_by_loss
 from payments.states import DISPUTE_CLOSED, DISPUTE_EDGES, DISPUTE_OPEN, DisputeStatus
@@ -88,7 +88,7 @@ def _apply(payment: Payment, news: ProviderDispute, *, seen: int, by: str) -> bo
         before = dispute.status
     bookings = news.bookings
     if _foreign(payment, news):
-        _note_foreign(payment, news)
+        _note_foreign(dispute, payment, news)
         bookings = []
     for booked in bookings:
         _post_booking(booked, dispute, payment, by=by)
@@ -118,6 +118,7 @@ def _apply(payment: Payment, news: ProviderDispute, *, seen: int, by: str) -> bo
     settle_debt_by_loss(payment, dispute, by=by)
     if change_minor > 0:  # what was owed is free before it is lost
         _post_loss(dispute, payment, change_minor, by=by)
+    loyalty.adjust_points(payment, cause=f"{dispute.number}:{dispute.readings}", by=by)
     if before != to:
         _tell(dispute, payment, before=before)
     return True
@@ -143,13 +144,15 @@ def _foreign(payment: Payment, news: ProviderDispute) -> bool:
     return {news.currency, *(booked.currency for booked in news.bookings)} != {payment.currency}
 
 
-def _note_foreign(payment: Payment, news: ProviderDispute) -> None:
+def _note_foreign(dispute: Dispute, payment: Payment, news: ProviderDispute) -> None:
+    """Note it on the payment, and tell: a person must look. Once."""
     detail = f"{news.id}: a dispute in another currency than {payment.currency}: nothing of it is in our books"
     if detail not in payment.contradiction.splitlines():
         log.error("payment %s: %s", payment.number, detail)
         payment.contradiction = "\n".join(filter(None, [payment.contradiction, detail]))
         payment.contradicted_at = payment.contradicted_at or database_now()
         payment.save(update_fields=["contradiction", "contradicted_at"])
+        durability.publish(DisputeContradicted(**_about(dispute, payment), detail=detail, status=news.status))
 
 
 def _next_check(dispute: Dispute, closed_at: Any) -> Any:
@@ -252,9 +255,8 @@ def _move_loss(dispute: Dispute, payment: Payment, bearer: ledger.AccountKey, ch
 # --- The news ---------------------------------------------------------------------------------------
 
 
-def _tell(dispute: Dispute, payment: Payment, *, before: str) -> None:
-    """Publish that a dispute was opened, opened again, became one from an inquiry, or was closed."""
-    payload: dict[str, Any] = {
+def _about(dispute: Dispute, payment: Payment) -> dict[str, Any]:
+    return {
         "dispute": dispute.number,
         "payment": payment.number,
         "merchant_id": str(dispute.merchant_id),
@@ -264,6 +266,11 @@ def _tell(dispute: Dispute, payment: Payment, *, before: str) -> None:
         "provider_reference": dispute.provider_reference,
         "reason": dispute.reason,
     }
+
+
+def _tell(dispute: Dispute, payment: Payment, *, before: str) -> None:
+    """Publish that a dispute was opened, opened again, became one from an inquiry, or was closed."""
+    payload = _about(dispute, payment)
     inquiry = dispute.status.startswith("inquiry")
     escalated = before.startswith("inquiry") and not inquiry
     reopened = before in DISPUTE_CLOSED and dispute.status not in DISPUTE_CLOSED

@@ -1,7 +1,8 @@
-"""Loyalty points: earned when a sale is posted, taken back as its payment is refunded.
+"""Loyalty points: earned when a sale is posted, taken back as its payment is refunded, or lost to a dispute.
 
-Points are one more currency of the ledger. What a customer holds of a payment is always: earned × (1 − refunded /
-collected), rounded in the customer's favour; a full refund leaves none. In the caller's transaction, under the
+Points are one more currency of the ledger. What a customer holds of a payment is always: earned × (1 − given back /
+collected), rounded in the customer's favour; given back is what was refunded and what lost disputes took. A full refund
+leaves none, and an appeal that turns a lost dispute brings its points back. In the caller's transaction, under the
 payment's lock.
 """
 
@@ -34,17 +35,17 @@ def earn_points(payment: Payment, *, by: str) -> None:
 
 
 def adjust_points(payment: Payment, *, cause: str, by: str) -> None:
-    """Bring a payment's points to what its refunds leave of them, once per cause (the refund's number, and how it
-    ended).
+    """Bring a payment's points to what its refunds and lost disputes leave of them, once per cause (the refund's number
+    and how it ended; the dispute's, and which reading of it).
     """
     held = _held(payment)
     earned = held[_EARNED]
     if not earned or _REVERSED in held:
         return
-    payment.refresh_from_db(fields=["refunded_minor", "credit_refunded_minor"])
+    payment.refresh_from_db(fields=["refunded_minor", "credit_refunded_minor", "disputed_lost_minor"])
     collected = payment.captured_minor + payment.credit_captured_minor
-    refunded = payment.refunded_minor + payment.credit_refunded_minor
-    change = earned - earned * refunded // collected - sum(held.values())
+    gone = payment.refunded_minor + payment.credit_refunded_minor + payment.disputed_lost_minor
+    change = earned - earned * min(gone, collected) // collected - sum(held.values())
     if change:
         _post(payment, _ADJUSTED, cause, change, by=by)
 

@@ -4,6 +4,7 @@ from reconciliation.services.actions import perform
 from reconciliation.services.balances import read_balance
 from reconciliation.services.news import (
     note_contradiction,
+    note_dispute_contradiction,
     note_late_failure,
     note_over_refunded,
     note_refund_contradiction,
@@ -16,6 +17,7 @@ from reconciliation.services.statements import import_statement
 __all__ = [
     "import_statement",
     "note_contradiction",
+    "note_dispute_contradiction",
     "note_late_failure",
     "note_over_refunded",
     "note_refund_contradiction",

@@ -8,7 +8,7 @@ from datetime import datetime
 from foundation.database import database_now
 from foundation.money import format_minor
 from payments import selectors as payments
-from payments.events import PaymentContradicted, RefundContradicted
+from payments.events import DisputeContradicted, PaymentContradicted, RefundContradicted
 from reconciliation.locks import one_writer
 from reconciliation.services import findings
 from reconciliation.types import Finding, Kind
@@ -91,6 +91,31 @@ def note_refund_contradiction(news: RefundContradicted) -> None:
                 booked_minor - news.theirs_amount_minor if news.theirs_currency == refund.currency else None
             ),
             theirs_at=_moment(news.theirs_at),
+            detail=news.detail,
+        )
+    )
+
+
+def note_dispute_contradiction(news: DisputeContradicted) -> None:
+    """A dispute in another currency than its payment: nothing of it is in our books. Raises NotFound, BooksBusy."""
+    payment = payments.get_payment(news.payment)
+    open_discrepancy(
+        Finding(
+            kind=Kind.DISPUTE_UNEXPECTED,
+            object_kind="dispute",
+            source=news.provider_reference,
+            order_reference=news.reference,
+            merchant_id=payment.merchant_id,
+            payment=payment.number,
+            intent=payment.provider_reference,
+            charge=payment.charge_reference,
+            ours_amount_minor=0,  # a night's run sees the same: nothing of it is booked here
+            ours_currency=news.currency,
+            ours_status="",
+            theirs_amount_minor=news.amount_minor,
+            theirs_currency=news.currency,
+            theirs_status=news.status,
+            difference_minor=None,  # of two currencies nothing can be taken off
             detail=news.detail,
         )
     )

@@ -435,7 +435,7 @@ class _Auditor:
                 self.found("store_credit_held", whose[1], f"{cents} {whose[2]} should be held, and is not")
 
     def points(self) -> None:
-        """Of each payment: what its sale earned, less the share that was refunded."""
+        """Of each payment: what its sale earned, less the share that was refunded, or lost to disputes."""
         of_payment: dict[str, Counter[str]] = defaultdict(Counter)
         for entry in self.ours.entries:
             for line in self.lines[entry.id]:
@@ -444,9 +444,9 @@ class _Auditor:
         for name, kinds in of_payment.items():
             payment = self.ours.payments[name]
             collected = payment.captured_minor + payment.credit_captured_minor
-            refunded = payment.refunded_minor + payment.credit_refunded_minor
+            gone = payment.refunded_minor + payment.credit_refunded_minor + payment.disputed_lost_minor
             earned = kinds["points_earned"]
-            right = 0 if "points_reversed" in kinds else earned - earned * refunded // collected
+            right = 0 if "points_reversed" in kinds else earned - earned * min(gone, collected) // collected
             if sum(kinds.values()) != right:
                 self.found("points", name, f"{sum(kinds.values())} points, {right} earned and kept")
 

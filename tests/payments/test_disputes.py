@@ -17,6 +17,7 @@ from payments import selectors, services
 from payments.errors import PaymentDisputed
 from payments.models import Dispute, DisputeHistory, JournalEntry, Payment, Posting, Refund
 from payments.services import disputes
+from reconciliation.models import Discrepancy
 from tests.races import orders as every_order
 from tests.shop import Shop, settle
 
@@ -310,6 +311,11 @@ def test_a_dispute_in_another_currency_is_not_posted_but_told_to_a_person(shop, 
     paid.refresh_from_db()
     assert paid.disputed_at  # it is not refunded, whatever the currency
     assert (paid.contradiction.count(made.provider_reference), paid.contradicted_at is not None) == (1, True)
+    settle()
+    found = Discrepancy.objects.get()
+    assert (found.kind, found.state, found.source) == ("dispute_unexpected", "open", made.provider_reference)
+    assert (found.theirs_amount_minor, found.theirs_currency) == (PRICE, "eur")
+    assert found.order_reference == paid.reference
     made = decide(sandbox, made, "lost")
     paid.refresh_from_db()
     assert (made.status, made.lost_minor, books()) == ("lost", 0, before)

@@ -5,7 +5,7 @@ from django.db import IntegrityError, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payments import ledger
+from payments import ledger, services
 from payments.models import Account, JournalEntry, Payment, Posting
 from payments.services import loyalty
 from tests.credit import CARD, grant, payable, points, with_credit
@@ -82,6 +82,38 @@ def test_a_refund_that_fails_late_gives_the_points_back(shop):
         if Payment.objects.get().refunded_minor == 0:
             break
     assert points(shop) == 15
+
+
+def test_a_lost_dispute_takes_its_share_of_the_points_and_an_appeal_brings_it_back(shop, sandbox):
+    intent = shop.bought(quantity=2)["payments"][0]["provider_reference"]
+    dispute = sandbox.control("POST", "disputes", {"payment_intent": intent, "amount": 1000})["id"]
+    held = []
+    for status in ("under_review", "lost", "won"):
+        sandbox.control("POST", "disputes/outcome", {"dispute": dispute, "status": status})
+        settle()
+        held.append(points(shop))
+    assert held == [30, 20, 30]
+
+
+def test_what_is_refunded_and_lost_takes_no_more_points_than_there_were(shop, sandbox):
+    order = shop.bought(quantity=2)
+    refund(shop, order, 2000)
+    intent = order["payments"][0]["provider_reference"]
+    dispute = sandbox.control("POST", "disputes", {"payment_intent": intent, "amount": 3000})["id"]
+    sandbox.control("POST", "disputes/outcome", {"dispute": dispute, "status": "lost"})
+    settle()
+    assert points(shop) == 0
+
+
+def test_a_dispute_that_is_lost_before_the_sale_is_posted_leaves_the_points_of_the_rest(shop, sandbox):
+    body = shop.checkout(payment=CARD, quantity=2).json()
+    intent = body["payment"]["provider_reference"]
+    dispute = sandbox.control("POST", "disputes", {"payment_intent": intent, "amount": 1000})["id"]
+    sandbox.control("POST", "disputes/outcome", {"dispute": dispute, "status": "lost"})
+    services.sync_dispute(dispute, by="test")
+    assert points(shop) == 0
+    settle()
+    assert points(shop) == 20
 
 
 def test_the_same_news_again_changes_no_points(shop):
