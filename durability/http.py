@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from durability import keys
 from durability.errors import IdempotencyKeyInUse, IdempotencyKeyReused
 from durability.metrics import IDEMPOTENCY
-from durability.types import Answer
+from durability.types import Answer, NoAnswer
 from foundation.api import PROBLEM_TYPE
 from foundation.database import LOCK_NOT_AVAILABLE, in_transaction, sqlstate
 from foundation.logs import named, note
@@ -58,11 +58,12 @@ def answer_in_two(
     request: Request,
     *,
     begin: Callable[[], str],
-    finish: Callable[[str], Answer],
+    finish: Callable[[str], Answer | NoAnswer],
     decorate: Decorate = lambda body: body,
 ) -> Response:
     """For a POST that calls out. `begin` commits with the key and returns the object that it made; `finish` goes on
-    with that object, outside of any transaction, and answers. A retry that finds no stored answer finishes too.
+    with that object, outside of any transaction, and answers. A retry that finds no stored answer finishes too. Where
+    `finish` has NoAnswer the key is given back, and a retry begins anew.
 
     `decorate` adds what is never stored (a client_secret) to the answer, fresh or replayed. A deadlock makes `begin` run
     again.
@@ -82,6 +83,9 @@ def answer_in_two(
         return _response(claimed.answer, replayed=True, decorate=decorate)
     note(**named(subject))
     answer = finish(subject)
+    if isinstance(answer, NoAnswer):
+        keys.release(claimed)
+        raise answer.refusal
     if answer.final:
         answer = keys.store(claimed, answer)
     return _response(answer, replayed=False, decorate=decorate)

@@ -14,6 +14,7 @@ from durability.models import IdempotencyKey
 from durability.types import Answer
 
 _LONGEST_KEY = 255
+_LONGEST_PATH = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ def bare_key(header: str | None) -> str:
 def fingerprint(*, caller: UUID, key: str | None, method: str, path: str, body: Mapping[str, Any]) -> Fingerprint:
     """Raises IdempotencyKeyMissing. The body is hashed canonically."""
     bare = bare_key(key)
+    if len(path) > _LONGEST_PATH:  # names no object of ours; the view will say so
+        path = f"sha256:{hashlib.sha256(path.encode()).hexdigest()}"
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return Fingerprint(caller, bare, method, path, hashlib.sha256(canonical.encode()).digest())
 
@@ -89,7 +92,12 @@ def store(claimed: Claimed, answer: Answer) -> Answer:
     kept = IdempotencyKey.objects.filter(pk=claimed.id, status__isnull=True).update(
         status=answer.status, body=answer.body
     )
-    if kept:
+    stored = None if kept else IdempotencyKey.objects.filter(pk=claimed.id).first()
+    if stored is None or stored.status is None:  # just stored; or a twin was refused and gave the key back
         return answer
-    stored = IdempotencyKey.objects.get(pk=claimed.id)
-    return Answer(stored.status or answer.status, dict(stored.body or {}))
+    return Answer(stored.status, dict(stored.body or {}))
+
+
+def release(claimed: Claimed) -> None:
+    """Give a key back that came to a refusal: the next request with it begins anew. What has an answer keeps it."""
+    IdempotencyKey.objects.filter(pk=claimed.id, status__isnull=True).delete()

@@ -8,6 +8,8 @@ from enum import Enum, StrEnum
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
+from foundation.errors import DomainError
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -163,6 +165,13 @@ class Lease:
 
     run_id: UUID
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """What a request with a key began came to nothing: it is refused, and its key is given back."""
+
+    refusal: DomainError
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,38 @@ def test_a_rolled_back_request_consumes_no_key():
         assert keys.claim(wanted()).is_new
 
 
+def test_a_key_that_is_given_back_is_free_for_another_request():
+    with transaction.atomic():
+        claimed = keys.claim(wanted())
+    keys.release(claimed)
+    with transaction.atomic():
+        assert keys.claim(wanted(body={"other": 1})).is_new
+
+
+def test_a_key_with_an_answer_is_not_given_back():
+    with transaction.atomic():
+        claimed = keys.claim(wanted())
+        keys.store(claimed, Answer(201, {"n": 1}))
+    keys.release(claimed)
+    with transaction.atomic():
+        assert keys.claim(wanted()).answer == Answer(201, {"n": 1})
+
+
+def test_an_answer_for_a_key_that_a_twin_gave_back_is_given_all_the_same():
+    with transaction.atomic():
+        claimed = keys.claim(wanted())
+    keys.release(claimed)
+    assert keys.store(claimed, Answer(201, {"n": 1})) == Answer(201, {"n": 1})
+
+
+def test_a_path_of_any_length_is_told_from_another_one():
+    long = [keys.fingerprint(caller=CALLER, key="k", method="POST", path="/x" * 500 + end, body={}) for end in "ab"]
+    with transaction.atomic():
+        assert keys.claim(long[0]).is_new
+    with pytest.raises(IdempotencyKeyReused), transaction.atomic():
+        keys.claim(long[1])
+
+
 def test_a_twin_waits_for_the_first_and_then_replays():
     holding, answers = threading.Event(), []
 
