@@ -72,3 +72,12 @@ class PaymentNotOpened(DomainError):
     code = "provider_error"
     status = 424
     shown: ClassVar[Mapping[str, Any]] = examples.NOT_OPENED
+
+
+class OrderDisputed(DomainError):
+    """The customer's bank takes back what was paid (member `payment`), or has: whatever leaves the house now is not paid
+    for. Wait for the end of the dispute, or have staff ship it with a reason.
+    """
+
+    code = "payment_disputed"
+    status = 409
