@@ -189,7 +189,7 @@ class MerchantAdmin(ReadOnlyAdmin[Merchant]):
         Act(
             name="webhook_secret",
             label="Make a webhook secret",
-            says="Calls to the merchant's webhook are signed with it from now on; it is shown once, the old one is void.",
+            says="Calls to the merchant's webhook are signed with it from now on; it is shown once. The old one signs too for a day.",
             permission="catalog.change_merchant",
             run=roll_webhook_secret,
             form=NoteForm,

@@ -44,6 +44,9 @@ class Merchant(models.Model):
     loyalty_rate_bp = models.PositiveIntegerField("loyalty points a major unit (basis points)", default=0, db_default=0)
     webhook_url = models.URLField("webhook URL", max_length=500, blank=True)
     webhook_secret = models.CharField(max_length=100, editable=False)
+    # The one before it signs beside it until then, so that a merchant can change over without refusing a call.
+    webhook_secret_before = models.CharField(max_length=100, blank=True, db_default="", editable=False)
+    webhook_secret_before_until = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Case, F, QuerySet, Value, When
+from django.db.models.functions import Now
 
 from catalog import search
 from catalog.models import Merchant, Product
@@ -36,11 +37,22 @@ def some_merchant_names() -> list[tuple[UUID, str]]:
     return list(Merchant.objects.order_by("name").values_list("pk", "name")[:_NAMES_SHOWN])
 
 
-def webhook_endpoint(merchant_id: UUID) -> WebhookEndpoint | None:
-    """Where this merchant wants to be told; None if nowhere."""
-    row = Merchant.objects.filter(pk=merchant_id).exclude(webhook_url="").values_list("webhook_url", "webhook_secret")
-    found = row.first()
-    return WebhookEndpoint(*found) if found else None
+def wants_to_be_told(merchant_id: UUID) -> bool:
+    """Whether this merchant named an address to be told at."""
+    return Merchant.objects.filter(pk=merchant_id).exclude(webhook_url="").exists()
+
+
+def webhook_endpoints(ids: Iterable[UUID]) -> dict[UUID, WebhookEndpoint]:
+    """Where these merchants want to be told; who named no address is missing."""
+    rows = Merchant.objects.filter(pk__in=list(ids)).exclude(webhook_url="")
+    still_good = Case(When(webhook_secret_before_until__gt=Now(), then=F("webhook_secret_before")), default=Value(""))
+    found = rows.values_list("pk", "webhook_url", "webhook_secret", still_good)
+    return {pk: WebhookEndpoint(url, tuple(filter(None, secrets))) for pk, url, *secrets in found}
+
+
+def merchant_called(name: str) -> UUID | None:
+    """The id of the merchant with this very name."""
+    return Merchant.objects.filter(name=name).values_list("pk", flat=True).first()
 
 
 def get_offers(*, merchant_id: UUID, products: Sequence[str]) -> dict[str, Offer]:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from catalog import imports, search, selectors
@@ -20,8 +20,8 @@ from catalog import isbn as isbns
 from catalog.errors import MerchantExists, ProductExists
 from catalog.models import ApiKey, Merchant, Product
 from catalog.types import PRODUCT_ID_PATTERN, ImportReport, MerchantTerms, ProductChanges, Refusal
-from foundation import money
-from foundation.database import violated_constraint
+from foundation import money, webhooks
+from foundation.database import in_seconds, violated_constraint
 from foundation.errors import ChangedMeanwhile, InvalidInput, NotFound
 from foundation.ids import public_id, uuid7
 
@@ -45,8 +45,9 @@ def create_merchant(
     loyalty_rate_bp: int = 0,
     webhook_url: str = "",
 ) -> MerchantTerms:
-    """Open a shop. Raises MerchantExists, UnknownCurrency."""
+    """Open a shop. Raises MerchantExists, UnknownCurrency, InvalidInput for an address that no webhook can go to."""
     money.require_money(currency)
+    _check_webhook(webhook_url)
     try:
         with transaction.atomic():
             merchant = Merchant.objects.create(
@@ -96,6 +97,7 @@ def set_terms(
         raise InvalidInput("The limit of refunds is not negative.", param="refund_approval_above_minor")
     if loyalty_rate_bp < 0:
         raise InvalidInput("Loyalty points are given, never taken, for what is paid.", param="loyalty_rate_bp")
+    _check_webhook(webhook_url)
     changed = Merchant.objects.filter(pk=merchant_id).update(
         order_expires_after_s=order_expires_after_s,
         refund_window_days=refund_window_days,
@@ -109,10 +111,27 @@ def set_terms(
         raise NotFound
 
 
+def _check_webhook(url: str) -> None:
+    """Refuse at once what each call would refuse. What a name leads to is looked at then: that may change."""
+    try:
+        if url:
+            webhooks.check_url(url)
+    except webhooks.WebhookForbidden as error:
+        raise InvalidInput(f"No webhook can go there: {error}.", param="webhook_url") from None
+
+
 def roll_webhook_secret(*, merchant_id: UUID) -> str:
-    """A new secret for this merchant's webhooks; from now on they are signed with it. Raises NotFound."""
+    """A new secret for this merchant's webhooks; they are signed with it, and for a while with the old one too.
+
+    Raises NotFound.
+    """
     secret = _new_webhook_secret()
-    if not Merchant.objects.filter(pk=merchant_id).update(webhook_secret=secret):
+    rolled = Merchant.objects.filter(pk=merchant_id).update(
+        webhook_secret=secret,
+        webhook_secret_before=F("webhook_secret"),
+        webhook_secret_before_until=in_seconds(settings.WEBHOOK_SECRET_OVERLAP_S),
+    )
+    if not rolled:
         raise NotFound
     return secret
 

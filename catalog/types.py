@@ -28,10 +28,10 @@ class MerchantTerms:
 
 @dataclass(frozen=True, slots=True)
 class WebhookEndpoint:
-    """Where a merchant wants to be told, and the secret that proves it is us."""
+    """Where a merchant wants to be told, and the secrets that prove it is us: two, for a while after one was rolled."""
 
     url: str
-    secret: str = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Deliveries", "outbox", "durability.delivery"),
             ("Messages", "campaign", "durability.message"),
             ("Webhooks", "inbox", "payments.inboxevent"),
+            ("Calls to merchants", "webhook", "orders.merchantcall"),
             ("Periodic tasks", "schedule", "django_celery_beat.periodictask"),
         ),
     ),

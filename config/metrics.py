@@ -19,6 +19,7 @@ from durability import registry
 from durability import selectors as durability
 from foundation.database import connections_used
 from inventory import selectors as inventory
+from orders import selectors as orders
 from payments import selectors as payments
 from reconciliation import selectors as reconciliation
 
@@ -91,6 +92,11 @@ def _durable() -> Iterator[Metric]:
         "everycent_deliveries_parked",
         "Deliveries that wait for an operator.",
         {(handler,): count for handler, count in parked.items()},
+    )
+    yield GaugeMetricFamily(
+        "everycent_merchant_calls_given_up",
+        "Calls to merchants' systems that wait for an operator.",
+        value=orders.merchant_calls_given_up(),
     )
     yield _by(
         ["recipe", "state"],

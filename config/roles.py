@@ -12,6 +12,7 @@ from django.db.models import Q
 # What everybody at the desk reads: the books, the goods, the differences.
 _READ = (
     "orders.view_order",
+    "orders.view_merchantcall",
     "payments.view_payment",
     "payments.view_refund",
     "payments.view_dispute",
@@ -56,6 +57,8 @@ ROLES: dict[str, tuple[str, ...]] = {
         "payments.grant_store_credit",
         "payments.approve_store_credit",
         "orders.cancel_order",
+        "orders.ship_order",
+        "orders.decide_merchantcall",
         "catalog.change_merchant",
         "catalog.view_apikey",
         "catalog.add_apikey",
@@ -75,6 +78,8 @@ ROLES: dict[str, tuple[str, ...]] = {
         "payments.replay_inboxevent",
         "durability.decide_delivery",
         "orders.cancel_order",
+        "orders.ship_order",
+        "orders.decide_merchantcall",
     ),
 }
 

@@ -189,6 +189,14 @@ SMS_BACKEND = env.str("SMS_BACKEND", "foundation.sms.ConsoleSms")  # a class wit
 # Merchants' endpoints are strangers' servers: they get less time than the provider.
 WEBHOOK_CONNECT_TIMEOUT_S = 3
 WEBHOOK_DEADLINE_S = 8  # from the first byte to the status line, however slowly it drips
+# Between the tries of one call to a merchant, ±20 %: quick ones for a hiccup, then for a day, so that a merchant who finds
+# in the morning what broke in the evening has lost nothing. After the last one an operator decides.
+MERCHANT_CALL_PAUSES_S = (5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 32_400)
+WEBHOOK_SECRET_OVERLAP_S = 24 * 3600  # both secrets sign for so long after one was rolled: a working day to change over
+MERCHANT_CALLS_AT_ONCE = 16  # sockets that wait for merchants; so many that are slow at once delay nobody else
+MERCHANT_CALLS_AT_ONCE_EACH = 4  # to one merchant: 40 calls a second where an answer takes 100 ms
+MERCHANT_CALLS_RUN_S = 30  # one task; then the queue's other tasks have their turn
+MERCHANT_CALLS_KEPT_FOR_DAYS = 30  # so long can they be sent again
 # Private networks that webhooks may go to after all, over plain HTTP too: a merchant's system in the operator's own house.
 WEBHOOK_ALLOWED_NETWORKS = env.list("WEBHOOK_ALLOWED_NETWORKS", default=[])
 
@@ -350,6 +358,8 @@ _JOBS = {
     "orders.expire_due": ("own", ORDER_EXPIRY_TICK_S),
     "orders.rearm_timer": ("own", ORDER_EXPIRY_REARM_INTERVAL_S),
     "inventory.check_stock": ("long", STOCK_CHECK_INTERVAL_S),
+    "orders.call_merchants": ("outside", SCAN_INTERVAL_S),
+    "orders.clean_up": ("long", CLEAN_UP_INTERVAL_S),
     "payments.recheck": ("outside", PAYMENT_RECHECK_INTERVAL_S),
     "payments.catch_up_events": ("long", INBOX_CATCH_UP_INTERVAL_S),
     "payments.clean_up": ("long", CLEAN_UP_INTERVAL_S),

@@ -25,10 +25,12 @@ NOTHING_RIGHT: Final = mark_safe('<span class="ec-money ec-none">—</span>')
 
 _TONES: dict[str, Tone] = {
     **dict.fromkeys(
-        ("paid", "succeeded", "completed", "done", "published", "matched", "resolved", "live", "won"), "good"
+        ("paid", "succeeded", "completed", "done", "published", "matched", "resolved", "live", "won", "delivered"),
+        "good",
     ),
     **dict.fromkeys(
-        ("failed", "compensation_failed", "parked", "lost", "error", "high", "revoked", "needs_response"), "bad"
+        ("failed", "compensation_failed", "parked", "given_up", "lost", "error", "high", "revoked", "needs_response"),
+        "bad",
     ),
     **dict.fromkeys(("processing", "running", "refunding", "calling", "investigating", "shipped", "requested"), "busy"),
     **dict.fromkeys(("in_transit", "under_review", "inquiry_under_review"), "busy"),

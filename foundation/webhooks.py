@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from urllib.parse import SplitResult, urlsplit
@@ -65,13 +65,29 @@ def signature(*, secret: str, message_id: str, timestamp: int, body: bytes) -> s
     return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
 
 
-def post(*, url: str, secret: str, message_id: str, body: bytes) -> None:
-    """Deliver a JSON document. `message_id` is the same for each try, and holds no full stop.
+def check_url(url: str) -> None:
+    """Refuse what no webhook can go to, without asking anybody: names are looked up at each call. Raises WebhookForbidden."""
+    parts = _split(url)
+    networks = [ipaddress.ip_network(network) for network in settings.WEBHOOK_ALLOWED_NETWORKS]
+    if parts.scheme == "http" and not networks:
+        raise WebhookForbidden("a webhook's address begins with https://")
+    try:
+        address = ipaddress.ip_address(parts.hostname or "")
+    except ValueError:
+        return  # a name
+    if not is_public(address) and not any(address in network for network in networks):
+        raise WebhookForbidden(f"{address} is not a public address")
+
+
+def post(*, url: str, secrets: Sequence[str], message_id: str, body: bytes) -> int:
+    """Deliver a JSON document. `message_id` is the same for each try, and holds no full stop. Returns the status, a 2xx.
+
+    Signed with each of the secrets: two, while one is rolled.
 
     Raises WebhookForbidden, and WebhookFailed for any answer but 2xx and for none within WEBHOOK_DEADLINE_S. Belongs
     outside of transactions.
     """
-    parts = urlsplit(url)
+    parts = _split(url)
     timestamp = int(time.time())
     headers = {
         "Content-Type": "application/json",
@@ -79,7 +95,9 @@ def post(*, url: str, secret: str, message_id: str, body: bytes) -> None:
         "Connection": "close",
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature(secret=secret, message_id=message_id, timestamp=timestamp, body=body),
+        "webhook-signature": " ".join(
+            signature(secret=secret, message_id=message_id, timestamp=timestamp, body=body) for secret in secrets
+        ),
     }
     try:
         status = _status(parts, headers, body)
@@ -87,6 +105,7 @@ def post(*, url: str, secret: str, message_id: str, body: bytes) -> None:
         raise WebhookFailed(f"{parts.hostname}: {type(error).__name__}: {error}") from error
     if not 200 <= status < 300:
         raise WebhookFailed(f"{parts.hostname} answered {status}")
+    return status
 
 
 def _status(parts: SplitResult, headers: dict[str, str], body: bytes) -> int:
@@ -94,9 +113,9 @@ def _status(parts: SplitResult, headers: dict[str, str], body: bytes) -> int:
     until = time.monotonic() + settings.WEBHOOK_DEADLINE_S
     port = parts.port or (443 if parts.scheme == "https" else 80)
     connection = http.client.HTTPConnection(parts.hostname or "", port)  # what it speaks over is laid under it here
-    with _connected(_resolve(parts, port), port) as plain:
+    with _connected(_resolve(parts, port), port) as plain, _ended_at(until, plain):
         plain.settimeout(max(0.1, until - time.monotonic()))
-        with _secured(plain, parts) as connection.sock, _ended_at(until, connection.sock):
+        with _secured(plain, parts) as connection.sock:
             target = parts._replace(scheme="", netloc="", fragment="", path=parts.path or "/").geturl()
             connection.request("POST", target, body=body, headers={"Host": parts.netloc.rpartition("@")[2], **headers})
             with connection.getresponse() as response:
@@ -119,25 +138,38 @@ def _secured(plain: socket.socket, parts: SplitResult) -> socket.socket:
 
 @contextmanager
 def _ended_at(until: float, connection: socket.socket) -> Iterator[None]:
-    """Hang up at a moment: a timeout alone bounds each read, and a server that drips would go on for ever."""
-    hang_up = threading.Timer(max(0.0, until - time.monotonic()), partial(_hang_up, connection))
-    hang_up.daemon = True
-    hang_up.start()
-    try:
-        yield
-    finally:
-        hang_up.cancel()
+    """Hang up at a moment: a timeout alone bounds each read, and a server that drips would go on for ever.
+
+    By a handle of its own: TLS takes the socket over, and the handshake is the first thing that can drip.
+    """
+    with connection.dup() as handle:
+        hang_up = threading.Timer(max(0.0, until - time.monotonic()), partial(_hang_up, handle))
+        hang_up.daemon = True
+        hang_up.start()
+        try:
+            yield
+        finally:
+            hang_up.cancel()
 
 
 def _hang_up(connection: socket.socket) -> None:
     with suppress(OSError):  # it is closed already
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise WebhookForbidden(f"no address: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise WebhookForbidden("a webhook's address begins with https://")
+    return parts
 
 
 def _resolve(parts: SplitResult, port: int) -> list[Address]:
     """The addresses of a name, two at most. Where one of them is forbidden, the name is. Raises WebhookForbidden."""
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise WebhookForbidden("a webhook's address begins with https://")
     found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     networks = [ipaddress.ip_network(network) for network in settings.WEBHOOK_ALLOWED_NETWORKS]

@@ -6,7 +6,7 @@ from uuid import UUID
 from durability.registry import handles
 from durability.types import Since
 from orders import services
-from orders.events import OrderPaid, OrderShipped, SaleCancelled
+from orders.events import OrderCancelled, OrderCompleted, OrderPaid, OrderShipped, SaleCancelled
 from orders.services import letters, merchant_calls, statistics
 from payments.events import (
     DisputeClosed,
@@ -15,6 +15,7 @@ from payments.events import (
     PointsChanged,
     RefundFailed,
     RefundRejected,
+    RefundRequested,
     RefundSucceeded,
 )
 
@@ -107,26 +108,30 @@ def text_shipment(event: OrderShipped) -> None:
     letters.text_shipment(number=event.order)
 
 
-# --- Merchants' own systems -------------------------------------------------------------------------
+# --- Merchants' own systems: written down here, sent by `orders.call_merchants` -----------------------
 
 
-@handles(OrderPaid, name="orders.call_merchant", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
-@handles(SaleCancelled, name="orders.call_merchant_cancelled", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
-def call_merchant(event: OrderPaid | SaleCancelled) -> None:
-    merchant_calls.call_merchant(merchant_id=event.merchant_id, event=event, subject=event.order)
+@handles(OrderPaid, name="orders.call_merchant", since=Since.DEPLOYMENT, aside=MERCHANTS)
+@handles(OrderShipped, name="orders.call_merchant_shipped", since=Since.DEPLOYMENT, aside=MERCHANTS)
+@handles(OrderCompleted, name="orders.call_merchant_completed", since=Since.DEPLOYMENT, aside=MERCHANTS)
+@handles(OrderCancelled, name="orders.call_merchant_ended", since=Since.DEPLOYMENT, aside=MERCHANTS)
+@handles(SaleCancelled, name="orders.call_merchant_cancelled", since=Since.DEPLOYMENT, aside=MERCHANTS)
+def tell_merchant_of_order(event: OrderPaid | OrderShipped | OrderCompleted | OrderCancelled | SaleCancelled) -> None:
+    merchant_calls.tell(merchant_id=event.merchant_id, event=event, subject=event.order)
 
 
-@handles(RefundSucceeded, name="orders.call_merchant_refunded", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
-@handles(RefundFailed, name="orders.call_merchant_refund_failed", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
-def call_merchant_of_refund(event: RefundSucceeded | RefundFailed) -> None:
-    merchant_calls.call_merchant(merchant_id=event.merchant_id, event=event, subject=event.refund)
+@handles(RefundRequested, name="orders.call_merchant_refund_requested", since=Since.DEPLOYMENT, aside=MERCHANTS)
+@handles(RefundRejected, name="orders.call_merchant_refund_rejected", since=Since.DEPLOYMENT, aside=MERCHANTS)
+@handles(RefundSucceeded, name="orders.call_merchant_refunded", since=Since.DEPLOYMENT, aside=MERCHANTS)
+@handles(RefundFailed, name="orders.call_merchant_refund_failed", since=Since.DEPLOYMENT, aside=MERCHANTS)
+def tell_merchant_of_refund(event: RefundRequested | RefundRejected | RefundSucceeded | RefundFailed) -> None:
+    merchant_calls.tell(merchant_id=event.merchant_id, event=event, subject=event.refund)
 
 
-@handles(DisputeOpened, name="orders.call_merchant_disputed", since=Since.DEPLOYMENT, outside=True, aside=MERCHANTS)
-def call_merchant_of_dispute(event: DisputeOpened) -> None:
-    # An inquiry may become a dispute, and an appeal opens one again.
-    subject = f"{event.dispute} {event.inquiry} {event.evidence_due_at}"
-    merchant_calls.call_merchant(merchant_id=event.merchant_id, event=event, subject=subject)
+@handles(DisputeOpened, name="orders.call_merchant_disputed", since=Since.DEPLOYMENT, aside=MERCHANTS)
+@handles(DisputeClosed, name="orders.call_merchant_dispute_closed", since=Since.DEPLOYMENT, aside=MERCHANTS)
+def tell_merchant_of_dispute(event: DisputeOpened | DisputeClosed) -> None:
+    merchant_calls.tell(merchant_id=event.merchant_id, event=event, subject=event.dispute)
 
 
 # --- Statistics: our own database, but nothing waits for it -----------------------------------------

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
@@ -33,7 +34,7 @@ class Order(models.Model):
     paid_at = models.DateTimeField(null=True)
 
     class Meta:
-        permissions = [("cancel_order", "Can cancel orders")]
+        permissions = [("cancel_order", "Can cancel orders"), ("ship_order", "Can ship and complete orders")]
         constraints = [
             models.CheckConstraint(condition=Q(total_minor__gt=0), name="order_total_positive"),
             models.CheckConstraint(
@@ -130,3 +131,70 @@ class DailySales(models.Model):
 
     def __str__(self) -> str:
         return f"{self.date} {self.currency}"
+
+
+class MerchantCall(models.Model):
+    """A piece of news for a merchant's own system, and what became of it: a call that is made until it is answered."""
+
+    PREFIX = "msg"
+
+    class State(models.TextChoices):
+        PENDING = "pending"  # to be made, at once or when its pause is over
+        DELIVERED = "delivered"  # answered with 2xx
+        GIVEN_UP = "given_up"  # not once in a day: waits for an operator
+        DROPPED = "dropped"  # never to be made: an operator said so, or the merchant has no address any more
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    merchant_id = models.UUIDField()
+    event = models.CharField(max_length=100)
+    subject = models.CharField(max_length=64)  # the number of what it is about
+    payload = models.JSONField()
+    request_id = models.CharField(max_length=128, blank=True)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
+    attempts = models.PositiveIntegerField(default=0)  # since it was written, or sent again by a person
+    # Not before this moment. While a call is under way, the next try: a process that dies of it needs no other lease.
+    available_at = models.DateTimeField(db_default=Now())
+    last_answer = models.TextField(blank=True)
+    last_tried_at = models.DateTimeField(null=True)
+    delivered_at = models.DateTimeField(null=True)
+    decided_by = models.CharField(max_length=150, blank=True)
+    decided_reason = models.TextField(blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        permissions = [("decide_merchantcall", "Can send calls to merchants again, and drop them")]
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(state="delivered") | Q(delivered_at__isnull=False),
+                name="merchant_call_delivered_at_a_moment",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state="dropped") | ~Q(decided_reason=""), name="merchant_call_dropped_with_a_reason"
+            ),
+        ]
+        indexes = [
+            # The queue of each merchant: claiming looks at the head of each.
+            models.Index(
+                fields=["merchant_id", "available_at", "id"], name="merchant_call_due", condition=Q(state="pending")
+            ),
+            models.Index(fields=["merchant_id", "id"], name="merchant_call_by_merchant"),
+            models.Index(fields=["subject", "id"], name="merchant_call_by_subject"),
+            models.Index(fields=["id"], name="merchant_call_pending", condition=Q(state="pending")),
+            # Few, and counted by every look at /metrics.
+            models.Index(fields=["id"], name="merchant_call_given_up", condition=Q(state="given_up")),
+            models.Index(fields=["id"], name="merchant_call_dropped", condition=Q(state="dropped")),
+            BrinIndex(fields=["created_at"], name="merchant_call_age", autosummarize=True),
+        ]
+
+    def __str__(self) -> str:
+        return self.number
+
+    @property
+    def number(self) -> str:
+        """Its `webhook-id`, the same for each try."""
+        return public_id(self.PREFIX, self.id)
+
+    @classmethod
+    def id_of(cls, number: str) -> UUID:
+        """Raises NotFound."""
+        return parse_public_id(cls.PREFIX, number)

@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db.models import QuerySet, Sum, prefetch_related_objects
 
 from foundation.errors import NotFound
-from orders.models import DailySales, Order
+from orders.models import DailySales, MerchantCall, Order
 from orders.types import Customer, DaysSales, ItemView, OrderView
 from payments import selectors as payments
 from payments.states import refund_status
@@ -48,6 +48,16 @@ def daily_sales(*, since: date, limit: int) -> list[DaysSales]:
 def disputed_orders() -> list[UUID]:
     """Ids of the orders of which a payment is disputed at present."""
     return [Order.id_of(reference) for reference in payments.disputed_references() if is_order(reference)]
+
+
+def merchant_calls_about(numbers: Sequence[str]) -> list[MerchantCall]:
+    """What merchants' own systems were, or are to be, told about some objects, oldest first."""
+    return list(MerchantCall.objects.filter(subject__in=numbers).order_by("pk"))
+
+
+def merchant_calls_given_up() -> int:
+    """How many calls to merchants wait for an operator."""
+    return MerchantCall.objects.filter(state=MerchantCall.State.GIVEN_UP).count()
 
 
 def views(orders: Sequence[Order]) -> list[OrderView]:

@@ -11,7 +11,7 @@ from durability import selectors as durability_reads
 from durability import services as durability
 from durability.errors import IdempotencyKeyInUse
 from durability.http import answer_in_two, answer_once
-from durability.types import Answer, Lease
+from durability.types import Answer, Lease, NoAnswer
 from foundation.api import page, problem, validated
 from foundation.errors import DomainError, IllegalTransition, InvalidInput
 from foundation.permissions import caller
@@ -67,6 +67,11 @@ from payments.types import PaymentView
 
 READERS = {"storefront", "operations"}
 _ORDER = in_path("number", "The order's number.", examples.ORDER_NUMBER)
+
+
+def _by(request: Request) -> str:
+    """Who caused it, for the order's history: the key, by its name and the part of it that may be shown."""
+    return f"API key {caller(request)}"[:100]
 
 
 def with_secret(payment: dict[str, Any]) -> dict[str, Any]:
@@ -251,13 +256,13 @@ class CancelView(APIView):
                 number=number,
                 merchant_id=caller(request).merchant_id,
                 unpaid_only="operations" not in caller(request).scopes,
-                by="api",
+                by=_by(request),
                 hold=True,
             )
             leases[:] = [lease] if lease else []
             return number
 
-        def finish(subject: str) -> Answer:
+        def finish(subject: str) -> Answer | NoAnswer:
             if leases:
                 durability.advance_saga(leases[0])
             return cancel_answer(selectors.get_order(subject), first=bool(leases))
@@ -265,24 +270,24 @@ class CancelView(APIView):
         return answer_in_two(request, begin=begin, finish=finish)
 
 
-def cancel_answer(order: OrderView, *, first: bool) -> Answer:
+def cancel_answer(order: OrderView, *, first: bool) -> Answer | NoAnswer:
     """200 once the order is cancelled, or its refund is on the way. Nothing else is final: a retry asks again.
 
-    Raises OrderAlreadyPaid where the customer's payment was faster than the cancellation, PaymentStillProcessing,
+    Refused: OrderAlreadyPaid where the customer's payment was faster than the cancellation, PaymentStillProcessing,
     and, where the provider has not answered yet, ProviderUnavailable (to the first) or IdempotencyKeyInUse.
     """
     if order.status == OrderStatus.CANCELLED or order.refund_status in ("refunding", "refunded"):
         return Answer(200, order_json(order))
     paid = [payment.number for payment in order.payments if payment.settling]
     if paid:
-        raise OrderAlreadyPaid(members={"payment": paid[0]})
+        return NoAnswer(OrderAlreadyPaid(members={"payment": paid[0]}))
     if any(payment.status == PaymentStatus.PROCESSING for payment in order.payments):
-        raise PaymentStillProcessing
+        return NoAnswer(PaymentStillProcessing())
     if first:
-        raise ProviderUnavailable(
-            "The cancellation is under way: ask again in a moment, with the same Idempotency-Key."
+        return NoAnswer(
+            ProviderUnavailable("The cancellation is under way: ask again in a moment, with the same Idempotency-Key.")
         )
-    raise IdempotencyKeyInUse
+    return NoAnswer(IdempotencyKeyInUse())
 
 
 class ShipView(APIView):
@@ -307,7 +312,7 @@ class ShipView(APIView):
                 merchant_id=caller(request).merchant_id,
                 carrier=body.get("carrier", ""),
                 tracking=body.get("tracking", ""),
-                by="api",
+                by=_by(request),
             )
             return Answer(200, order_json(selectors.get_order(number)))
 
@@ -331,7 +336,7 @@ class CompleteView(APIView):
         validated(NothingRequest, request.data)
 
         def effect() -> Answer:
-            services.complete_order(number=number, merchant_id=caller(request).merchant_id, by="api")
+            services.complete_order(number=number, merchant_id=caller(request).merchant_id, by=_by(request))
             return Answer(200, order_json(selectors.get_order(number)))
 
         return answer_once(request, effect)
@@ -378,18 +383,18 @@ class AttemptsView(APIView):
             leases[:] = [lease] if lease else []
             return payment
 
-        def finish(payment: str) -> Answer:
+        def finish(payment: str) -> Answer | NoAnswer:
             go_on("orders.new_attempt", payment, leases)
             order = selectors.get_order(number)
             made = [one for one in order.payments if one.number == payment]
             if not made:
                 paid = [one.number for one in order.payments if one.settling]
                 if paid or order.status != OrderStatus.PENDING:
-                    raise OrderAlreadyPaid(members={"payment": paid[0]}) if paid else OrderNotOpen()
+                    return NoAnswer(OrderAlreadyPaid(members={"payment": paid[0]}) if paid else OrderNotOpen())
                 if durability_reads.saga_is_finished("orders.new_attempt", key=payment):
                     if wish.store_credit_minor and not any(one.status in PAYMENT_LIVE for one in order.payments):
-                        raise StoreCreditInsufficient  # another checkout of this customer was faster
-                    raise PaymentInProgress  # another attempt was faster, or the earlier one went on
+                        return NoAnswer(StoreCreditInsufficient())  # another checkout of this customer was faster
+                    return NoAnswer(PaymentInProgress())  # another attempt was faster, or the earlier one went on
                 raise IdempotencyKeyInUse  # the earlier attempt is still being cancelled; a worker goes on
             return payment_answer(order, made[0], path=request.path, body=payment_json(made[0]))
 

@@ -11,7 +11,7 @@ from catalog.models import ApiKey, Merchant, Product
 from durability.models import Delivery, SagaRun
 from foundation.ids import uuid7
 from inventory.models import Stock, StockMovement
-from orders.models import Order, OrderHistory
+from orders.models import MerchantCall, Order, OrderHistory
 from payments import services as payments
 from payments.models import Payment, Refund
 from reconciliation.models import Discrepancy, DiscrepancyAction
@@ -111,6 +111,86 @@ def test_a_second_cancel_changes_nothing(as_role, shop):
         press(client, order, "cancel", note="no")
     settle()
     assert Refund.objects.count() == 1
+
+
+def test_an_operator_ships_an_order_with_carrier_and_tracking_and_completes_it(as_role, shop):
+    shop.bought()
+    order, client = Order.objects.get(), as_role("operator")
+    press(client, order, "ship", carrier="Post", tracking="42", note="with the evening van")
+    order.refresh_from_db()
+    assert (order.status, order.carrier, order.tracking) == ("shipped", "Post", "42")
+    assert "Post 42" in client.get(page_url(order)).content.decode()
+    press(client, order, "complete", note="signed for")
+    steps = OrderHistory.objects.order_by("-pk")[:2]
+    assert [(one.to_state, one.by, one.why) for one in steps] == [
+        ("completed", "operator", "signed for"),
+        ("shipped", "operator", "with the evening van"),
+    ]
+
+
+def test_clerks_ship_nothing(as_role, shop):
+    shop.bought()
+    order, client = Order.objects.get(), as_role("clerk")
+    assert press(client, order, "ship", note="please").status_code == 403
+    order.refresh_from_db()
+    assert order.status == "paid"
+
+
+def test_a_disputed_order_is_shipped_by_a_person_who_says_so(as_role, shop, sandbox):
+    intent = shop.bought()["payments"][0]["provider_reference"]
+    order, client = Order.objects.get(), as_role("manager")
+    assert "Although it is disputed" not in client.get(page_url(order)).content.decode()
+    sandbox.control("POST", "disputes", {"payment_intent": intent})
+    settle()
+    assert "Although it is disputed" in client.get(page_url(order)).content.decode()
+    assert press(client, order, "ship", note="it is packed").status_code == 409
+    press(client, order, "ship", although_disputed="on", note="the customer called")
+    assert OrderHistory.objects.latest("pk").why == "although its payment is disputed: the customer called"
+
+
+# --- Calls to merchants ---
+
+
+def called(shop) -> MerchantCall:
+    return MerchantCall.objects.create(
+        merchant_id=shop.merchant_id,
+        event="orders.order_paid.v1",
+        subject="ord_1",
+        payload={"order": "ord_1"},
+        state="given_up",
+        attempts=11,
+    )
+
+
+def test_an_operator_has_a_call_sent_again(as_role, shop):
+    call, client = called(shop), as_role("operator")
+    press(client, call, "again", note="their server is back")
+    call.refresh_from_db()
+    assert (call.state, call.attempts, call.decided_by) == ("pending", 0, "operator")
+    assert press(client, call, "again", note="once more").status_code == 409
+
+
+def test_an_operator_has_all_calls_from_one_on_sent_again(as_role, shop):
+    first, *_ = [called(shop) for _ in range(3)]
+    answer = press(as_role("operator"), first, "again_since", note="they lost a day")
+    assert "3 calls are sent again" in answer.content.decode()
+    assert MerchantCall.objects.filter(state="pending").count() == 3
+
+
+def test_an_operator_drops_a_call_and_a_clerk_does_not(as_role, shop):
+    call = called(shop)
+    assert press(as_role("clerk"), call, "drop", note="no").status_code == 403
+    press(as_role("operator"), call, "drop", note="the shop is closed")
+    call.refresh_from_db()
+    assert (call.state, call.decided_reason) == ("dropped", "the shop is closed")
+
+
+def test_calls_are_found_by_merchant_number_and_id(as_role, shop):
+    call, client = called(shop), as_role("clerk")
+    name = Merchant.objects.get(pk=shop.merchant_id).name
+    for text in (call.number, "ord_1", name, str(shop.merchant_id)):
+        assert page_url(call) in client.get(list_url(MerchantCall), {"q": text}).content.decode(), text
+    assert page_url(call) not in client.get(list_url(MerchantCall), {"q": "ord_2"}).content.decode()
 
 
 def test_a_clerk_reads_a_payment_at_the_provider(as_role, shop, sandbox):

@@ -11,7 +11,7 @@ from catalog.models import ApiKey
 from durability.models import Delivery
 from foundation.database import database_now
 from inventory import services as inventory
-from orders.models import Order
+from orders.models import MerchantCall, Order
 from payments import services as payments
 from payments.models import InboxEvent, JournalEntry, Payment, Refund
 from reconciliation.models import Discrepancy, ReconciliationRun
@@ -59,6 +59,15 @@ def trade(books):
         payments.replay_events(since=database_now() - timedelta(days=2))
         delivery = Delivery.objects.filter(state="done").earliest("pk")
         Delivery.objects.filter(pk=delivery.pk).update(state="parked", last_error="Traceback\nValueError: no")
+        MerchantCall.objects.create(
+            merchant_id=books.shop.merchant_id,
+            event="orders.order_paid.v1",
+            subject=sold[0]["number"],
+            payload={"order": sold[0]["number"]},
+            state="given_up",
+            attempts=11,
+            last_answer="shop.example answered 500, after 120 ms",
+        )
 
     more()
     return more

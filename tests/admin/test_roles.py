@@ -8,6 +8,7 @@ from config.roles import ROLES
 
 BOOKS = [
     "orders_order",
+    "orders_merchantcall",
     "payments_payment",
     "payments_refund",
     "payments_dispute",

@@ -86,6 +86,7 @@ STAYS = {
         ),
         GOODS,
     ),
+    "orders_merchantcall": "cleaned after `MERCHANT_CALLS_KEPT_FOR_DAYS`",
     "durability_message": "cleaned after `MESSAGES_KEPT_FOR_DAYS`",
     "durability_delivery": "cleaned with its message",
     "durability_sagarun": "cleaned after `SAGAS_KEPT_FOR_DAYS`",

@@ -61,7 +61,7 @@ WANTED = {
     ("DisputeOpened", "warning"), ("DisputeDueSoon", "critical"), ("PayoutFailed", "critical"),
     ("DayNotReconciled", "critical"), ("StatementResidual", "critical"), ("Watchdog", "none"),
     ("BooksDiffer", "critical"), ("BooksNotChecked", "warning"),
-    ("StockDiffers", "critical"), ("StockNotChecked", "warning"),
+    ("StockDiffers", "critical"), ("StockNotChecked", "warning"), ("MerchantCallsGivenUp", "warning"),
 }  # fmt: skip
 
 

@@ -1,10 +1,14 @@
 """Calls to strangers' endpoints: signed, never into our own network, never for long, never further than asked."""
 
 import base64
+import contextlib
 import hmac
 import ipaddress
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -72,7 +76,7 @@ def house(settings) -> None:
 
 
 def post(url: str, body: bytes = b'{"type":"a"}', message_id: str = "msg_1") -> None:
-    webhooks.post(url=url, secret=SECRET, message_id=message_id, body=body)
+    webhooks.post(url=url, secrets=[SECRET], message_id=message_id, body=body)
 
 
 # --- Signing ----------------------------------------------------------------------------------------
@@ -163,6 +167,28 @@ def test_only_web_addresses_are_called(url):
         post(url)
 
 
+@pytest.mark.parametrize(
+    "url", ["https://shop.example/hooks", "https://93.184.216.34:8443/", "https://[2606:2800:220:1::1]/"]
+)
+def test_an_address_that_may_be_called_is_taken(url):
+    webhooks.check_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://shop.example/", "https://127.0.0.1/", "https://[::ffff:10.0.0.1]/", "https://x:99999/", "https://", "x"],
+)
+def test_an_address_that_can_never_be_called_is_not_taken(url):
+    with pytest.raises(WebhookForbidden):
+        webhooks.check_url(url)
+
+
+def test_an_address_in_an_allowed_network_is_taken(house):
+    webhooks.check_url("http://127.0.0.1:8000/hooks")
+    with pytest.raises(WebhookForbidden):
+        webhooks.check_url("http://10.0.0.1/")
+
+
 def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[Any]:
     """DNS as an attacker answers it, time after time; what is then connected to."""
     left, connected = list(answers), []
@@ -241,6 +267,74 @@ def test_a_server_that_drips_is_hung_up_on(endpoint, house, settings):
     with pytest.raises(WebhookFailed):
         post(endpoint.url)
     assert time.monotonic() - began < 2
+
+
+def test_a_handshake_that_drips_is_hung_up_on(house, settings):
+    """Before the first byte of HTTP: each byte of a TLS record comes in time, the record never ends."""
+    settings.WEBHOOK_DEADLINE_S = 0.3
+    over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        client, _ = server.accept()
+        with client, contextlib.suppress(OSError):
+            client.sendall(b"\x16\x03\x03\x40\x00")  # a handshake record of 16 kB follows
+            while not over.wait(0.05):
+                client.sendall(b"\x00")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = threading.Thread(target=drip, args=[server])
+        dripping.start()
+        began = time.monotonic()
+        try:
+            with pytest.raises(WebhookFailed):
+                post(f"https://127.0.0.1:{server.getsockname()[1]}/")
+            assert time.monotonic() - began < 2
+        finally:
+            over.set()
+            dripping.join()
+
+
+@pytest.fixture
+def certified(tmp_path) -> Iterator[tuple[str, Any, list[bytes]]]:
+    """An endpoint behind TLS whose certificate nobody but itself has signed: address, certificate, what it heard."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is missing")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=shop"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True, timeout=20)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    heard: list[bytes] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_port}/hooks", certificate, heard
+        server.shutdown()
+
+
+def test_a_certificate_that_nobody_signed_is_not_trusted(certified, house):
+    url, _, heard = certified
+    with pytest.raises(WebhookFailed, match="CERTIFICATE_VERIFY_FAILED"):
+        post(url)
+    assert heard == []
+
+
+def test_a_call_over_tls_arrives(certified, house, monkeypatch):
+    url, certificate, heard = certified
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert webhooks.post(url=url, secrets=[SECRET], message_id="msg_1", body=b"{}") == 204
+    assert heard == [b"{}"]
 
 
 def test_nobody_there_is_a_failure(house):

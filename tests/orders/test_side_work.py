@@ -1,32 +1,26 @@
 """What follows a sale (mail, text message, merchant's system, statistics) can neither fail nor delay it."""
 
-import json
 import os
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from django.db import connections, transaction
 from django.db.models.functions import Now
 
-from catalog.models import Merchant
 from durability import outbox, registry, shares
 from durability import services as durability
 from durability.models import Delivery
 from durability.types import Lane
 from foundation.database import database_now
-from foundation.webhooks import WebhookFailed, signature
 from orders import selectors
-from orders.events import OrderPaid
 from orders.models import DailySales, Order
-from orders.services import merchant_calls, statistics
+from orders.services import statistics
 from payments import gateway
 from payments import services as payments
 from payments.locks import lock_refund
@@ -42,7 +36,7 @@ CONFIRMED = {"method": "card", "payment_method": "pm_card_visa", "confirm": True
 SIDE_WORK = {
     "orders.mail_receipt": "orders.services.letters.send_receipt",
     "orders.text_receipt": "orders.services.letters.text_receipt",
-    "orders.call_merchant": "orders.services.merchant_calls.call_merchant",
+    "orders.call_merchant": "orders.services.merchant_calls.tell",
     "orders.count_sale": "orders.services.statistics.count_sale",
 }
 
@@ -186,155 +180,6 @@ def test_those_who_depend_on_one_server_share_one_share():
     assert registry.alongside("orders.mail_receipt") >= {"orders.mail_receipt", "orders.mail_refund"}
     assert registry.alongside("orders.mail_receipt").isdisjoint(registry.alongside("orders.call_merchant"))
     assert registry.alongside("payments.apply_provider_event") == {"payments.apply_provider_event"}
-
-
-# --- Merchants' systems -----------------------------------------------------------------------------
-
-
-class Merchants:
-    """Merchants' servers at one address: what each path heard, and which of them do not answer."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, str, dict[str, str], bytes]] = []
-        self.silent: set[str] = set()
-        self.broken: set[str] = set()
-        self.url = ""
-        self.let_go = threading.Event()
-
-    def ids(self, path: str) -> list[str]:
-        return [message_id for heard, message_id, _, _ in self.heard if heard == path]
-
-    def types(self, path: str) -> Counter[str]:
-        return Counter(json.loads(body)["type"] for heard, _, _, body in self.heard if heard == path)
-
-
-@pytest.fixture
-def merchants(settings) -> Iterator[Merchants]:
-    all_of_them = Merchants()
-
-    class Server(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            all_of_them.heard.append((self.path, headers["webhook-id"], headers, body))
-            if self.path in all_of_them.silent:
-                all_of_them.let_go.wait(20)
-            self.send_response(500 if self.path in all_of_them.broken else 204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def handle(self) -> None:
-            try:
-                super().handle()
-            except OSError:  # we hung up
-                return
-
-    settings.WEBHOOK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
-    settings.WEBHOOK_DEADLINE_S = 0.5
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        all_of_them.url = f"http://127.0.0.1:{server.server_port}"
-        yield all_of_them
-        all_of_them.let_go.set()
-        server.shutdown()
-
-
-def wants_to_be_told(shop: Shop, url: str) -> None:
-    Merchant.objects.filter(pk=shop.merchant_id).update(webhook_url=url)
-
-
-def test_a_merchant_is_told_of_a_sale_and_can_prove_that_it_is_us(shop, merchants):
-    wants_to_be_told(shop, f"{merchants.url}/a")
-    order = shop.bought()
-    ((_, message_id, headers, body),) = merchants.heard
-    told = json.loads(body)
-    assert told["type"] == "orders.order_paid.v1"
-    assert (told["data"]["order"], told["data"]["amount_minor"]) == (order["number"], 1500)
-    secret = Merchant.objects.get(pk=shop.merchant_id).webhook_secret
-    timestamp = int(headers["webhook-timestamp"])
-    assert headers["webhook-signature"] == signature(
-        secret=secret, message_id=message_id, timestamp=timestamp, body=body
-    )
-
-
-def test_a_merchant_is_told_of_what_becomes_of_the_sale(shop, merchants):
-    wants_to_be_told(shop, f"{merchants.url}/a")
-    number = shop.bought()["number"]
-    shop.post(f"/orders/{number}/cancel")
-    settle()
-    assert merchants.types("/a") == {
-        "orders.order_paid.v1": 1,
-        "orders.sale_cancelled.v1": 1,
-        "payments.refund_succeeded.v1": 1,
-    }
-    assert len(set(merchants.ids("/a"))) == 3
-
-
-def test_the_id_is_the_same_for_each_try(shop, merchants):
-    wants_to_be_told(shop, f"{merchants.url}/a")
-    merchants.broken = {"/a"}
-    sold(shop)
-    for _ in range(3):
-        make_due()
-        work(Lane.OUTSIDE)
-    merchants.broken = set()
-    make_due()
-    work(Lane.OUTSIDE)
-    assert len(merchants.ids("/a")) == 4
-    assert len(set(merchants.ids("/a"))) == 1
-    assert "." not in merchants.ids("/a")[0]
-    assert Delivery.objects.get(handler="orders.call_merchant").state == "done"
-
-
-def test_a_merchant_that_does_not_answer_parks_its_own_alone(shop, merchants, settings):
-    settings.DELIVERY_MAX_ATTEMPTS = 2
-    other = open_shop()
-    other.stock("book", 10)
-    wants_to_be_told(shop, f"{merchants.url}/silent")
-    wants_to_be_told(other, f"{merchants.url}/awake")
-    merchants.silent = {"/silent"}
-    stuck, fine = sold(shop), sold(other)
-    for _ in range(3):
-        make_due()
-        work(Lane.OUTSIDE)
-    states = dict(Delivery.objects.filter(handler="orders.call_merchant").values_list("key", "state"))
-    assert states == {stuck: "parked", fine: "done"}
-    assert merchants.types("/awake") == {"orders.order_paid.v1": 1}
-    assert Delivery.objects.filter(state="parked").count() == 1
-    is_through(shop, stuck)
-
-
-def test_who_named_no_address_is_not_called(shop, merchants):
-    shop.bought()
-    assert merchants.heard == []
-
-
-def test_an_address_inside_is_refused_and_told_to_operators(shop, merchants, settings):
-    settings.WEBHOOK_ALLOWED_NETWORKS = []
-    wants_to_be_told(shop, f"{merchants.url}/a")
-    sold(shop)
-    make_due()
-    work(Lane.OUTSIDE)
-    assert merchants.heard == []
-    assert "not a public address" in Delivery.objects.get(handler="orders.call_merchant").last_error
-
-
-def test_the_secret_is_in_no_log_and_no_error(shop, merchants, caplog):
-    wants_to_be_told(shop, f"{merchants.url}/a")
-    merchants.broken = {"/a"}
-    secret = Merchant.objects.get(pk=shop.merchant_id).webhook_secret
-    sold(shop)
-    work(Lane.OUTSIDE)
-    errors = "".join(Delivery.objects.values_list("last_error", flat=True))
-    assert "answered 500" in errors
-    assert secret not in errors + caplog.text
-    paid = OrderPaid(order="x", merchant_id="", customer="", amount_minor=1, currency="usd", payment="y")
-    with pytest.raises(WebhookFailed) as failed:
-        merchant_calls.call_merchant(merchant_id=str(shop.merchant_id), event=paid, subject="x")
-    assert secret not in str(failed.value)
 
 
 # --- Statistics -------------------------------------------------------------------------------------

@@ -544,6 +544,14 @@ def dispute_turned(world: World) -> Played:
     return partial(run_task, "payments.recheck")
 
 
+@scenario("news of a dispute in another currency than its payment")
+def dispute_foreign(world: World) -> Played:
+    intent = bought(world)["payments"][0]["provider_reference"]
+    world.plant(Kind.CURRENCY_MISMATCH)
+    world.sandbox.control("POST", "disputes", {"payment_intent": intent})
+    return partial(run_task, "payments.catch_up_events")
+
+
 def paid_out(world: World) -> dict[str, Any]:
     """What was sold is on its way to our bank; we have not heard of it."""
     bought(world)
@@ -583,6 +591,13 @@ def ship_and_complete(world: World) -> Played:
         return world.shop.post(f"/orders/{number}/complete", key="complete")
 
     return play
+
+
+@scenario("shipping, while the merchant's system refuses to hear of it")
+def ship_untold(world: World) -> Played:
+    number = bought(world)["number"]
+    world.merchant_refuses(2)
+    return lambda: world.shop.post(f"/orders/{number}/ship", key="ship")
 
 
 @scenario("restocking")
@@ -722,7 +737,7 @@ def clean_up(world: World) -> Played:
     refund(world, bought(world), 500)
     all_news(world)
     world.age()
-    return _several("durability.clean_up", "payments.clean_up")
+    return _several("durability.clean_up", "payments.clean_up", "orders.clean_up")
 
 
 @scenario("the books are cut and proved")

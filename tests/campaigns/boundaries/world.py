@@ -24,6 +24,8 @@ from durability import doorbell, shares
 from foundation import redis
 from foundation.database import database_now
 from foundation.errors import DomainError
+from orders.models import MerchantCall
+from orders.services import merchant_calls
 from payments.models import InboxEvent
 from payments.providers import stripe as provider
 from tests import cleaning
@@ -72,6 +74,7 @@ _BOOKS = {
     "inbox": "SELECT type, count(*) FROM payments_inboxevent GROUP BY 1",
     "messages": "SELECT name, state, count(*) FROM durability_message GROUP BY 1, 2",
     "deliveries": "SELECT handler, state, count(*) FROM durability_delivery GROUP BY 1, 2",
+    "calls to merchants": "SELECT event, state, count(*) FROM orders_merchantcall GROUP BY 1, 2",
     "sagas": "SELECT DISTINCT recipe, state FROM durability_sagarun",  # expiry may ask twice; what came of it counts
     "keys": "SELECT method, status, count(*) FROM durability_idempotencykey GROUP BY 1, 2",
     "runs": """SELECT date, matched, ours_count, theirs_count, residual::text, kinds::text, count(*)
@@ -86,13 +89,14 @@ _UNFINISHED = """
 SELECT (SELECT count(*) FROM durability_delivery WHERE state IN ('pending', 'running'))
      + (SELECT count(*) FROM durability_sagarun WHERE state IN ('running', 'compensating'))
      + (SELECT count(*) FROM durability_message WHERE state = 'pending')
+     + (SELECT count(*) FROM orders_merchantcall WHERE state = 'pending')
 """
 Scene = Callable[["World"], Callable[[], Any]]
 
 
 def worker_tasks() -> list[str]:
-    """What a doorbell wakes."""
-    return list(doorbell.TASKS.values())
+    """What a doorbell wakes, and what beat asks for each second."""
+    return [*doorbell.TASKS.values(), "orders.call_merchants"]
 
 
 def beat_tasks() -> list[str]:
@@ -108,11 +112,16 @@ class _Told(BaseHTTPRequestHandler):
     """The merchant's own system: it drops what it was told before, as ids make it able to."""
 
     ids: ClassVar[set[str]] = set()
+    refusals: ClassVar[int] = 0  # so many calls are still refused
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.ids.add(self.headers["webhook-id"])
-        self.send_response(204)
+        if _Told.refusals:
+            _Told.refusals -= 1
+            self.send_response(500)
+        else:
+            self.ids.add(self.headers["webhook-id"])
+            self.send_response(204)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -162,6 +171,7 @@ class World:
         self.mails.mkdir()
         self.is_tampered = False
         _Told.ids.clear()
+        _Told.refusals = 0
         self.shop = open_shop(webhook_url=f"http://127.0.0.1:{self._merchant.server_port}/")
         self.shop.stock("book", 10)
 
@@ -193,6 +203,7 @@ class World:
     def wait_no_longer(self) -> None:
         """Every lease, pause and delay that is written down is over now, whatever the table."""
         shares.forget()
+        merchant_calls.forget_rests()
         for model in apps.get_models():
             columns = {one.name for one in model._meta.local_fields}
             open_rows = (
@@ -202,9 +213,9 @@ class World:
                 open_rows.filter(**{f"{column}__gt": Now()}).update(**{column: Now()})
 
     def age(self) -> None:
-        """Messages, sagas, keys and the inbox are of long ago; the auditor misses what is deleted then."""
+        """Messages, sagas, keys, the inbox and calls to merchants are of long ago; the auditor misses what is deleted then."""
         self.is_tampered = True
-        models_aged: list[Any] = [*apps.get_app_config("durability").get_models(), InboxEvent]
+        models_aged: list[Any] = [*apps.get_app_config("durability").get_models(), InboxEvent, MerchantCall]
         for model in models_aged:
             moments = [one.name for one in model._meta.local_fields if isinstance(one, models.DateTimeField)]
             model._base_manager.update(**{name: models.F(name) - timedelta(days=_SEVERAL_DAYS) for name in moments})
@@ -213,6 +224,10 @@ class World:
 
     def provider_objects(self, resource: str) -> list[dict[str, Any]]:
         return list(provider._listing(resource, {}))
+
+    def merchant_refuses(self, times: int) -> None:
+        """The merchant's system answers so many of the next calls with 500."""
+        _Told.refusals = times
 
     def plant(self, kind: str) -> None:
         """The provider's books differ from ours in silence."""

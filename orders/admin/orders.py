@@ -23,7 +23,8 @@ from foundation.sections import Cell, Entry, Facts, Page, Table, Timeline
 from inventory import selectors as inventory
 from inventory.types import MovementView
 from orders import selectors, services
-from orders.models import Order
+from orders.admin.merchant_calls import calls_table
+from orders.models import MerchantCall, Order
 from orders.states import OrderStatus
 from orders.types import OrderView
 from payments import selectors as payments
@@ -56,6 +57,37 @@ class RefundForm(NoteForm):
         label="As store credit", required=False, help_text="Instead of to the card: the customer can spend it here."
     )
     field_order = ("press", "payment", "amount", "as_credit", "note")
+
+
+class ShipForm(NoteForm):
+    carrier = forms.CharField(label="Carrier", required=False, max_length=100)
+    tracking = forms.CharField(label="Tracking number", required=False, max_length=200)
+    although_disputed = forms.BooleanField(
+        label="Although it is disputed",
+        required=False,
+        help_text="Of a payment that the customer's bank takes back: nobody pays for what leaves the house.",
+    )
+    field_order = ("carrier", "tracking", "although_disputed", "note")
+
+
+def ship(order: Order, data: dict[str, Any], by: str) -> str:
+    with transaction.atomic():
+        services.ship_order(
+            number=order.number,
+            merchant_id=order.merchant_id,
+            carrier=data["carrier"],
+            tracking=data["tracking"],
+            by=by,
+            why=data["note"],
+            although_disputed=data["although_disputed"],
+        )
+    return "The order is shipped: its customer and its merchant are told."
+
+
+def complete(order: Order, data: dict[str, Any], by: str) -> str:
+    with transaction.atomic():
+        services.complete_order(number=order.number, merchant_id=order.merchant_id, by=by, why=data["note"])
+    return "The order is completed."
 
 
 def cancel(order: Order, data: dict[str, Any], by: str) -> str:
@@ -105,6 +137,7 @@ class Story:
     messages: Sequence[Any]
     sagas: Sequence[Any]
     webhooks: Sequence[Any]
+    calls: Sequence[MerchantCall]
 
 
 @admin.register(Order)
@@ -127,6 +160,23 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
         "The whole number of an order, payment or refund, the provider's pi_… or ch_…, or a customer's id"
     )
     acts = (
+        Act(
+            name="ship",
+            label="Ship",
+            says="Says that the order is on its way, with whom and under which number. It cannot be cancelled then.",
+            permission="orders.ship_order",
+            run=ship,
+            form=ShipForm,
+            icon="local_shipping",
+        ),
+        Act(
+            name="complete",
+            label="Complete",
+            says="Says that the order has arrived: nothing follows any more.",
+            permission="orders.ship_order",
+            run=complete,
+            icon="check",
+        ),
         Act(
             name="refund",
             label="Refund",
@@ -172,6 +222,10 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
     def offered(self, row: Order) -> list[str]:
         view = selectors.get_order(row.number)
         acts = []
+        if row.status == OrderStatus.PAID and row.cancel_requested_at is None:
+            acts.append("ship")
+        if row.status == OrderStatus.SHIPPED:
+            acts.append("complete")
         if _refundable(view):
             acts.append("refund")
         if row.status in (OrderStatus.PENDING, OrderStatus.PAID) and row.cancel_requested_at is None:
@@ -182,7 +236,10 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
         initial = {}
         if act.name == "refund" and (settling := _refundable(selectors.get_order(row.number))):
             initial["payment"] = settling.number
-        return act.form(prefix=act.name, initial=initial)
+        form = act.form(prefix=act.name, initial=initial)
+        if act.name == "ship" and not selectors.get_order(row.number).dispute:
+            del form.fields["although_disputed"]
+        return form
 
     # --- The list ---
 
@@ -246,6 +303,7 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
                 durability_looks.tracks(request, story.sagas),
                 durability_looks.messages(request, story.messages),
                 _webhooks(request, story.webhooks),
+                calls_table(request, story.calls),
             ],
             side=[_facts(request, row), _timeline(row, story)],
         )
@@ -273,6 +331,9 @@ def _read(row: Order) -> Story:
                 *(one.provider_reference for one in refunds if one.provider_reference),
                 *(one.provider_reference for one in disputes),
             ]
+        ),
+        calls=selectors.merchant_calls_about(
+            [number, *(one.number for one in refunds), *(one.number for one in disputes)]
         ),
     )
 
