@@ -81,3 +81,4 @@ class OrderDisputed(DomainError):
 
     code = "payment_disputed"
     status = 409
+    shown: ClassVar[Mapping[str, Any]] = {"payment": PAYMENT_NUMBER}

@@ -33,6 +33,7 @@ from orders.errors import (
     CurrencyMixed,
     NothingToPay,
     OrderAlreadyPaid,
+    OrderDisputed,
     OrderNotOpen,
     PaymentNotOpened,
     PaymentStillProcessing,
@@ -301,7 +302,7 @@ class ShipView(APIView):
         request=takes(ShipRequest, parcel=examples.SHIP),
         responses={200: answers(OrderDocument, shipped=examples.SHIPPED)},
     )
-    @refuses(IllegalTransition)
+    @refuses(IllegalTransition, OrderDisputed)
     def post(self, request: Request, number: str) -> Response:
         """Ship a paid order."""
         body = validated(ShipRequest, request.data)
