@@ -234,6 +234,11 @@ GUARDS = [
                 "    for page in _pages(gateway.list_events(since=since)):",
                 "    for page in list(_pages(gateway.list_events(since=since)))[:0]:",
             ),
+            Edit(
+                "payments/services/rereads.py",
+                "    begun = time.monotonic()\n    halfway,",
+                "    if True:\n        return 0\n    begun = time.monotonic()\n    halfway,",
+            ),
         ],
     ),
     Guard(
@@ -287,8 +292,17 @@ GUARDS = [
                 "        id=refund_id or uuid7(),\n        merchant_id=row.merchant_id,",
                 "        merchant_id=row.merchant_id,",
             ),
+            Edit(
+                "payments/services/refunds.py",
+                "    if by == refund.requested_by:\n        raise SecondPersonNeeded\n",
+                "",
+            ),
         ],
         [
+            "ALTER TABLE payments_refund DROP CONSTRAINT refund_approver_is_a_second_person",
+            "ALTER TABLE payments_refund DROP CONSTRAINT refund_above_the_limit_is_approved",
+            "ALTER TABLE payments_creditgrant DROP CONSTRAINT credit_grant_takes_two",
+            "ALTER TABLE payments_creditgrant DROP CONSTRAINT credit_grant_above_the_limit_is_approved",
             "DROP INDEX run_one_at_a_time_per_date",
             "DROP INDEX discrepancy_action_once_per_key",
             "DROP INDEX discrepancy_one_action_at_a_time",

@@ -133,7 +133,6 @@ def test_the_final_state_does_not_depend_on_how_the_news_came(shop, sandbox, his
     assert not SagaRun.objects.filter(state__in=["running", "compensating", "compensation_failed"]).exists()
 
 
-@pytest.mark.guard(12)
 @pytest.mark.parametrize("manner", ["shuffle", "duplicate", "hold"])
 def test_webhooks_that_come_shuffled_doubled_or_late_end_the_same(busy_shop, delivering, manner):
     """Over HTTP, signed, as the provider sends them; what was held comes at once, shuffled."""

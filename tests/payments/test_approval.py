@@ -109,7 +109,6 @@ def test_it_is_decided_once_and_with_a_reason(careful, verb):
             decide(again, refund)
 
 
-@pytest.mark.guard(15)
 @pytest.mark.parametrize("turns", orders("yes", "yes", "no", "no"))
 def test_of_an_approval_and_a_rejection_at_once_one_counts(race, careful, turns):
     refund = ask(paid(careful))
@@ -226,7 +225,6 @@ def test_a_refund_above_the_limit_cannot_be_inserted_as_sent(waiting):
         waiting.save(force_insert=True)
 
 
-@pytest.mark.guard(15)
 def test_control_without_the_constraint_one_person_alone_refunds(waiting, unguarded):
     unguarded.constraint("payments_refund", "refund_above_the_limit_is_approved")
     assert Refund.objects.filter(pk=waiting.pk).update(status="processing") == 1

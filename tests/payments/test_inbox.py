@@ -51,7 +51,6 @@ def paid_elsewhere(shop, sandbox, settings) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.guard(12)
 def test_two_event_objects_of_one_change_have_one_effect(shop, client, paid_elsewhere):
     reference = paid_elsewhere["payment"]["provider_reference"]
     for name in ("evt_a", "evt_b", "evt_a"):

@@ -28,7 +28,6 @@ def test_a_refund_from_the_dashboard_is_recorded_and_posted_when_its_event_arriv
     assert order["payments"][0]["refund_status"] == "partial"
 
 
-@pytest.mark.guard(12)
 def test_two_events_of_one_refund_record_it_once(shop, sandbox):
     made = refund_in_the_dashboard(sandbox, shop.bought()["payments"][0]["provider_reference"])
     settle()
