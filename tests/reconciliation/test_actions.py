@@ -9,6 +9,7 @@ from django.db.models import Sum
 from catalog.models import Merchant
 from foundation.database import database_now
 from foundation.errors import DomainError
+from payments import services as payments
 from payments.errors import ContradictsProvider, ProviderUnavailable
 from payments.models import Payment, Posting, Refund
 from reconciliation import selectors, services
@@ -78,6 +79,49 @@ def test_every_action_repairs_what_it_promises_and_the_next_run_is_clean(books):
     assert DiscrepancyAction.objects.filter(outcome="ok", by="clara", note="checked with the bank").count() == len(
         repairs
     )
+
+
+def test_disputes_payouts_and_rows_that_nobody_told_of_are_taken_over(books):
+    """Each planted in silence, found as its kind, repaired, and the statement closes to the cent before and after."""
+    *_, disputed = books.sell(4)
+    known = books.sandbox.control("POST", "disputes", {"payment_intent": disputed["payments"][0]["provider_reference"]})
+    payments.sync_dispute(known["id"], by="test")
+    repairs = {
+        Kind.DISPUTE_MISSING: Action.TAKE_PROVIDER_STATUS,
+        Kind.DISPUTE_UNEXPECTED: Action.TAKE_PROVIDER_STATUS,
+        Kind.UNKNOWN_TYPE: Action.POST_CORRECTION,
+        Kind.PAYOUT_DIFFERENCE: Action.TAKE_PROVIDER_STATUS,
+    }
+    for kind in repairs:
+        books.plant(kind)
+    report = books.reconcile()
+    assert {kind: counts.new for kind, counts in report.kinds.items()} == dict.fromkeys(repairs, 1)
+    assert report.statement["usd"].is_proved, report.statement["usd"].proofs
+    for kind, action in repairs.items():
+        result = act(the(kind), action)
+        assert (result.state, result.closed_as) == ("resolved", "fixed"), (kind, result.text)
+    report = books.reconcile()
+    assert (report.kinds, report.residual) == ({}, {"usd": 0})
+    assert report.statement["usd"].is_proved, report.statement["usd"].proofs
+
+
+def test_what_another_installation_took_is_told_apart_and_explained(books):
+    books.sell()
+    books.plant(Kind.FOREIGN_INSTANCE)
+    report = books.reconcile()
+    assert {kind: counts.new for kind, counts in report.kinds.items()} == {Kind.FOREIGN_INSTANCE: 1}
+    assert act(the(Kind.FOREIGN_INSTANCE), Action.ACCEPT).closed_as == "accepted"
+    report = books.reconcile()
+    assert (report.kinds, report.residual) == ({}, {"usd": 0})  # accepted, it still explains itself
+
+
+def test_what_is_missing_at_stripe_cost_nothing(books):
+    """Its fee was posted when the money seemed to move: the correction takes it back."""
+    books.sell(2)
+    item = planted(books, Kind.MISSING_IN_STRIPE)
+    act(item, Action.POST_CORRECTION)
+    assert Posting.objects.filter(account__kind="fees").aggregate(total=Sum("amount_minor"))["total"] == 74
+    assert confirmed(books, item)
 
 
 def test_a_missing_payment_is_attached_to_its_order_and_the_sale_carried_out(books):
