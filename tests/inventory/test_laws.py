@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from durability.models import Message
 from inventory import books, services
 from inventory.errors import HoldExceeded, InsufficientStock, NothingReserved
 from inventory.models import Stock, StockHold, StockMovement
@@ -38,23 +37,13 @@ class Shelf(RuleBasedStateMachine):
         self.reserved_once: set[tuple[str, int]] = set()
         self.committed: set[str] = set()
         self.keys = 0
-        self.thresholds: list[int | None] = [None, None, None]
-        self.noticed = [False, False, False]
-        self.told = 0
-        Message.objects.all().delete()
-
-    def notice(self, book: int, *, came_in: bool = False) -> None:
-        """What the model says of low stock after something moved."""
-        threshold = self.thresholds[book]
-        if threshold is not None and self.available(book) <= threshold:
-            self.told += not self.noticed[book]
-            self.noticed[book] = True
-        elif came_in:
-            self.noticed[book] = False
 
     def teardown(self) -> None:
-        transaction.set_rollback(True)
-        self.transaction.__exit__(None, None, None)
+        try:
+            assert [difference for batch in books.proof() for difference in batch.differences] == []
+        finally:
+            transaction.set_rollback(True)
+            self.transaction.__exit__(None, None, None)
 
     def available(self, book: int) -> int:
         return self.on_hand[book] - sum(held for (_, of), held in self.reserved.items() if of == book)
@@ -78,13 +67,6 @@ class Shelf(RuleBasedStateMachine):
         self.call(services.restock, None, **values)
         self.call(services.restock, None, **values)  # the same key again
         self.on_hand[book] += quantity
-        self.notice(book, came_in=True)
-
-    @rule(book=PRODUCTS, threshold=st.none() | st.integers(0, 5))
-    def set_threshold(self, book, threshold):
-        services.set_low_threshold(merchant_id=self.merchant.id, product=self.books[book].product, threshold=threshold)
-        self.thresholds[book] = threshold
-        self.notice(book, came_in=True)
 
     @rule(order=ORDERS, cart=st.lists(st.tuples(PRODUCTS, QUANTITIES), min_size=1, max_size=4))
     def reserve(self, order, cart):
@@ -100,7 +82,6 @@ class Shelf(RuleBasedStateMachine):
             for book, quantity in wanted.items():
                 self.reserved[order, book] = quantity
                 self.reserved_once.add((order, book))
-                self.notice(book)
 
     @rule(order=ORDERS)
     def commit(self, order):
@@ -126,7 +107,6 @@ class Shelf(RuleBasedStateMachine):
         self.call(services.return_sold, None, reference=order)
         for key in [key for key in self.sold if key[0] == order]:
             self.on_hand[key[1]] += self.sold.pop(key)
-            self.notice(key[1], came_in=True)
 
     @rule(book=PRODUCTS, quantity=QUANTITIES, reference=REFERENCES)
     def deduct(self, book, quantity, reference):
@@ -137,7 +117,6 @@ class Shelf(RuleBasedStateMachine):
             self.call(services.deduct, None, **values)
             self.on_hand[book] -= quantity
             self.sold[reference, book] = self.sold.get((reference, book), 0) + quantity
-            self.notice(book)
 
     @rule(book=PRODUCTS, quantity=QUANTITIES, reference=REFERENCES)
     def release(self, book, quantity, reference):
@@ -148,7 +127,6 @@ class Shelf(RuleBasedStateMachine):
             self.call(services.release, None, **values)
             self.on_hand[book] += quantity
             self.sold[reference, book] -= quantity
-            self.notice(book, came_in=True)
 
     @rule(book=PRODUCTS, change=st.integers(-3, 3).filter(bool))
     def count(self, book, change):
@@ -162,7 +140,6 @@ class Shelf(RuleBasedStateMachine):
             reason="counted",
         ):
             self.on_hand[book] += change
-            self.notice(book, came_in=change > 0)
 
     @invariant()
     def all_tell_the_same_story(self):
@@ -180,24 +157,12 @@ class Shelf(RuleBasedStateMachine):
                 Sum("reserved"), Sum("sold")
             )
         }
-        never_moved = {pk for pk in stock if pk not in log}  # it has a threshold alone
-        assert {stock.pop(pk) for pk in never_moved} <= {(0, 0)}
         assert stock == log == {row.product_id: (row.on_hand_after, row.reserved_after) for row in last}
         for number, book in enumerate(self.books):
             on_hand, reserved = stock.get(book.id, (0, 0))
             sold = sum(sold for (_, of), sold in self.sold.items() if of == number)
             assert (on_hand, on_hand - reserved) == (self.on_hand[number], self.available(number))
             assert held.get(book.id, (0, 0)) == (reserved, sold)
-
-    @invariant()
-    def the_proof_finds_nothing(self):
-        assert [difference for batch in books.proof() for difference in batch.differences] == []
-
-    @invariant()
-    def low_stock_is_noticed_and_told_once(self):
-        noticed = dict(Stock.objects.values_list("pk", "low_noticed_at"))
-        assert [noticed.get(book.id) is not None for book in self.books] == self.noticed
-        assert Message.objects.filter(name="inventory.stock_low.v1").count() == self.told
 
 
 @pytest.mark.django_db

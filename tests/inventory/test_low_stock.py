@@ -2,9 +2,20 @@
 
 from functools import partial
 from threading import Barrier
+from typing import ClassVar
 
 import pytest
 from django.db import IntegrityError, transaction
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from durability.models import Message
 from foundation.errors import InvalidInput, NotFound
@@ -160,6 +171,112 @@ def test_an_ordinary_reservation_costs_no_statement_more(merchant, book, django_
 def test_the_database_refuses_stock_that_is_low_unnoticed(book):
     with pytest.raises(IntegrityError, match="stock_that_is_low_is_noticed"), transaction.atomic():
         Stock.objects.filter(pk=book.id).update(on_hand=3)
+
+
+# --- Random histories ---
+
+
+class Watched(RuleBasedStateMachine):
+    """One product beside a plain model: it is noticed where it falls to its threshold, until something lifts it above."""
+
+    merchant: ClassVar
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transaction = transaction.atomic()
+        self.transaction.__enter__()
+        self.book = make_product(self.merchant)
+        self.threshold: int | None = None
+        self.available = self.moves = self.told = 0
+        self.noticed = False
+        self.open: dict[str, int] = {}
+
+    def teardown(self) -> None:
+        transaction.set_rollback(True)
+        self.transaction.__exit__(None, None, None)
+
+    def moved(self, change: int, *, came_in: bool = False) -> None:
+        self.available += change
+        if self.threshold is not None and self.available <= self.threshold:
+            self.told += not self.noticed
+            self.noticed = True
+        elif came_in:
+            self.noticed = False
+
+    def name(self) -> str:
+        self.moves += 1
+        return f"ord_{self.moves}"
+
+    @initialize(threshold=st.integers(0, 3))
+    def open_shop(self, threshold):
+        self.restock(quantity=6)
+        self.watch(threshold=threshold)
+
+    @rule(quantity=st.integers(1, 6))
+    def restock(self, quantity):
+        restock(self.merchant, self.book, quantity, self.name())
+        self.moved(quantity, came_in=True)
+
+    @rule(threshold=st.none() | st.integers(0, 4))
+    def watch(self, threshold):
+        services.set_low_threshold(merchant_id=self.merchant.id, product=self.book.product, threshold=threshold)
+        self.threshold = threshold
+        self.moved(0, came_in=True)
+
+    @precondition(lambda self: self.available)
+    @rule(share=st.sampled_from([1, 2, 3]))
+    def reserve(self, share):
+        """All of it, half of it, or a third: or hardly any history would come down to its threshold."""
+        name, quantity = self.name(), max(1, self.available // share)
+        take(self.merchant, self.book, quantity, name)
+        self.open[name] = quantity
+        self.moved(-quantity)
+
+    @precondition(lambda self: self.open)
+    @rule()
+    def nobody_pays(self):
+        name, quantity = self.open.popitem()
+        expire(self.merchant, name)
+        self.moved(quantity)
+
+    @precondition(lambda self: self.open)
+    @rule()
+    def pay(self):
+        name, _ = self.open.popitem()
+        services.commit_reserved(merchant_id=self.merchant.id, reference=name, by="test")
+
+    @rule(change=st.integers(-2, 2).filter(bool))
+    def count(self, change):
+        if self.available + change >= 0:
+            services.adjust(
+                merchant_id=self.merchant.id,
+                product=self.book.product,
+                change=change,
+                key=self.name(),
+                by="test",
+                reason="counted",
+            )
+            self.moved(change, came_in=change > 0)
+
+    @invariant()
+    def it_is_noticed_and_told_as_the_model_says(self):
+        stock = Stock.objects.filter(pk=self.book.id).first() or Stock()
+        assert (stock.available, stock.low_noticed_at is not None) == (self.available, self.noticed)
+        assert Message.objects.filter(name="inventory.stock_low.v1", key=str(self.book.id)).count() == self.told
+
+
+def test_random_histories_tell_of_low_stock_as_often_as_it_becomes_low():
+    Watched.merchant = make_merchant()
+    run_state_machine_as_test(
+        Watched,
+        settings=settings(
+            max_examples=20,
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        ),
+    )
 
 
 # --- At the same moment ---
