@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
@@ -23,12 +25,26 @@ from foundation.parsers import read_object
 from foundation.sections import Facts, Page, Table
 
 _SHOWN = 50
+_HOUR_S = 3600
 
 
 def _amount(value: int, currency: str) -> str:
     """Minor units as a person types them."""
     decimals = EXPONENTS[currency]
     return f"{value / 10**decimals:.{decimals}f}"
+
+
+def _last_day() -> forms.DateField:
+    return forms.DateField(
+        label="Last day",
+        required=False,
+        widget=forms.DateInput(attrs={"type": "date"}),
+        help_text="It opens nothing after this day (UTC). Empty: it does not expire.",
+    )
+
+
+def _end_of(day: date | None) -> datetime | None:
+    return datetime.combine(day, time.max, UTC) if day else None
 
 
 # --- Merchants --------------------------------------------------------------------------------------
@@ -72,7 +88,19 @@ class KeyForm(NoteForm):
     scopes = forms.MultipleChoiceField(
         label="Scopes", choices=ApiKey.Scope.choices, widget=forms.SelectMultiple(attrs={"size": 2})
     )
-    field_order = ("name", "scopes", "note")
+    expires_on = _last_day()
+    field_order = ("name", "scopes", "expires_on", "note")
+
+
+class RotateForm(NoteForm):
+    overlap_h = forms.IntegerField(
+        label="Both are live for (hours)",
+        min_value=0,
+        max_value=settings.API_KEY_OVERLAP_LONGEST_S // _HOUR_S,
+        help_text="Time to bring the new one out. 0: the old one opens nothing from now on.",
+    )
+    expires_on = _last_day()
+    field_order = ("overlap_h", "expires_on", "note")
 
 
 _PRODUCT_FIELDS = ("title", "author", "isbn", "price", "description", "image_url", "metadata", "published", "note")
@@ -139,7 +167,9 @@ def set_terms(merchant: Merchant, data: dict[str, Any], by: str) -> str:
 
 
 def issue_key(merchant: Merchant, data: dict[str, Any], by: str) -> str:
-    return services.issue_api_key(merchant_id=merchant.pk, name=data["name"], scopes=data["scopes"])
+    return services.issue_api_key(
+        merchant_id=merchant.pk, name=data["name"], scopes=data["scopes"], expires_at=_end_of(data["expires_on"])
+    )
 
 
 def roll_webhook_secret(merchant: Merchant, data: dict[str, Any], by: str) -> str:
@@ -254,7 +284,7 @@ class MerchantAdmin(ReadOnlyAdmin[Merchant]):
             lead=[cells.badge(row.currency.upper())],
             sub=cells.code(str(row.pk)),
             main=[
-                keys_table(request, ApiKey.objects.filter(merchant=row).order_by("-pk")),
+                keys_table(request, selectors.keys_with_state().filter(merchant=row).order_by("-pk")[:_SHOWN]),
                 Table(
                     f"The newest {_SHOWN} products",
                     ["Title", "Id", "For sale", cells.right("Price")],
@@ -297,7 +327,7 @@ class MerchantAdmin(ReadOnlyAdmin[Merchant]):
 def keys_table(request: HttpRequest, keys: QuerySet[ApiKey]) -> Table:
     return Table(
         "API keys",
-        ["Name", "Begins with", "Scopes", "State", "Last used"],
+        ["Name", "Begins with", "Scopes", "State", "Last used", "Expires"],
         [
             [
                 cells.link(request, "catalog.apikey", key.pk, key.name),
@@ -305,6 +335,7 @@ def keys_table(request: HttpRequest, keys: QuerySet[ApiKey]) -> Table:
                 ", ".join(key.scopes),
                 _key_state(key),
                 cells.moment(key.last_used_at),
+                cells.moment(key.expires_at),
             ]
             for key in keys
         ],
@@ -313,7 +344,21 @@ def keys_table(request: HttpRequest, keys: QuerySet[ApiKey]) -> Table:
 
 
 def _key_state(key: ApiKey) -> SafeString:
-    return cells.state("revoked" if key.revoked_at else "live")
+    return cells.state(_state_of(key))
+
+
+def _state_of(key: ApiKey) -> str:
+    return str(vars(key)["state"])  # annotated by selectors.keys_with_state
+
+
+def _key_link(request: HttpRequest, key: ApiKey | None) -> SafeString:
+    return cells.link(request, "catalog.apikey", key.pk, f"ek_{key.prefix}_…") if key else cells.NOTHING
+
+
+def rotate_key(key: ApiKey, data: dict[str, Any], by: str) -> str:
+    return services.rotate_api_key(
+        key_id=key.pk, overlap_s=data["overlap_h"] * _HOUR_S, expires_at=_end_of(data["expires_on"])
+    )
 
 
 def revoke_key(key: ApiKey, data: dict[str, Any], by: str) -> str:
@@ -323,10 +368,21 @@ def revoke_key(key: ApiKey, data: dict[str, Any], by: str) -> str:
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(ReadOnlyAdmin[ApiKey]):
-    list_display = ("name_cell", "prefix_cell", "merchant_cell", "scopes_cell", "state_cell", "used")
+    list_display = ("name_cell", "prefix_cell", "merchant_cell", "scopes_cell", "state_cell", "used", "expires")
+    list_filter = (choice_filter("state", ["live", "replaced", "expired", "revoked"]),)
     list_select_related = ("merchant",)
     search_help_text = "The letters between ek_ and the second _"
     acts = (
+        Act(
+            name="rotate",
+            label="Rotate",
+            says="Makes a new key of the same name and scopes, shown once; both open the shop for a while.",
+            permission="catalog.add_apikey",
+            run=rotate_key,
+            form=RotateForm,
+            icon="autorenew",
+            shown_once=True,
+        ),
         Act(
             name="revoke",
             label="Revoke",
@@ -338,11 +394,17 @@ class ApiKeyAdmin(ReadOnlyAdmin[ApiKey]):
         ),
     )
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
+        return selectors.keys_with_state(super().get_queryset(request))
+
     def find(self, text: str) -> Q:
         return Q(prefix=text.removeprefix("ek_").partition("_")[0])
 
+    def act_form(self, act: Act[ApiKey], row: ApiKey) -> ActForm:
+        return act.form(prefix=act.name, initial={"overlap_h": settings.API_KEY_OVERLAP_S // _HOUR_S})
+
     def offered(self, row: ApiKey) -> list[str]:
-        return [] if row.revoked_at else ["revoke"]
+        return {"live": ["rotate", "revoke"], "replaced": ["revoke"]}.get(_state_of(row), [])
 
     @admin.display(description="Name")
     def name_cell(self, key: ApiKey) -> str:
@@ -368,7 +430,12 @@ class ApiKeyAdmin(ReadOnlyAdmin[ApiKey]):
     def used(self, key: ApiKey) -> SafeString:
         return cells.moment(key.last_used_at)
 
+    @admin.display(description="Expires")
+    def expires(self, key: ApiKey) -> SafeString:
+        return cells.moment(key.expires_at)
+
     def page(self, request: HttpRequest, row: ApiKey) -> Page:
+        successor = ApiKey.objects.filter(replaces=row, revoked_at__isnull=True).first()
         return Page(
             title=row.name,
             lead=[_key_state(row)],
@@ -383,6 +450,8 @@ class ApiKeyAdmin(ReadOnlyAdmin[ApiKey]):
                         ("Expires", cells.moment(row.expires_at)),
                         ("Last used", cells.moment(row.last_used_at)),
                         ("Revoked", cells.moment(row.revoked_at)),
+                        ("Takes the place of", _key_link(request, row.replaces)),
+                        ("Its place is taken by", _key_link(request, successor)),
                     ],
                 )
             ],

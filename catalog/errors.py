@@ -17,6 +17,20 @@ class MerchantExists(DomainError):
     status = 409
 
 
+class KeyNotLive(DomainError):
+    """This key is revoked or has expired: issue a new one instead."""
+
+    code = "key_not_live"
+    status = 409
+
+
+class KeyReplaced(DomainError):
+    """This key has a successor already: rotate that one. Where its secret was lost, revoke the successor first."""
+
+    code = "key_replaced"
+    status = 409
+
+
 class InvalidIsbn(InvalidInput):
     """This is not an ISBN: give ten or thirteen digits with a correct check digit, hyphens are fine."""
 

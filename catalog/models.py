@@ -84,6 +84,8 @@ class ApiKey(models.Model):
     scopes = ArrayField(models.CharField(max_length=16, choices=Scope.choices))
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    # The key that this one takes the place of; both open the shop until the older one expires.
+    replaces = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, blank=True, related_name="+")
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)  # true to the minute
     created_at = models.DateTimeField(db_default=Now())
 
@@ -94,6 +96,10 @@ class ApiKey(models.Model):
             models.CheckConstraint(
                 condition=Q(scopes__contained_by=["storefront", "operations"]) & Q(scopes__len__gt=0),
                 name="api_key_scopes_are_known",
+            ),
+            # A rotation that is asked for twice makes one key. One whose secret was lost is revoked, and makes way.
+            models.UniqueConstraint(
+                fields=["replaces"], condition=Q(revoked_at__isnull=True), name="api_key_has_one_live_successor"
             ),
         ]
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from django.db.models import Case, F, QuerySet, Value, When
+from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from catalog import search
-from catalog.models import Merchant, Product
+from catalog.models import ApiKey, Merchant, Product
 from catalog.types import MerchantTerms, Offer, WebhookEndpoint
 from foundation.errors import NotFound
 
@@ -25,6 +25,17 @@ def get_merchant(merchant_id: UUID) -> MerchantTerms:
 def list_merchants() -> list[MerchantTerms]:
     """All merchants, the oldest first."""
     return [terms_of(merchant) for merchant in Merchant.objects.order_by("pk")]
+
+
+def find_merchant(name: str | None) -> MerchantTerms:
+    """The merchant of that name; without one, the only merchant there is. Raises NotFound, which names some."""
+    merchants = list_merchants()
+    found = [merchant for merchant in merchants if name in (None, merchant.name)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(merchant.name for merchant in merchants[:10]) or "none yet"
+    problem = f"no merchant is called {name}" if name else "say which merchant"
+    raise NotFound(f"{problem} (merchants: {names})")
 
 
 def merchant_names(ids: Iterable[UUID]) -> dict[UUID, str]:
@@ -53,6 +64,32 @@ def webhook_endpoints(ids: Iterable[UUID]) -> dict[UUID, WebhookEndpoint]:
 def merchant_called(name: str) -> UUID | None:
     """The id of the merchant with this very name."""
     return Merchant.objects.filter(name=name).values_list("pk", flat=True).first()
+
+
+def live_keys() -> QuerySet[ApiKey]:
+    """The keys that open something at this moment."""
+    return ApiKey.objects.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=Now()), revoked_at__isnull=True)
+
+
+def keys_with_state(rows: QuerySet[ApiKey] | None = None) -> QuerySet[ApiKey]:
+    """Keys with their `state`: live, replaced (live, and has a successor), expired, revoked."""
+    successors = ApiKey.objects.filter(replaces=OuterRef("pk"), revoked_at__isnull=True)
+    state = Case(
+        When(revoked_at__isnull=False, then=Value("revoked")),
+        When(expires_at__lte=Now(), then=Value("expired")),
+        When(Exists(successors), then=Value("replaced")),
+        default=Value("live"),
+    )
+    return (ApiKey.objects.all() if rows is None else rows).annotate(state=state)
+
+
+def find_key(text: str) -> ApiKey:
+    """By its prefix, bare or as a person copies it from a list (`ek_a1b2c3_…`). Raises NotFound."""
+    prefix = text.strip().removeprefix("ek_").partition("_")[0]
+    found = keys_with_state().select_related("merchant").filter(prefix=prefix).first()
+    if found is None:
+        raise NotFound(f"There is no key that begins with ek_{prefix}_.")
+    return found
 
 
 def get_offers(*, merchant_id: UUID, products: Sequence[str]) -> dict[str, Offer]:

@@ -10,24 +10,24 @@ from rest_framework import serializers
 
 from catalog.models import Product
 from foundation import money
-from foundation.api import MinorUnits, StrictSerializer, timestamp
+from foundation.api import MinorUnits, StrictSerializer, Text, timestamp
 
 
 @extend_schema_field({"type": "string", "enum": sorted(money.EXPONENTS)}, component_name="Currency")
-class CurrencyField(serializers.CharField):
+class CurrencyField(Text):
     """A lower-case ISO 4217 code."""
 
 
 class PatchProduct(StrictSerializer):
     """All that may change; what is not sent stays."""
 
-    isbn = serializers.CharField(required=False, allow_null=True, allow_blank=True, max_length=32)
-    title = serializers.CharField(required=False, max_length=500)
-    author = serializers.CharField(required=False, allow_blank=True, max_length=1000)
+    isbn = Text(required=False, allow_null=True, allow_blank=True, max_length=32)
+    title = Text(required=False, max_length=500)
+    author = Text(required=False, allow_blank=True, max_length=1000)
     price = MinorUnits(required=False, source="price_minor", min_value=0)
     currency = CurrencyField(required=False, max_length=3)
-    description = serializers.CharField(required=False, allow_blank=True, max_length=20_000)
-    image_url = serializers.CharField(
+    description = Text(required=False, allow_blank=True, max_length=20_000)
+    image_url = Text(
         required=False, allow_blank=True, max_length=500, validators=[URLValidator(schemes=["http", "https"])]
     )
     metadata = serializers.DictField(required=False)
@@ -42,9 +42,9 @@ class PatchProduct(StrictSerializer):
 class NewProduct(PatchProduct):
     """A product to list; without an id it is given one."""
 
-    id = serializers.CharField(required=False, source="product", max_length=64)
-    title = serializers.CharField(max_length=500)
-    author = serializers.CharField(allow_blank=True, max_length=1000)
+    id = Text(required=False, source="product", max_length=64)
+    title = Text(max_length=500)
+    author = Text(allow_blank=True, max_length=1000)
     price = MinorUnits(source="price_minor", min_value=0)
     currency = CurrencyField(max_length=3)
     published = serializers.BooleanField(default=True)

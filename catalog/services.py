@@ -13,15 +13,15 @@ from uuid import UUID
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F, Q
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Least, Now
 
 from catalog import imports, search, selectors
 from catalog import isbn as isbns
-from catalog.errors import MerchantExists, ProductExists
+from catalog.errors import KeyNotLive, KeyReplaced, MerchantExists, ProductExists
 from catalog.models import ApiKey, Merchant, Product
 from catalog.types import PRODUCT_ID_PATTERN, ImportReport, MerchantTerms, ProductChanges, Refusal
 from foundation import money, webhooks
-from foundation.database import in_seconds, violated_constraint
+from foundation.database import database_now, in_seconds, violated_constraint
 from foundation.errors import ChangedMeanwhile, InvalidInput, NotFound
 from foundation.ids import public_id, uuid7
 
@@ -142,35 +142,73 @@ def _new_webhook_secret() -> str:
 
 
 def issue_api_key(*, merchant_id: UUID, name: str, scopes: list[str], expires_at: datetime | None = None) -> str:
-    """A new key, `ek_<prefix>_<secret>`: this is the only time that it is known whole. Raises InvalidInput."""
+    """A new key, `ek_<prefix>_<secret>`: this is the only time that it is known whole. Raises InvalidInput, NotFound."""
     if not scopes or not set(scopes) <= set(ApiKey.Scope.values):
         raise InvalidInput(f"A key has one or more of the scopes {', '.join(ApiKey.Scope.values)}.", param="scopes")
+    if not Merchant.objects.filter(pk=merchant_id).exists():
+        raise NotFound
+    return _new_key(merchant_id=merchant_id, name=name, scopes=sorted(set(scopes)), expires_at=expires_at)
+
+
+def rotate_api_key(
+    *, key_id: UUID, overlap_s: int = settings.API_KEY_OVERLAP_S, expires_at: datetime | None = None
+) -> str:
+    """A new key of the same merchant, name and scopes in this one's place, returned as by `issue_api_key`.
+
+    The old one opens the shop for `overlap_s` more, or until its own end if that is sooner; 0 ends it at once. Raises
+    NotFound, InvalidInput, KeyNotLive, KeyReplaced.
+    """
+    if not 0 <= overlap_s <= settings.API_KEY_OVERLAP_LONGEST_S:
+        longest = settings.API_KEY_OVERLAP_LONGEST_S // 3600
+        raise InvalidInput(f"Both keys are live for 0 to {longest} hours.", param="overlap")
+    with transaction.atomic():
+        old = ApiKey.objects.select_for_update(no_key=True).filter(pk=key_id).first()
+        if old is None:
+            raise NotFound
+        if not selectors.live_keys().filter(pk=key_id).exists():
+            raise KeyNotLive
+        if ApiKey.objects.filter(replaces=old, revoked_at__isnull=True).exists():
+            raise KeyReplaced
+        ApiKey.objects.filter(pk=key_id).update(expires_at=Least("expires_at", in_seconds(overlap_s)))
+        return _new_key(
+            merchant_id=old.merchant_id, name=old.name, scopes=old.scopes, expires_at=expires_at, replaces=old
+        )
+
+
+def _new_key(
+    *, merchant_id: UUID, name: str, scopes: list[str], expires_at: datetime | None, replaces: ApiKey | None = None
+) -> str:
+    if expires_at is not None and expires_at <= database_now():
+        raise InvalidInput("A key that has expired already opens nothing: name a later day.", param="expires_at")
     prefix, secret = secrets.token_hex(6), secrets.token_hex(32)
     ApiKey.objects.create(
         merchant_id=merchant_id,
         name=name,
         prefix=prefix,
         secret_hash=_hash(secret),
-        scopes=sorted(set(scopes)),
+        scopes=scopes,
         expires_at=expires_at,
+        replaces=replaces,
     )
     return f"{_KEY_MARK}_{prefix}_{secret}"
 
 
 def revoke_api_key(*, key_id: UUID) -> None:
-    """The key opens nothing from now on; revoking it again changes nothing."""
-    ApiKey.objects.filter(pk=key_id, revoked_at__isnull=True).update(revoked_at=Now())
+    """The key opens nothing from now on; revoking it again changes nothing. Raises NotFound."""
+    revoked = ApiKey.objects.filter(pk=key_id).update(revoked_at=Coalesce("revoked_at", Now()))
+    if not revoked:
+        raise NotFound
 
 
 def check_api_key(text: str) -> ApiKey | None:
     """The live key that this text is, or None. One indexed look-up; its use is noted once a minute."""
     mark, _, rest = text.partition("_")
     prefix, _, secret = rest.partition("_")
-    if mark != _KEY_MARK or not prefix or not secret.isascii():
+    if mark != _KEY_MARK or not prefix.isalnum() or not secret.isascii():
         return None
     key = (
-        ApiKey.objects.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=Now()), prefix=prefix)
-        .filter(revoked_at__isnull=True)
+        selectors.live_keys()
+        .filter(prefix=prefix)
         .annotate(use_is_noted=Q(last_used_at__gt=Now() - _KEY_USE_NOTED_EVERY))
         .first()
     )
@@ -211,7 +249,7 @@ def create_product(
             "An own id has 1 to 64 letters, digits and . _ ~ : - and begins with a letter or digit.", param="id"
         )
     money.require_money(currency)
-    money.check_step(price_minor, currency)
+    money.check_step(price_minor, currency, param="price")
     key = uuid7()
     row = Product(
         pk=key,
@@ -254,7 +292,7 @@ def update_product(
             raise ChangedMeanwhile
         for name, value in changes.items():
             setattr(row, name, value)
-        money.check_step(row.price_minor, row.currency)
+        money.check_step(row.price_minor, row.currency, param="price")
         row.search = search.document(title=row.title, author=row.author, isbn=row.isbn)
         row.updated_at = Now()
         row.version += 1

@@ -13,7 +13,7 @@ from catalog.errors import ProductExists
 from catalog.serializers import NewProduct, PatchProduct, ProductDocument, product_json, products_json
 from durability.http import answer_once
 from durability.types import Answer
-from foundation.api import listed, page, text_param, validated
+from foundation.api import known_params, listed, page, text_param, validated
 from foundation.permissions import caller
 from foundation.schema import PAGE, answers, answers_page, idempotency_header, in_path, in_query, refuses, takes
 
@@ -41,6 +41,7 @@ class ProductsView(APIView):
     )
     def get(self, request: Request) -> Response:
         """Products, the newest first."""
+        known_params(request, "search", "ids")
         products = listed(request, "ids")
         rows = selectors.list_products(
             merchant_id=caller(request).merchant_id,

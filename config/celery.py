@@ -5,6 +5,7 @@ import logging
 import logging.config
 import os
 from pathlib import Path
+from typing import Any
 
 from celery import Celery
 from celery.signals import (
@@ -53,8 +54,9 @@ def _log_as_django_does(**_: object) -> None:
 
 
 @task_prerun.connect
-def _bind_task(task_id: str, task: object, **_: object) -> None:
-    logs.begin(task_id=task_id, task=getattr(task, "name", ""))
+def _bind_task(task_id: str, task: Any, **_: object) -> None:
+    # The header of a task that a request asks for by itself. A doorbell has none: who hears it works for everybody.
+    logs.begin(task_id=task_id, task=task.name, request_id=task.request.get("request_id", ""))
 
 
 @task_postrun.connect

@@ -10,6 +10,16 @@ from foundation.api import PROBLEM_TYPE, problem
 _API = "/api/"
 
 
+def refused(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """400: what Django finds suspicious, a wrong host or a thousand parameters."""
+    if not request.path.startswith(_API):
+        return defaults.bad_request(request, exception)
+    detail = (
+        "The request is refused: its host is not ours, or it is larger, or names more parameters, than any of ours."
+    )
+    return _problem(request, 400, "parameter_invalid", detail)
+
+
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """404"""
     if not request.path.startswith(_API):
@@ -30,7 +40,8 @@ def refuse_nul(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Calla
     """Middleware: a NUL in an address names nothing, and PostgreSQL stores none."""
 
     def answer(request: HttpRequest) -> HttpResponseBase:
-        if "\x00" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
+        query = request.META.get("QUERY_STRING", "")
+        if "\x00" in request.path or "%00" in query or "\x00" in query:
             return _problem(request, 400, "parameter_invalid", "The address holds a NUL: leave it out.")
         return get_response(request)
 

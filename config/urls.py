@@ -22,5 +22,6 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("metrics", metrics.metrics),
 ]
 
+handler400 = "config.fallbacks.refused"
 handler404 = "config.fallbacks.not_found"
 handler500 = "config.fallbacks.broken"

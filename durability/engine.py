@@ -24,7 +24,7 @@ from durability.models import SagaRun, SagaStep
 from durability.types import Accepted, Call, Context, Lane, Lease, Refused, Saga, Step, Succeeded, Unknown
 from foundation.database import in_seconds
 from foundation.errors import DomainError
-from foundation.logs import bound, named, named_in
+from foundation.logs import bound, bound_id, named, named_in
 from foundation.middleware import current_request_id
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,9 @@ def advance(run: SagaRun, lane: Lane | None = None, *, until: float = math.inf) 
     So does one whose `until` (of `time.monotonic()`) is over when a step is done.
     """
     about = named_in(run.payload) | named(run.key, run.subject)
-    with bound(saga=f"{run.recipe} {run.key}", request_id=run.request_id, **about):
+    # A request that takes up what an earlier one left is told of under its own id; workers have none, they use the first's.
+    request_id = bound_id("request_id") or run.request_id
+    with bound(saga=f"{run.recipe} {run.key}", request_id=request_id, **about):
         try:
             while _advance_once(run, lane):
                 if time.monotonic() > until:

@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import OperationalError, models
 from django.http import Http404
 from rest_framework import exceptions, serializers
+from rest_framework.fields import empty
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; Python 3.13 was the first to say so
+_LONGEST_EMAIL = 254  # characters: RFC 5321's longest path, and what the column holds
+_PAGE_PARAMS = ("limit", "cursor")
 
 
 class StrictSerializer(serializers.Serializer[Any]):
@@ -51,6 +54,25 @@ def _guessed(field: serializers.Field[Any, Any, Any, Any], value: Any) -> str:
     if value is not None and isinstance(field, serializers.BooleanField) and not isinstance(value, bool):
         return "Give true or false."
     return ""
+
+
+class Text(serializers.CharField):
+    """A text, kept letter by letter: no space around it is lost. Nothing but spaces is no text."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"trim_whitespace": False, **kwargs})
+
+    def run_validation(self, data: Any = empty) -> Any:
+        if isinstance(data, str) and not data.strip() and not self.allow_blank:
+            self.fail("blank")
+        return super().run_validation(data)
+
+
+class Email(Text, serializers.EmailField):
+    """An e-mail address."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"max_length": _LONGEST_EMAIL, **kwargs})
 
 
 class MinorUnits(serializers.IntegerField):
@@ -118,6 +140,7 @@ def problem(
     return {**document, **(members or {})}
 
 
+# `parameter_invalid` for what is not here.
 _FRAMEWORK_CODES = {
     401: "key_invalid",
     403: "scope_missing",
@@ -198,6 +221,17 @@ def page(
     )
 
 
+def known_params(request: Request, *names: str) -> None:
+    """Refuses query parameters of a list that it does not know, and those given twice: either is a mistake, and would
+    list other rows than were asked for. `limit` and `cursor` are known everywhere. Raises InvalidInput.
+    """
+    for name, values in request.query_params.lists():
+        if name not in names and name not in _PAGE_PARAMS:
+            raise InvalidInput("This parameter is not known.", param=name)
+        if len(values) > 1:
+            raise InvalidInput("This parameter is given more than once.", param=name)
+
+
 def text_param(request: Request, name: str, *, longest: int) -> str:
     """A query parameter as the caller typed it, empty where it is absent. Raises InvalidInput."""
     text = request.query_params.get(name, "")
@@ -231,6 +265,9 @@ def _encode_cursor(pk: UUID) -> str:
 
 def _decode_cursor(cursor: str) -> UUID:
     try:
-        return UUID(bytes=base64.urlsafe_b64decode(cursor + "=="))
+        pk = UUID(bytes=base64.urlsafe_b64decode(cursor + "=="))
     except (ValueError, binascii.Error):
-        raise InvalidInput("cursor is a next_cursor that an earlier page gave.", param="cursor") from None
+        pk = None
+    if pk is None or _encode_cursor(pk) != cursor:  # what is no base64 is skipped in silence
+        raise InvalidInput("cursor is a next_cursor that an earlier page gave.", param="cursor")
+    return pk

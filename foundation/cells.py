@@ -35,6 +35,8 @@ _TONES: dict[str, Tone] = {
     **dict.fromkeys(("processing", "running", "refunding", "calling", "investigating", "shipped", "requested"), "busy"),
     **dict.fromkeys(("in_transit", "under_review", "inquiry_under_review"), "busy"),
     "inquiry_needs_response": "warn",
+    "replaced": "warn",
+    "expired": "bad",
     **dict.fromkeys(
         ("open", "unknown", "requires_action", "awaiting_approval", "compensating", "partial", "provisional", "medium"),
         "warn",

@@ -90,14 +90,14 @@ def step(currency: str) -> int:
     return _STEPS.get(currency, 1)
 
 
-def check_step(amount_minor: int, currency: str) -> None:
-    """Raises InvalidInput for an amount that the provider cannot charge or refund (1.234 KWD, 1.50 ISK), and
-    UnknownCurrency."""
+def check_step(amount_minor: int, currency: str, *, param: str = "amount") -> None:
+    """Raises InvalidInput (naming `param`) for an amount that the provider cannot charge or refund (1.234 KWD, 1.50 ISK),
+    and UnknownCurrency."""
     exponent(currency)
     if amount_minor % step(currency):
         unit = format_minor(step(currency), currency)
         raise InvalidInput(
-            f"{format_minor(amount_minor, currency)} cannot be charged: use a multiple of {unit}.", param="amount"
+            f"{format_minor(amount_minor, currency)} cannot be charged: use a multiple of {unit}.", param=param
         )
 
 

@@ -35,12 +35,16 @@ class ScopeMissing(DomainError):
 
 
 class HasScope(BasePermission):
-    """A view names the scopes that may call it, per method: `scopes = {"GET": {"storefront"}, …}`."""
+    """A view names the scopes that may call it, per method: `scopes = {"GET": {"storefront"}, …}`.
+
+    Who may GET may HEAD. Whoever has a key may ask for the OPTIONS: the answer names methods and nothing of anybody's.
+    """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        if not hasattr(view, (request.method or "").lower()):
-            return True  # nobody may: the answer is 405
-        needed: set[str] = getattr(view, "scopes", {}).get(request.method or "", set())
+        method = "GET" if request.method == "HEAD" else request.method or ""
+        if method == "OPTIONS" or not hasattr(view, method.lower()):
+            return True  # the latter nobody may: the answer is 405
+        needed: set[str] = getattr(view, "scopes", {}).get(method, set())
         held = set(caller(request).scopes) if request.auth else set()
         if not needed & held:
             raise ScopeMissing(f"This call needs a key with the scope {' or '.join(sorted(needed)) or 'none'}.")

@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
-from foundation.api import Quantity, StrictSerializer
+from foundation.api import Quantity, StrictSerializer, Text
 from inventory.types import StockLevel
 
 _LONGEST_REFERENCE = 100
@@ -14,14 +14,14 @@ _LONGEST_REFERENCE = 100
 
 class Restock(StrictSerializer):
     quantity = Quantity(max_value=settings.STOCK_MAX_QUANTITY)
-    reference = serializers.CharField(required=False, default="", allow_blank=True, max_length=_LONGEST_REFERENCE)
+    reference = Text(required=False, default="", allow_blank=True, max_length=_LONGEST_REFERENCE)
 
 
 class StockChange(StrictSerializer):
     """Taken and given back under a reference of the caller's."""
 
     quantity = Quantity(max_value=settings.STOCK_MAX_QUANTITY)
-    reference = serializers.CharField(max_length=_LONGEST_REFERENCE)
+    reference = Text(max_length=_LONGEST_REFERENCE)
 
 
 class StockDocument(serializers.Serializer[StockLevel]):

@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 
 from durability.http import answer_once, idempotency_key
 from durability.types import Answer
-from foundation.api import StrictSerializer, listed, validated
+from foundation.api import StrictSerializer, known_params, listed, validated
 from foundation.errors import MissingInput
 from foundation.permissions import caller
 from foundation.schema import answers, answers_page, idempotency_header, in_path, in_query, refuses, takes
@@ -35,6 +35,7 @@ class StockListView(APIView):
     )
     def get(self, request: Request) -> Response:
         """The stock of several products, in the order asked; unknown ones are left out."""
+        known_params(request, "products")
         products = listed(request, "products")
         if products is None:
             raise MissingInput("Name the products: ?products=a,b", param="products")

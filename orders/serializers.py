@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
-from foundation.api import MinorUnits, Quantity, StrictSerializer, timestamp
+from foundation.api import Email, MinorUnits, Quantity, StrictSerializer, Text, timestamp
 from orders.types import OrderView, PaymentWish
 from payments.documents import REFUND_EXTENTS, PaymentDocument, payment_json
 
@@ -14,19 +14,19 @@ ORDER_STATUSES = ["pending", "paid", "shipped", "completed", "cancelled"]
 
 
 class CustomerRequest(StrictSerializer):
-    id = serializers.CharField(max_length=255)
-    email = serializers.EmailField(required=False)
-    phone = serializers.CharField(max_length=40, required=False)
+    id = Text(max_length=255)
+    email = Email(required=False)
+    phone = Text(max_length=40, required=False)
 
 
 class ItemRequest(StrictSerializer):
-    product = serializers.CharField(max_length=255)
+    product = Text(max_length=255)
     quantity = Quantity()
 
 
 class PaymentRequest(StrictSerializer):
     method = serializers.ChoiceField(choices=PAYMENT_METHODS)
-    payment_method = serializers.CharField(max_length=255, required=False)
+    payment_method = Text(max_length=255, required=False)
     confirm = serializers.BooleanField(required=False)
     store_credit = MinorUnits(required=False, help_text="this much of the total from the customer's store credit")
 
@@ -49,8 +49,8 @@ class CheckoutRequest(StrictSerializer):
 
 
 class ShipRequest(StrictSerializer):
-    carrier = serializers.CharField(max_length=100, required=False)
-    tracking = serializers.CharField(max_length=200, required=False)
+    carrier = Text(max_length=100, required=False)
+    tracking = Text(max_length=200, required=False)
 
 
 class NothingRequest(StrictSerializer):

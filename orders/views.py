@@ -12,7 +12,7 @@ from durability import services as durability
 from durability.errors import IdempotencyKeyInUse
 from durability.http import answer_in_two, answer_once
 from durability.types import Answer, Lease, NoAnswer
-from foundation.api import page, problem, validated
+from foundation.api import known_params, page, problem, text_param, validated
 from foundation.errors import DomainError, IllegalTransition, InvalidInput
 from foundation.permissions import caller
 from foundation.schema import (
@@ -63,7 +63,7 @@ from payments.errors import (
     StoreCreditInsufficient,
 )
 from payments.metrics import PAYMENT_REQUEST_DURATION
-from payments.states import PAYMENT_LIVE, PaymentStatus
+from payments.states import PAYMENT_CONFIRMABLE, PAYMENT_LIVE, PaymentStatus
 from payments.types import PaymentView
 
 READERS = {"storefront", "operations"}
@@ -77,7 +77,7 @@ def _by(request: Request) -> str:
 
 def with_secret(payment: dict[str, Any]) -> dict[str, Any]:
     """A payment's document with the secret that the buyer's browser confirms with, while it is of use."""
-    secret = payments.client_secret(payment["number"]) if payment["status"] in ("pending", "requires_action") else ""
+    secret = payments.client_secret(payment["number"]) if payment["status"] in PAYMENT_CONFIRMABLE else ""
     return {**payment, "client_secret": secret} if secret else payment
 
 
@@ -153,13 +153,17 @@ class CheckoutView(APIView):
         leases: list[Lease] = []
 
         def begin() -> str:
-            placed = services.place_order(
-                merchant_id=caller(request).merchant_id,
-                customer=Customer(**body["customer"]),
-                wanted=[Wanted(**item) for item in body["items"]],
-                wish=wish_of(body.get("payment", {})),
-                hold=at_once,
-            )
+            try:
+                placed = services.place_order(
+                    merchant_id=caller(request).merchant_id,
+                    customer=Customer(**body["customer"]),
+                    wanted=[Wanted(**item) for item in body["items"]],
+                    wish=wish_of(body.get("payment", {})),
+                    hold=at_once,
+                )
+            except StoreCreditInsufficient as refusal:
+                refusal.param = "payment.store_credit"  # where it stands in this body
+                raise
             leases[:] = [placed.lease] if placed.lease else []
             return placed.order
 
@@ -206,12 +210,13 @@ class OrdersView(APIView):
     )
     def get(self, request: Request) -> Response:
         """Orders, the newest first."""
+        known_params(request, "customer", "status")
         status = request.query_params.get("status", "")
         if "status" in request.query_params and status not in ORDER_STATUSES:
             raise InvalidInput(f"status is one of {', '.join(ORDER_STATUSES)}.", param="status")
         rows = selectors.orders_of(
             merchant_id=caller(request).merchant_id,
-            customer=request.query_params.get("customer", ""),
+            customer=text_param(request, "customer", longest=255),
             status=status,
         )
         return page(request, rows, lambda shown: [order_json(order) for order in selectors.views(shown)])

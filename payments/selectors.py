@@ -14,7 +14,13 @@ from foundation.errors import NotFound
 from payments import books, gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
 from payments.models import Account, BooksCheck, Dispute, InboxEvent, JournalEntry, Payment, ProviderTry, Refund
-from payments.states import DISPUTE_NEEDS_RESPONSE, DISPUTE_OPEN, PAYMENT_LIVE, PaymentStatus, RefundStatus
+from payments.states import (
+    DISPUTE_NEEDS_RESPONSE,
+    DISPUTE_OPEN,
+    PAYMENT_CONFIRMABLE,
+    PAYMENT_LIVE,
+    RefundStatus,
+)
 from payments.types import (
     BalanceReading,
     BalanceTransaction,
@@ -280,7 +286,7 @@ def read_client_secret(number: str) -> str:
     Empty while the payment is not opened or not confirmable. Raises NotFound.
     """
     payment = _payment(Payment.id_of(number), None)
-    if not payment.provider_reference or payment.status not in (PaymentStatus.PENDING, PaymentStatus.REQUIRES_ACTION):
+    if not payment.provider_reference or payment.status not in PAYMENT_CONFIRMABLE:
         return ""
     try:
         return gateway.retrieve_intent(payment.provider_reference).client_secret

@@ -1,10 +1,8 @@
 """What the API reads about refunds."""
 
-from rest_framework import serializers
-
-from foundation.api import MinorUnits, StrictSerializer
+from foundation.api import MinorUnits, StrictSerializer, Text
 
 
 class RefundRequest(StrictSerializer):
     amount = MinorUnits(required=False)
-    reason = serializers.CharField(max_length=500)
+    reason = Text(max_length=500)

@@ -74,6 +74,7 @@ PAYMENT_EDGES = frozenset(
         (_P.CANCELLED, _P.SUCCEEDED),  # on the provider's word alone
     }
 )
+PAYMENT_CONFIRMABLE = (_P.PENDING, _P.REQUIRES_ACTION)  # the buyer's browser may still confirm it
 PAYMENT_LIVE = (_P.PENDING, _P.PROCESSING, _P.REQUIRES_ACTION, _P.UNKNOWN)
 
 REFUND_EDGES = frozenset(

@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_POST
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -26,6 +25,7 @@ from payments.errors import (
     SignatureInvalid,
 )
 from payments.serializers import RefundRequest
+from payments.states import PAYMENT_CONFIRMABLE
 from payments.types import RefundPolicy
 
 READERS = {"storefront", "operations"}
@@ -48,7 +48,8 @@ class PaymentView(APIView):
         While the buyer can still confirm it, with the `client_secret` that their browser needs.
         """
         payment = selectors.get_payment(number, merchant_id=caller(request).merchant_id)
-        secret = services.client_secret(number)
+        # Of use as long as the buyer can confirm; this thread may still know it from when it opened the payment.
+        secret = services.client_secret(number) if payment.status in PAYMENT_CONFIRMABLE else ""
         document = {**payment_json(payment), **({"client_secret": secret} if secret else {})}
         return Response(document, headers={"Cache-Control": "no-store"})
 
@@ -106,12 +107,19 @@ class RefundView(APIView):
 
 
 @csrf_exempt
-@require_POST
 def provider_webhook(request: HttpRequest) -> HttpResponse:
     """POST /webhooks/stripe: 200 once stored, 400 for a bad signature. The work is a worker's."""
+    if request.method != "POST":
+        return _refusal(request, 405, "method_not_allowed", "Webhooks are posted.", headers={"Allow": "POST"})
     try:
         new = services.receive_webhook(payload=request.body, headers=request.headers)
     except SignatureInvalid as error:
-        document = problem(status=400, code=error.code, detail=error.detail, instance=request.path)
-        return JsonResponse(document, status=400, content_type=PROBLEM_TYPE)
+        return _refusal(request, error.status, error.code, error.detail)
     return JsonResponse({"received": True, "new": new})
+
+
+def _refusal(
+    request: HttpRequest, status: int, code: str, detail: str, *, headers: dict[str, str] | None = None
+) -> HttpResponse:
+    document = problem(status=status, code=code, detail=detail, instance=request.path)
+    return JsonResponse(document, status=status, content_type=PROBLEM_TYPE, headers=headers)

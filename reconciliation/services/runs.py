@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 
 from foundation.database import database_now, in_seconds
 from foundation.errors import DomainError, InvalidInput
+from foundation.logs import bound_id
 from payments import selectors as payments
 from payments import services as payments_services
 from payments.errors import ProviderUnavailable
@@ -77,7 +78,12 @@ def request_run(*, day: date, by: str) -> None:
     """Ask a worker to reconcile a day; the run appears among the runs. Raises InvalidInput, WorkersUnreachable."""
     _check(day, database_now())
     try:
-        current_app.send_task("reconciliation.reconcile_day", kwargs={"day": day.isoformat(), "by": by}, retry=False)
+        current_app.send_task(
+            "reconciliation.reconcile_day",
+            kwargs={"day": day.isoformat(), "by": by},
+            headers={"request_id": bound_id("request_id")},
+            retry=False,
+        )
     except OperationalError as error:
         raise WorkersUnreachable from error
 

@@ -383,6 +383,35 @@ def test_an_api_key_is_shown_once(as_role, shop):
     assert key.revoked_at is not None
 
 
+def test_an_api_key_rotates_and_both_are_seen(as_role, shop):
+    client, old = as_role("manager"), ApiKey.objects.get(name="storefront")
+    answer = press(client, old, "rotate", overlap_h="2", expires_on="2999-12-31", note="yearly")
+    new = ApiKey.objects.get(replaces=old)
+    assert answer.context["secret"].startswith(f"ek_{new.prefix}_")
+    assert shop.storefront.get("/api/v1/products").status_code == 200
+    assert new.expires_at is not None
+    assert new.expires_at.isoformat() == "2999-12-31T23:59:59.999999+00:00"
+    page = client.get(page_url(old)).content.decode()
+    assert "replaced" in page
+    assert page_url(new) in page
+    assert press(client, old, "rotate", overlap_h="2", note="again").status_code == 409
+    assert press(client, new, "rotate", overlap_h="721", note="for good").status_code == 400
+    found = client.get(list_url(ApiKey) + "?state=replaced").content.decode()
+    assert old.prefix in found
+    assert new.prefix not in found
+    for role in ("operator", "clerk"):
+        assert press(as_role(role), new, "rotate", overlap_h="2", note="mine").status_code == 403
+    assert ApiKey.objects.count() == 3
+
+
+def test_an_api_key_ends_with_its_last_day(as_role, shop):
+    merchant, client = Merchant.objects.get(), as_role("manager")
+    fields = {"name": "till", "scopes": ["storefront"], "note": "for the fair"}
+    assert press(client, merchant, "key", **fields, expires_on="2020-01-01").status_code == 400
+    press(client, merchant, "key", **fields, expires_on="2999-12-31")
+    assert str(ApiKey.objects.get(name="till").expires_at).startswith("2999-12-31 23:59:59")
+
+
 def test_a_webhooks_secret_is_made_anew_and_shown_once(as_role, shop):
     merchant, client = Merchant.objects.get(), as_role("manager")
     old = merchant.webhook_secret

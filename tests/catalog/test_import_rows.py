@@ -11,8 +11,9 @@ from catalog.types import EXPORT_COLUMNS
 from foundation.exports import csv_lines
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30).map(str.strip)
+LARGEST = 2**53 - 1  # what every reader of JSON holds exactly
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | TEXTS | st.floats(allow_nan=False, allow_infinity=False),
+    st.none() | st.booleans() | st.integers(-LARGEST, LARGEST) | TEXTS | st.floats(-LARGEST, LARGEST),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=6,
 )
