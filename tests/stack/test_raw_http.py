@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -47,11 +48,14 @@ class Wire:
         return "\r\n".join([*lines, "", ""]).encode()
 
     def send(self, *pieces: bytes) -> None:
-        try:
+        with suppress(OSError):  # it has answered, and hung up
             for piece in pieces:
                 self.socket.sendall(piece)
-        except OSError:
-            pass  # it has answered, and hung up
+
+    def end(self) -> None:
+        """Nothing more is sent."""
+        with suppress(OSError):  # it has hung up already
+            self.socket.shutdown(socket.SHUT_WR)
 
     def answer(self) -> tuple[int, str]:
         """(status, the problem's code); the status is 0 where the server hung up without a word."""
@@ -116,7 +120,7 @@ def test_a_body_of_megabytes_is_refused(shop, in_chunks):
 def test_a_head_that_makes_no_sense_is_refused_by_the_server(shop, headers):
     with Wire(shop) as wire:
         wire.send(wire.head("/api/v1/stock/x/restock", *headers))
-        wire.socket.shutdown(socket.SHUT_WR)
+        wire.end()
         status, _ = wire.answer()
     assert status == 0 or 400 <= status < 500
 
