@@ -7,10 +7,10 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: help up down reset test check fmt openapi crash boundaries guards history soak bench screenshots lock
+.PHONY: help up down reset test check fmt openapi crash boundaries guards history soak flash-sale bench bench-checkout screenshots lock
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: .venv/.installed ## The whole stack on http://127.0.0.1:8000 until Ctrl-C (PORT=9000, DEMO=0: without the day of trading)
 	@PORT='$(PORT)' DEMO='$(DEMO)' exec $(BIN)/python -m config.devstack up
@@ -55,8 +55,14 @@ guards: .venv/.installed ## Remove each guard against losing money in a copy: it
 soak: .venv/.installed ## Load at 70 % of the measured limit with a kill a minute: what grows, what waits, what is lost (MINUTES=30 SEED= WRITE=1)
 	@MINUTES='$(MINUTES)' SEED='$(SEED)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.soak
 
+flash-sale: .venv/.installed ## 500 buyers, 50 copies of one book, a provider that answers 429 (BUYERS= COPIES= WRITE=1)
+	@BUYERS='$(BUYERS)' COPIES='$(COPIES)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.flash_sale
+
 bench: .venv/.installed ## Benchmarks: floor and subject in turn, medians, ratios, CPU (ONLY=expiry,saga WRITE=1)
 	@ONLY='$(ONLY)' WRITE='$(WRITE)' exec $(BIN)/python -m benchmarks
+
+bench-checkout: .venv/.installed ## Of these, checkout beside the plain form, a hot product, and reads (CHECKOUTS=1600 WRITE=1)
+	@ONLY=checkout,hot,reads WRITE='$(WRITE)' exec $(BIN)/python -m benchmarks
 
 screenshots: .venv/.installed ## Take the pictures of docs/images/ from a running `make up`
 	@test -f docs/screenshots.py || { echo "error: there is no docs/screenshots.py yet"; exit 1; }

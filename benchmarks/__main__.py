@@ -5,7 +5,7 @@ from importlib import import_module
 
 from benchmarks.harness import start_servers
 
-ALL = ("checkout", "outbox", "wakeup", "expiry", "saga")
+ALL = ("checkout", "hot", "reads", "outbox", "wakeup", "expiry", "saga")
 
 
 def main() -> None:

@@ -58,9 +58,14 @@ def start_servers() -> None:
 
 def postgres_cpu_s() -> float:
     """CPU that the server has used so far: the postmaster, its children, and those that have ended."""
-    total = _cpu_ticks(_postgres_pid, and_ended_children=True)
+    return family_cpu_s(_postgres_pid)
+
+
+def family_cpu_s(pid: int) -> float:
+    """CPU that a process, its children, and those of them that have ended have used so far."""
+    total = _cpu_ticks(pid, and_ended_children=True)
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and _parent(int(entry)) == _postgres_pid:
+        if entry.isdigit() and _parent(int(entry)) == pid:
             total += _cpu_ticks(int(entry))
     return total / _TICKS_PER_S
 
@@ -99,6 +104,7 @@ class Form:
     name: str
     run: Callable[[], int]
     prepare: Callable[[], object] = lambda: None
+    our_cpu_s: Callable[[], float] | None = None  # of whom, if not of this process: of a web server that it asks
 
 
 @dataclass
@@ -121,9 +127,10 @@ def measure(forms: Sequence[Form], *, rounds: int = ROUNDS, warm_up: bool = True
     for number in range(0 if warm_up else 1, rounds + 1):
         for form, into in zip(forms, seen, strict=True):
             form.prepare()
-            wall, ours, postgres = time.perf_counter(), _our_cpu_s(), postgres_cpu_s()
+            our_cpu_s = form.our_cpu_s or _our_cpu_s
+            wall, ours, postgres = time.perf_counter(), our_cpu_s(), postgres_cpu_s()
             operations = form.run()
-            wall, ours = time.perf_counter() - wall, _our_cpu_s() - ours
+            wall, ours = time.perf_counter() - wall, our_cpu_s() - ours
             time.sleep(_SETTLED_AFTER_S)
             postgres = postgres_cpu_s() - postgres
             if number:
@@ -133,8 +140,10 @@ def measure(forms: Sequence[Form], *, rounds: int = ROUNDS, warm_up: bool = True
     return seen
 
 
-def pgbench(script: str, *, transactions: int, clients: int = 1, variables: dict[str, int] | None = None) -> int:
-    """Run a script with prepared statements. Returns how many transactions were done."""
+def pgbench(
+    script: str, *, transactions: int, clients: int = 1, jobs: int = 0, variables: dict[str, int] | None = None
+) -> int:
+    """Run a script with prepared statements, on a thread a client or on `jobs`. Returns how many transactions were done."""
     from config.devstack.servers import postgres_binary
 
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
@@ -143,7 +152,7 @@ def pgbench(script: str, *, transactions: int, clients: int = 1, variables: dict
         said = subprocess.run(
             [
                 str(postgres_binary("pgbench")),
-                *("--no-vacuum", "--protocol=prepared", f"--client={clients}", f"--jobs={clients}"),
+                *("--no-vacuum", "--protocol=prepared", f"--client={clients}", f"--jobs={jobs or clients}"),
                 f"--transactions={transactions // clients}",
                 *(f"--define={name}={value}" for name, value in (variables or {}).items()),
                 f"--file={file.name}",

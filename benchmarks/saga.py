@@ -10,11 +10,10 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from benchmarks.harness import Form, Section, measure, pgbench
-from catalog import services as catalog
+from benchmarks.shop import claim, open_shop
 from durability import engine
 from durability.models import Delivery, SagaRun
 from durability.types import Lane
-from inventory import services as inventory
 from orders import services
 from orders.models import Order
 from orders.types import Customer, PaymentWish, Wanted
@@ -29,12 +28,7 @@ _RESTS = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def run() -> None:
-    merchant = catalog.create_merchant(name="Saga", currency="usd").id
-    for product in ("one", "two"):
-        catalog.create_product(
-            merchant_id=merchant, product=product, title=product, author="A", price_minor=100, currency="usd"
-        )
-        inventory.restock(merchant_id=merchant, product=product, quantity=10**6, key=product, by="benchmark")
+    merchant = open_shop("Saga")
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE TABLE benchmark_sale (place bigint PRIMARY KEY, run_id uuid, order_id uuid, order_number text,"
@@ -86,6 +80,7 @@ def _sell(merchant, place: int) -> None:
     with transaction.atomic():
         placed = services.place_order(
             merchant_id=merchant,
+            claim=claim(merchant),
             customer=Customer(customer),
             wanted=[Wanted("one", 1), Wanted("two", 2)],
             wish=PaymentWish(),
@@ -106,14 +101,21 @@ def _sell(merchant, place: int) -> None:
             failure=None,
         )
         apply_intent(payment, intent, by="benchmark")
-        services.receive_payment(order=placed.order, payment=placed.payment, settling=True)
+        services.receive_payment(order=placed.claimed.subject, payment=placed.payment, settling=True)
         run = SagaRun.objects.get(recipe="orders.payment_success", key=placed.payment)
         with connection.cursor() as cursor:
             cursor.execute(
                 "INSERT INTO benchmark_sale (place, run_id, order_id, order_number, payment_id, payment_number, account_id)"
                 " VALUES (%s, %s, %s, %s, %s, %s, %s)",
                 [
-                    *(place, run.pk, Order.id_of(placed.order), placed.order, payment.pk, placed.payment),
+                    *(
+                        place,
+                        run.pk,
+                        Order.id_of(placed.claimed.subject),
+                        placed.claimed.subject,
+                        payment.pk,
+                        placed.payment,
+                    ),
                     customer_account(merchant, customer, "usd").id,
                 ],
             )

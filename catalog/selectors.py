@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
+from django.db import connection
 from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from catalog import search
 from catalog.models import ApiKey, Merchant, Product
-from catalog.types import MerchantTerms, Offer, WebhookEndpoint
+from catalog.types import Cart, MerchantTerms, Offer, WebhookEndpoint
 from foundation.errors import NotFound
 
 _NAMES_SHOWN = 100
@@ -92,12 +93,29 @@ def find_key(text: str) -> ApiKey:
     return found
 
 
-def get_offers(*, merchant_id: UUID, products: Sequence[str]) -> dict[str, Offer]:
-    """The published ones of these products by their public id; what is unknown or not published is missing."""
-    rows = Product.objects.filter(merchant_id=merchant_id, product_id__in=products, published=True).values_list(
-        "pk", "product_id", "title", "price_minor", "currency"
-    )
-    return {row[1]: Offer(*row) for row in rows}
+_CART = """
+SELECT now.at, now.at + make_interval(secs => merchant.order_expires_after_s),
+       product.id, product.product_id, product.title, product.price_minor, product.currency
+FROM catalog_merchant merchant
+CROSS JOIN (SELECT statement_timestamp() AS at) now
+LEFT JOIN catalog_product product
+       ON product.merchant_id = merchant.id AND product.product_id = ANY(%(products)s) AND product.published
+WHERE merchant.id = %(merchant)s
+"""
+
+
+def get_cart(*, merchant_id: UUID, products: Sequence[str]) -> Cart:
+    """All that checkout asks of the catalogue, in one query. What is unknown or not published is not offered.
+
+    Raises NotFound for an unknown merchant.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_CART, {"merchant": merchant_id, "products": list(products)})
+        rows = cursor.fetchall()
+    if not rows:
+        raise NotFound
+    offers = {row[3]: Offer(*row[2:]) for row in rows if row[2] is not None}
+    return Cart(offers, priced_at=rows[0][0], expires_at=rows[0][1])
 
 
 def product_ids(*, merchant_id: UUID, products: Sequence[str]) -> dict[str, UUID]:

@@ -1,7 +1,9 @@
 """The catalogue's vocabulary for the apps above."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypedDict
 from uuid import UUID
 
@@ -43,6 +45,15 @@ class Offer:
     title: str
     price_minor: int
     currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cart:
+    """What a merchant offers of some products, by public id, and how long an order of them may wait for its payment."""
+
+    offers: Mapping[str, Offer]
+    priced_at: datetime  # by PostgreSQL's clock
+    expires_at: datetime
 
 
 class ProductChanges(TypedDict, total=False):

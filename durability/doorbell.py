@@ -5,11 +5,10 @@ from functools import partial
 
 from celery import current_app
 from django.conf import settings
-from django.db import connection, transaction
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from foundation.redis import client
+from foundation import redis
 
 log = logging.getLogger(__name__)
 
@@ -19,16 +18,28 @@ TASKS = {"own": "durability.work_own", "outside": "durability.work_outside", "mi
 
 def ring_after_commit(bell: str) -> None:
     """Ring once after the present transaction commits, however often it asks for it."""
-    asked = any(getattr(hook, "keywords", None) == {"bell": bell} for _, hook, *_ in connection.run_on_commit)
-    if not asked:
-        transaction.on_commit(partial(ring, bell=bell), robust=True)
+    redis.after_commit(ringing(bell))
+
+
+def ringing(bell: str) -> redis.Command:
+    """The command that rings: it sends one task unless one is on its way already."""
+    parts = ("SET", _name(bell), 1, "NX", "PX", settings.OUTBOX_DOORBELL_TTL_MS)
+    return redis.Command(parts, then=partial(_send, bell), once=f"ring {bell}")
 
 
 def ring(*, bell: str) -> None:
     """Send one task unless one is on its way already. Without Redis it does nothing: the scan will do."""
     try:
-        if client().set(_name(bell), 1, nx=True, px=settings.OUTBOX_DOORBELL_TTL_MS):
-            current_app.send_task(TASKS[bell], retry=False)
+        _send(bell, redis.client().set(_name(bell), 1, nx=True, px=settings.OUTBOX_DOORBELL_TTL_MS))
+    except RedisError as error:
+        log.warning("the doorbell for %s did not ring: %s", bell, error)
+
+
+def _send(bell: str, was_silent: object) -> None:
+    if not was_silent:
+        return
+    try:
+        current_app.send_task(TASKS[bell], retry=False)
     except (RedisError, OperationalError) as error:
         log.warning("the doorbell for %s did not ring: %s", bell, error)
 
@@ -36,7 +47,7 @@ def ring(*, bell: str) -> None:
 def answer(bell: str) -> None:
     """Clear the bell *before* reading, so that what commits while we read rings again."""
     try:
-        client().delete(_name(bell))
+        redis.client().delete(_name(bell))
     except RedisError as error:
         log.warning("the doorbell for %s could not be cleared: %s", bell, error)
 

@@ -4,16 +4,17 @@ Every commit of a run carries the lease's version: a zombie that lost its lease 
 `Call` belongs to the workers whose lane is `outside`; all else is done by those that never leave the database.
 """
 
+import json
 import logging
 import math
 import time
 import traceback
 from collections.abc import Mapping
 from typing import Any, assert_never
+from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models.functions import Now
 
 from durability import doorbell, registry, shares
 from durability.backoff import backoff_s
@@ -24,6 +25,7 @@ from durability.models import SagaRun, SagaStep
 from durability.types import Accepted, Call, Context, Lane, Lease, Refused, Saga, Step, Succeeded, Unknown
 from foundation.database import in_seconds
 from foundation.errors import DomainError
+from foundation.ids import uuid7
 from foundation.logs import bound, bound_id, named, named_in
 from foundation.middleware import current_request_id
 
@@ -86,42 +88,42 @@ SET state = excluded.state, attempts = excluded.attempts, note = excluded.note, 
 """  # noqa: S608  put together from constants
 
 
-def start(saga: Saga, *, key: str, subject: str, payload: Mapping[str, Any], hold: bool) -> tuple[SagaRun, bool]:
-    """Begin a run in the caller's transaction, once per recipe and key. Returns the run and whether it is new.
+def start(saga: Saga, *, key: str, subject: str, payload: Mapping[str, Any], hold: bool) -> tuple[Lease, bool]:
+    """Begin a run in the caller's transaction, once per recipe and key. Returns its lease and whether it is new.
 
     Steps whose `do` is None were done by the caller in this very transaction. With `hold` the caller takes the lease
     and calls `advance` after its commit; without it a worker is woken.
     """
     if not connection.in_atomic_block:
         raise RuntimeError("a saga begins in the transaction of what it is about")
+    row = record(saga, key=key, subject=subject, payload=payload, hold=hold)
+    with connection.cursor() as cursor:  # waits for a concurrent twin, then yields to it
+        cursor.execute("SELECT durability_begin_saga(%s::jsonb)", [json.dumps(row)])
+        (is_new,) = cursor.fetchone()
+    if is_new and not hold:
+        doorbell.ring_after_commit(Lane.OUTSIDE if row["outside"] else Lane.OWN)
+    return Lease(UUID(row["id"]), int(hold)), is_new
+
+
+def record(saga: Saga, *, key: str, subject: str, payload: Mapping[str, Any], hold: bool) -> dict[str, Any]:
+    """A new run as `durability_begin_saga` takes it."""
     request_id = current_request_id()
     done = 0
     while done < len(saga.steps) and isinstance(step := saga.steps[done], Step) and step.do is None:
         done += 1
-    run = SagaRun(
-        recipe=saga.name,
-        version=saga.version,
-        key=key,
-        subject=subject or key,
-        payload=dict(payload),
-        request_id="" if request_id == "-" else request_id,
-        current_step=done,
-        outside=_goes_outside(saga, SagaRun.State.RUNNING, done),
-        attempts=1 if hold else 0,
-        lease_version=1 if hold else 0,
-        available_at=in_seconds(settings.LEASE_S if hold else 0),
-    )
-    SagaRun.objects.bulk_create([run], ignore_conflicts=True)  # waits for a concurrent twin, then yields to it
-    stored = SagaRun.objects.get(recipe=saga.name, key=key)
-    if stored.pk != run.pk:
-        return stored, False
-    SagaStep.objects.bulk_create(
-        SagaStep(run=run, index=index, name=saga.steps[index].name, state=SagaStep.State.DONE, finished_at=Now())
-        for index in range(done)
-    )
-    if not hold:
-        doorbell.ring_after_commit(_lane(run))
-    return stored, True
+    return {
+        "id": str(uuid7()),
+        "recipe": saga.name,
+        "version": saga.version,
+        "key": key,
+        "subject": subject or key,
+        "payload": dict(payload),
+        "request_id": "" if request_id == "-" else request_id,
+        "done": [step.name for step in saga.steps[:done]],
+        "outside": _goes_outside(saga, SagaRun.State.RUNNING, done),
+        "held": hold,
+        "held_s": settings.LEASE_S if hold else 0,
+    }
 
 
 def take(recipe: str, *, key: str) -> SagaRun | None:

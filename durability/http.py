@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 from django.db import OperationalError
@@ -11,7 +12,7 @@ from rest_framework.response import Response
 from durability import keys
 from durability.errors import IdempotencyKeyInUse, IdempotencyKeyReused
 from durability.metrics import IDEMPOTENCY
-from durability.types import Answer, NoAnswer
+from durability.types import Answer, Claimed, Fingerprint, NoAnswer
 from foundation.api import PROBLEM_TYPE
 from foundation.database import LOCK_NOT_AVAILABLE, in_transaction, sqlstate
 from foundation.logs import named, note
@@ -53,7 +54,6 @@ def answer_once(request: Request, effect: Callable[[], Answer]) -> Response:
     return _response(answer, replayed=replayed)
 
 
-@_conflicts_counted()
 def answer_in_two(
     request: Request,
     *,
@@ -68,21 +68,35 @@ def answer_in_two(
     `decorate` adds what is never stored (a client_secret) to the answer, fresh or replayed. A deadlock makes `begin` run
     again.
     """
-    wanted = _fingerprint(request)
 
-    def claim_and_begin() -> tuple[keys.Claimed, str]:
-        claimed = keys.claim(wanted)
-        if not claimed.is_new:
-            return claimed, claimed.subject
-        subject = begin()
-        keys.bind(claimed, subject=subject)
-        return claimed, subject
+    def claim_and_begin(wanted: Fingerprint) -> Claimed:
+        def work() -> Claimed:
+            claimed = keys.claim(wanted)
+            if not claimed.is_new:
+                return claimed
+            subject = begin()
+            keys.bind(claimed, subject=subject)
+            return replace(claimed, subject=subject)
 
-    claimed, subject = in_transaction(claim_and_begin)
+        return in_transaction(work)
+
+    return answer_begun(request, begin=claim_and_begin, finish=finish, decorate=decorate)
+
+
+@_conflicts_counted()
+def answer_begun(
+    request: Request,
+    *,
+    begin: Callable[[Fingerprint], Claimed],
+    finish: Callable[[str], Answer | NoAnswer],
+    decorate: Decorate = lambda body: body,
+) -> Response:
+    """The same where `begin` itself takes the key, in the transaction of what it makes; it may store the answer there, too."""
+    claimed = begin(_fingerprint(request))
+    note(**named(claimed.subject))
     if claimed.answer:
-        return _response(claimed.answer, replayed=True, decorate=decorate)
-    note(**named(subject))
-    answer = finish(subject)
+        return _response(claimed.answer, replayed=not claimed.is_new, decorate=decorate)
+    answer = finish(claimed.subject)
     if isinstance(answer, NoAnswer):
         keys.release(claimed)
         raise answer.refusal
@@ -96,7 +110,7 @@ def idempotency_key(request: Request) -> str:
     return keys.bare_key(request.headers.get("Idempotency-Key"))
 
 
-def _fingerprint(request: Request) -> keys.Fingerprint:
+def _fingerprint(request: Request) -> Fingerprint:
     return keys.fingerprint(
         caller=caller(request).merchant_id,
         key=request.headers.get("Idempotency-Key"),

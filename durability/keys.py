@@ -3,39 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, transaction
 
 from durability.errors import IdempotencyKeyInUse, IdempotencyKeyMissing, IdempotencyKeyReused
 from durability.models import IdempotencyKey
-from durability.types import Answer
+from durability.types import Answer, Claimed, Fingerprint
 
 _LONGEST_KEY = 255
 _LONGEST_PATH = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What a key stands for: whose it is, and which request."""
-
-    caller: UUID
-    key: str
-    method: str
-    path: str
-    body_hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A key that is ours to use (`answer` None), or one that was used before."""
-
-    id: int
-    is_new: bool
-    subject: str
-    answer: Answer | None
 
 
 def bare_key(header: str | None) -> str:
@@ -60,18 +38,40 @@ def fingerprint(*, caller: UUID, key: str | None, method: str, path: str, body: 
 def claim(wanted: Fingerprint) -> Claimed:
     """Insert the key in the caller's transaction, or find what it stood for. Raises IdempotencyKeyReused."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            INSERT INTO durability_idempotencykey (caller, key, method, path, body_hash, subject)
-            VALUES (%s, %s, %s, %s, %s, '')
-            ON CONFLICT (caller, key) DO NOTHING
-            RETURNING id
-            """,
-            [wanted.caller, wanted.key, wanted.method, wanted.path, wanted.body_hash],
-        )
-        inserted = cursor.fetchone()
+        cursor.execute("SELECT durability_claim_key(%s::jsonb)", [json.dumps(record(wanted))])
+        (inserted,) = cursor.fetchone()
     if inserted:
-        return Claimed(inserted[0], is_new=True, subject="", answer=None)
+        return Claimed(inserted, is_new=True, subject="", answer=None)
+    return used_before(wanted)
+
+
+def record(wanted: Fingerprint, *, subject: str = "", answer: Answer | None = None) -> dict[str, Any]:
+    """A key as `durability_claim_key` takes it: with what it made, and with its answer where that is final already."""
+    row = {
+        "caller": str(wanted.caller),
+        "key": wanted.key,
+        "method": wanted.method,
+        "path": wanted.path,
+        "body_hash": wanted.body_hash.hex(),
+        "subject": subject,
+    }
+    return row | ({"status": answer.status, "body": answer.body} if answer else {})
+
+
+def earlier(wanted: Fingerprint) -> Claimed | None:
+    """What the key stands for already, once a twin that is at it has ended. None where it is free, and then it stays so.
+
+    Belongs outside of transactions. Raises IdempotencyKeyReused.
+    """
+    with transaction.atomic(durable=True):
+        claimed = claim(wanted)
+        if claimed.is_new:
+            transaction.set_rollback(True)
+    return None if claimed.is_new else claimed
+
+
+def used_before(wanted: Fingerprint) -> Claimed:
+    """What a key stands for that somebody has claimed. Raises IdempotencyKeyReused, IdempotencyKeyInUse."""
     stored = IdempotencyKey.objects.filter(caller=wanted.caller, key=wanted.key).first()
     if stored is None:  # cleaned up between the two statements
         raise IdempotencyKeyInUse

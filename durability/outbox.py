@@ -5,7 +5,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,25 +29,7 @@ log = logging.getLogger(__name__)
 _SHARE_OF_LEASE = 0.7  # of a batch's lease may be used up before the rest is given back
 _LONGEST_ERROR = 4_000  # characters kept of a traceback
 
-_PUBLISH = """
-WITH message AS (
-    INSERT INTO durability_message (name, key, payload, request_id, state)
-    SELECT event ->> 'name', event ->> 'key', event -> 'payload', %(request_id)s, 'pending'
-    FROM jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS listed (event, place)
-    ORDER BY place
-    RETURNING id, name, key
-),
-delivery AS (
-    INSERT INTO durability_delivery (message_id, handler, key, outside, state, attempts, lease_version, last_error,
-                                     resolved_by, resolved_reason)
-    SELECT message.id, listener.handler, message.key, listener.outside, 'pending', 0, 0, '', '', ''
-    FROM message
-    JOIN unnest(%(handlers)s::text[], %(listens_to)s::text[], %(outside)s::boolean[])
-         AS listener (handler, name, outside) USING (name)
-    ORDER BY message.id
-)
-SELECT id FROM message ORDER BY id
-"""
+_PUBLISH = "SELECT durability_publish(%s::jsonb)"
 
 # Heads of their keys only: a message waits while an earlier one of the same handler and key is not done. First attempts
 # before retries: what fails, or hangs until its time limit, comes back when the others have had their turn.
@@ -101,26 +83,34 @@ def publish_many(events: Sequence[Event]) -> list[int]:
         raise RuntimeError("publish() belongs into the transaction of the change that it tells of")
     if not events:
         return []
-    request_id = current_request_id()
-    handlers = [handler for name in {event.name for event in events} for handler in registry.handlers_of(name)]
+    news = record(events)
     with connection.cursor() as cursor:
-        cursor.execute(
-            _PUBLISH,
-            {
-                "events": json.dumps(
-                    [{"name": event.name, "key": event.key, "payload": event.payload()} for event in events]
-                ),
-                "request_id": "" if request_id == "-" else request_id,
-                "handlers": [handler.name for handler in handlers],
-                "listens_to": [handler.event.name for handler in handlers],
-                "outside": [handler.lane is Lane.OUTSIDE for handler in handlers],
-            },
-        )
+        cursor.execute(_PUBLISH, [json.dumps(news)])
         ids = [row[0] for row in cursor.fetchall()]
-    for lane in {handler.lane for handler in handlers}:
-        doorbell.ring_after_commit(lane)
-    doorbell.ring_after_commit("mirror")
+    for bell in bells(news):
+        doorbell.ring_after_commit(bell)
     return ids
+
+
+def record(events: Sequence[Event], *, kinds: Sequence[type[Event]] = ()) -> dict[str, Any]:
+    """News as `durability_publish` takes them: the events, and who listens."""
+    request_id = current_request_id()
+    names = dict.fromkeys([*(event.name for event in events), *(kind.name for kind in kinds)])
+    handlers = [handler for name in names for handler in registry.handlers_of(name)]
+    return {
+        "events": [{"name": event.name, "key": event.key, "payload": event.payload()} for event in events],
+        "request_id": "" if request_id == "-" else request_id,
+        "listeners": [
+            {"handler": handler.name, "name": handler.event.name, "outside": handler.lane is Lane.OUTSIDE}
+            for handler in handlers
+        ],
+    }
+
+
+def bells(news: Mapping[str, Any]) -> list[str]:
+    """Whom to wake once these news are committed."""
+    lanes = {Lane.OUTSIDE if listener["outside"] else Lane.OWN for listener in news["listeners"]}
+    return [*sorted(lanes), "mirror"]
 
 
 def deliver_batch(lane: Lane, *, until: float = math.inf) -> int:

@@ -11,11 +11,12 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from durability import doorbell, engine, outbox, registry, retention, subscriptions
+from durability import doorbell, engine, keys, outbox, registry, retention, subscriptions
 from durability.errors import ReasonMissing
 from durability.models import Delivery, Heartbeat, SagaRun, SagaStep
-from durability.types import Event, Lane, Lease
+from durability.types import Answer, Claimed, Event, Fingerprint, Lane, Lease
 from foundation.errors import IllegalTransition
+from foundation.redis import Command
 
 
 def publish(event: Event) -> int:
@@ -28,10 +29,9 @@ def publish_many(events: Sequence[Event]) -> list[int]:
     return outbox.publish_many(events)
 
 
-def start_saga(recipe: str, *, key: str, subject: str = "", payload: Mapping[str, Any] | None = None) -> UUID:
+def start_saga(recipe: str, *, key: str, subject: str = "", payload: Mapping[str, Any] | None = None) -> None:
     """Begin a saga in the caller's transaction, once per recipe and key; a worker runs it after the commit."""
-    run, _ = engine.start(registry.latest_recipe(recipe), key=key, subject=subject, payload=payload or {}, hold=False)
-    return run.pk
+    engine.start(registry.latest_recipe(recipe), key=key, subject=subject, payload=payload or {}, hold=False)
 
 
 def hold_saga(recipe: str, *, key: str, subject: str = "", payload: Mapping[str, Any] | None = None) -> Lease | None:
@@ -39,10 +39,50 @@ def hold_saga(recipe: str, *, key: str, subject: str = "", payload: Mapping[str,
 
     None where the run exists already: then `resume_saga` may take it over.
     """
-    run, is_new = engine.start(
+    lease, is_new = engine.start(
         registry.latest_recipe(recipe), key=key, subject=subject, payload=payload or {}, hold=True
     )
-    return Lease(run.pk, run.lease_version) if is_new else None
+    return lease if is_new else None
+
+
+# --- The same as records, for a statement of an app above that writes them together with its own rows -----------------
+
+
+def claim_record(claim: Fingerprint, *, subject: str, answer: Answer | None) -> dict[str, Any]:
+    """A key as the SQL function `durability_claim_key` takes it, with its answer where that is final already."""
+    return keys.record(claim, subject=subject, answer=answer)
+
+
+def saga_record(
+    recipe: str, *, key: str, payload: Mapping[str, Any], hold: bool
+) -> tuple[dict[str, Any], Lease | None]:
+    """A saga as `durability_begin_saga` takes it, and with `hold` the lease that its caller then has."""
+    row = engine.record(registry.latest_recipe(recipe), key=key, subject="", payload=payload, hold=hold)
+    return row, Lease(UUID(row["id"]), 1) if hold else None
+
+
+def news_record(events: Sequence[Event], *, kinds: Sequence[type[Event]] = ()) -> dict[str, Any]:
+    """Events as `durability_publish` takes them, and who listens; `kinds` are those that the statement itself adds."""
+    return outbox.record(events, kinds=kinds)
+
+
+def wakings(*, saga: Mapping[str, Any], news: Mapping[str, Any]) -> list[Command]:
+    """What `start_saga` and `publish` do themselves: the commands that wake whoever works on these records."""
+    bells = outbox.bells(news) if saga["held"] else [Lane.OUTSIDE if saga["outside"] else Lane.OWN, *outbox.bells(news)]
+    return [doorbell.ringing(bell) for bell in dict.fromkeys(bells)]
+
+
+def used_key(claim: Fingerprint) -> Claimed:
+    """What a key stands for that turned out to be used. Raises IdempotencyKeyReused, IdempotencyKeyInUse."""
+    return keys.used_before(claim)
+
+
+def earlier_use(claim: Fingerprint) -> Claimed | None:
+    """The same for a request that is about to be refused: a retry is answered as the first was, whatever is true by now.
+
+    Waits for a twin that is at it; None where the key is free. Outside of transactions. Raises IdempotencyKeyReused.
+    """
+    return keys.earlier(claim)
 
 
 def advance_saga(lease: Lease) -> None:

@@ -175,6 +175,17 @@ class NoAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What an idempotency key stands for: whose it is, and which request."""
+
+    caller: UUID
+    key: str
+    method: str
+    path: str
+    body_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An HTTP answer that may be stored and replayed: it never holds a secret.
 
@@ -184,3 +195,16 @@ class Answer:
     status: int
     body: dict[str, Any]
     final: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A key that this request has taken (`is_new`), or one that was used before.
+
+    `subject` is the object that it made, to go on with; `answer` is None until a final one is stored.
+    """
+
+    id: int
+    is_new: bool
+    subject: str
+    answer: Answer | None

@@ -21,10 +21,19 @@ def in_transaction(work: Callable[[], T]) -> T:
     (deadlock, serialization failure), it is done anew: `work` may run several times, and must leave nothing behind
     but rows.
     """
+
+    def once() -> T:
+        with transaction.atomic(durable=True):
+            return work()
+
+    return tried_again(once)
+
+
+def tried_again(work: Callable[[], T]) -> T:
+    """The same for `work` that is a transaction of its own: a single statement, for instance."""
     for tries_left in reversed(range(_TRIES)):
         try:
-            with transaction.atomic(durable=True):
-                return work()
+            return work()
         except OperationalError as error:
             if not tries_left or sqlstate(error) not in _ROLLED_BACK_FOR_OTHERS:
                 raise

@@ -3,9 +3,10 @@
 Each movement has a key, unique per merchant: moving twice with one key moves once. Each function works in the caller's
 transaction or makes its own, locks stock rows in primary-key order, and then changes stock, holds and log in one
 statement, however many lines there are. That statement starts after the locks were granted, so it sees what the
-transactions before it committed.
+transactions before it committed. Reserving is a function in PostgreSQL (migration 0004): checkout calls it from another.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -45,7 +46,6 @@ class Effect(NamedTuple):
 
 _EFFECTS = {
     Operation.RESTOCK: Effect(+1, 0, 0),
-    Operation.RESERVE: Effect(0, +1, 0),
     Operation.COMMIT: Effect(-1, -1, +1),
     Operation.RELEASE_RESERVED: Effect(0, -1, 0),
     Operation.RETURN_SOLD: Effect(+1, 0, -1),
@@ -62,26 +62,46 @@ def reserve(*, merchant_id: UUID, reference: str, lines: Sequence[Line], by: str
 
     Raises InsufficientStock with every short line. A second call with the same reference and product does nothing.
     """
-    wanted: dict[UUID, int] = {}
-    for line in lines:
-        wanted[line.product_id] = wanted.get(line.product_id, 0) + line.quantity
-    keys = [_key(reference, Operation.RESERVE, product_id) for product_id in wanted]
-    with transaction.atomic():
-        stock = lock_stock(merchant_id=merchant_id, product_ids=wanted)
-        short = _short(wanted, stock)
-        if short and StockMovement.objects.filter(merchant_id=merchant_id, key__in=keys).exists():
-            return  # the shortage is our own: what we ask for is what we already hold
+    record = reservation_record(merchant_id=merchant_id, reference=reference, lines=lines, by=by)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT inventory_reserve(%s::jsonb)::text", [json.dumps(record)])
+        (short,) = cursor.fetchone()
         if short:
-            names = {line.product_id: line.product for line in lines}
-            raise InsufficientStock((names[product_id], wanted[product_id], left) for product_id, left in short)
-        _move_lines(
-            Operation.RESERVE,
-            merchant_id=merchant_id,
-            reference=reference,
-            quantities=wanted,
-            keys=keys,
-            by=by,
-        )
+            raise shortage(json.loads(short), lines=lines)
+
+
+def reservation_record(*, merchant_id: UUID, reference: str, lines: Sequence[Line], by: str) -> dict[str, Any]:
+    """A reservation as the SQL function `inventory_reserve` takes it, for a statement of an app above."""
+    names = {line.product_id: line.product for line in lines}
+    return {
+        "merchant_id": str(merchant_id),
+        "reference": reference,
+        "by": by,
+        "news": durability.news_record([], kinds=[StockLow]),
+        "lines": [
+            {"product_id": str(product_id), "product": names[product_id], "quantity": quantity}
+            for product_id, quantity in _quantities(lines).items()
+        ],
+    }
+
+
+def shortage(short: Sequence[Mapping[str, Any]], *, lines: Sequence[Line]) -> InsufficientStock:
+    """What `inventory_reserve` answered where something is short, as an error that names every short line."""
+    available = {UUID(line["product_id"]): int(line["available"]) for line in short}
+    names = {line.product_id: line.product for line in lines}
+    return InsufficientStock(
+        (names[product_id], quantity, available[product_id])
+        for product_id, quantity in _quantities(lines).items()
+        if product_id in available
+    )
+
+
+def _quantities(lines: Sequence[Line]) -> dict[UUID, int]:
+    """Product → pieces, with the lines of one product merged."""
+    quantities: dict[UUID, int] = {}
+    for line in lines:
+        quantities[line.product_id] = quantities.get(line.product_id, 0) + line.quantity
+    return quantities
 
 
 def release_reserved(*, merchant_id: UUID, reference: str, by: str) -> None:
@@ -316,12 +336,6 @@ def _level(product: str, counts: Counts) -> StockLevel:
     return StockLevel(product, counts.on_hand, counts.reserved, counts.available)
 
 
-def _short(wanted: Mapping[UUID, int], stock: Mapping[UUID, Counts]) -> list[tuple[UUID, int]]:
-    """Products of which too little is available, with what is."""
-    available = {product_id: stock[product_id].available if product_id in stock else 0 for product_id in wanted}
-    return [(product_id, left) for product_id, left in available.items() if left < wanted[product_id]]
-
-
 # --- The one statement that moves -------------------------------------------------------------------
 
 # Where the lines come from: given by the caller …
@@ -452,10 +466,6 @@ def _execute(statement: str, movement: dict[str, Any], lines: dict[str, Any]) ->
     if low:
         _tell_of_low(low)
     return int(moved)
-
-
-def _key(reference: str, operation: Operation, product_id: UUID) -> str:
-    return f"{reference}:{operation.value}:{product_id}"
 
 
 # --- The daily proof --------------------------------------------------------------------------------

@@ -1,9 +1,13 @@
-"""Row locks of orders: after the saga's row, before stock and payment."""
+"""Row locks of orders: after the saga's row, before stock and payment.
+
+Whoever locks may change: what the API has kept of the order is forgotten at the commit.
+"""
 
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from foundation import documents
 from foundation.errors import NotFound
 from orders.models import Order
 
@@ -13,6 +17,7 @@ def lock_order(number: str) -> Order:
     order = Order.objects.select_for_update().filter(pk=Order.id_of(number)).first()
     if order is None:
         raise NotFound
+    documents.forget_after_commit(number)
     return order
 
 
@@ -38,4 +43,6 @@ FOR NO KEY UPDATE SKIP LOCKED
 
 def lock_due(*, after: Place, limit: int) -> list[Order]:
     """Lock orders whose time to pay is over, the longest overdue first, but for those that somebody else has locked."""
-    return list(Order.objects.raw(LOCK_DUE, {**after._asdict(), "limit": limit}))
+    due = list(Order.objects.raw(LOCK_DUE, {**after._asdict(), "limit": limit}))
+    documents.forget_after_commit(*(order.number for order in due))
+    return due

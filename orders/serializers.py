@@ -1,11 +1,15 @@
 """What the API reads and writes about orders."""
 
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from rest_framework import serializers
 
+from foundation import documents
 from foundation.api import Email, MinorUnits, Quantity, StrictSerializer, Text, timestamp
+from foundation.errors import NotFound
+from orders import selectors
 from orders.types import OrderView, PaymentWish
 from payments.documents import REFUND_EXTENTS, PaymentDocument, payment_json
 
@@ -102,6 +106,19 @@ def wish_of(body: dict[str, Any]) -> PaymentWish:
         confirm=body.get("confirm", False),
         store_credit_minor=body.get("store_credit", 0),
     )
+
+
+def order_document(number: str, *, merchant_id: UUID) -> dict[str, Any]:
+    """An order as `order_json` has it, from the cache until it changes. Raises NotFound, also for another merchant's."""
+    kept = documents.kept_or_read(number, lambda: _to_keep(selectors.get_order(number)))
+    if kept["merchant"] != str(merchant_id):
+        raise NotFound
+    document: dict[str, Any] = kept["order"]
+    return document
+
+
+def _to_keep(order: OrderView) -> dict[str, Any]:
+    return {"merchant": str(order.merchant_id), "order": order_json(order)}
 
 
 def order_json(order: OrderView) -> dict[str, Any]:

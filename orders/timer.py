@@ -6,6 +6,7 @@ from datetime import datetime
 
 from redis.exceptions import RedisError
 
+from foundation import redis
 from foundation.redis import client
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,12 @@ def arm(due: Mapping[str, datetime]) -> None:
     """Order number → when it expires. Without Redis nothing is lost: the scan finds it."""
     if due:
         _quietly(lambda: client().zadd(_SET, {number: moment.timestamp() for number, moment in due.items()}))
+
+
+def arming(due: Mapping[str, datetime]) -> redis.Command:
+    """The same as a command, to be sent with others after a commit."""
+    scores = [part for number, moment in due.items() for part in (moment.timestamp(), number)]
+    return redis.Command(("ZADD", _SET, *scores))
 
 
 def disarm(numbers: Iterable[str]) -> None:

@@ -10,8 +10,8 @@ from rest_framework.views import APIView
 from durability import selectors as durability_reads
 from durability import services as durability
 from durability.errors import IdempotencyKeyInUse
-from durability.http import answer_in_two, answer_once
-from durability.types import Answer, Lease, NoAnswer
+from durability.http import answer_begun, answer_in_two, answer_once
+from durability.types import Answer, Claimed, Fingerprint, Lease, NoAnswer
 from foundation.api import known_params, page, problem, text_param, validated
 from foundation.errors import DomainError, IllegalTransition, InvalidInput
 from foundation.permissions import caller
@@ -47,6 +47,7 @@ from orders.serializers import (
     OrderDocument,
     PaymentRequest,
     ShipRequest,
+    order_document,
     order_json,
     wish_of,
 )
@@ -151,21 +152,26 @@ class CheckoutView(APIView):
         body = validated(CheckoutRequest, request.data)
         at_once = "respond-async" not in request.headers.get("Prefer", "")
         leases: list[Lease] = []
+        unopened = ""  # the payment that this request has left to a worker
 
-        def begin() -> str:
+        def begin(claim: Fingerprint) -> Claimed:
+            nonlocal unopened
             try:
                 placed = services.place_order(
                     merchant_id=caller(request).merchant_id,
+                    claim=claim,
                     customer=Customer(**body["customer"]),
                     wanted=[Wanted(**item) for item in body["items"]],
                     wish=wish_of(body.get("payment", {})),
                     hold=at_once,
+                    answer=None if at_once else placed_answer,
                 )
             except StoreCreditInsufficient as refusal:
                 refusal.param = "payment.store_credit"  # where it stands in this body
                 raise
             leases[:] = [placed.lease] if placed.lease else []
-            return placed.order
+            unopened = "" if at_once else placed.payment
+            return placed.claimed
 
         def finish(number: str) -> Answer:
             held = at_once and go_on("orders.checkout", number, leases)
@@ -173,13 +179,19 @@ class CheckoutView(APIView):
             payment = order.payments[0]
             if held and payment.status == PaymentStatus.PENDING and not payment.provider_reference:
                 raise IdempotencyKeyInUse  # the request that took the key is at it right now
-            answer = {"order": order_json(order), "payment": payment_json(payment)}
-            return payment_answer(order, payment, path=request.path, body=answer)
+            return payment_answer(order, payment, path=request.path, body=placed_answer(order).body)
 
         def decorate(answer: dict[str, Any]) -> dict[str, Any]:
-            return {**answer, "payment": with_secret(answer["payment"])} if "code" not in answer else answer
+            if "code" in answer or answer["payment"]["number"] == unopened:
+                return answer
+            return {**answer, "payment": with_secret(answer["payment"])}
 
-        return answer_in_two(request, begin=begin, finish=finish, decorate=decorate)
+        return answer_begun(request, begin=begin, finish=finish, decorate=decorate)
+
+
+def placed_answer(order: OrderView) -> Answer:
+    """201 with the order and its payment."""
+    return Answer(201, {"order": order_json(order), "payment": payment_json(order.payments[0])})
 
 
 def go_on(recipe: str, key: str, leases: list[Lease]) -> bool:
@@ -234,7 +246,7 @@ class OrderDetailView(APIView):
     )
     def get(self, request: Request, number: str) -> Response:
         """One order, with its items and payments."""
-        return Response(order_json(selectors.get_order(number, merchant_id=caller(request).merchant_id)))
+        return Response(order_document(number, merchant_id=caller(request).merchant_id))
 
 
 class CancelView(APIView):

@@ -1,11 +1,15 @@
 """How payments and refunds look in the API: one shape, also where an order nests them. Never with a client_secret."""
 
 from typing import Any
+from uuid import UUID
 
 from rest_framework import serializers
 
+from foundation import documents
 from foundation.api import timestamp
-from payments.states import RefundStatus
+from foundation.errors import NotFound
+from payments import selectors
+from payments.states import PaymentStatus, RefundStatus
 from payments.types import PaymentView, RefundView
 
 PAYMENT_STATUSES = ["pending", "processing", "requires_action", "succeeded", "failed", "cancelled"]
@@ -61,6 +65,26 @@ class RefundDocument(serializers.Serializer[Any]):
     provider_reference = serializers.CharField(allow_null=True)
     created_at = serializers.DateTimeField()
     completed_at = serializers.DateTimeField(allow_null=True)
+
+
+def payment_document(number: str, *, merchant_id: UUID) -> dict[str, Any]:
+    """A payment as `payment_json` has it, from the cache until it changes. Raises NotFound, also for another merchant's."""
+    kept = documents.kept_or_read(number, lambda: _to_keep(selectors.get_payment(number)))
+    if kept["merchant"] != str(merchant_id):
+        raise NotFound
+    document: dict[str, Any] = kept["payment"]
+    return document
+
+
+def is_confirmable(payment: dict[str, Any]) -> bool:
+    """Whether this document's payment has a client_secret, which is read from the provider each time."""
+    return payment["status"] in (PaymentStatus.PENDING, PaymentStatus.REQUIRES_ACTION) and bool(
+        payment["provider_reference"]
+    )
+
+
+def _to_keep(payment: PaymentView) -> dict[str, Any]:
+    return {"merchant": str(payment.merchant_id), "payment": payment_json(payment)}
 
 
 def payment_json(payment: PaymentView) -> dict[str, Any]:

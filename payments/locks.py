@@ -1,7 +1,11 @@
-"""Row locks of payments. The global order is: saga → order → payment → refund → stock by primary key → accounts."""
+"""Row locks of payments. The global order is: saga → order → payment → refund → stock by primary key → accounts.
+
+Whoever locks may change: what the API has kept of the payment, and of what it pays for, is forgotten at the commit.
+"""
 
 from uuid import UUID
 
+from foundation import documents
 from foundation.errors import NotFound
 from payments.models import Payment, Refund
 
@@ -11,6 +15,7 @@ def lock_payment(payment_id: UUID) -> Payment:
     payment = Payment.objects.select_for_update().filter(pk=payment_id).first()
     if payment is None:
         raise NotFound
+    documents.forget_after_commit(payment.number, payment.reference)
     return payment
 
 

@@ -1,7 +1,9 @@
 """What payments tell the apps above, and what the gateway tells payments. Amounts are minor units."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import Any
 from uuid import UUID
 
 from payments.states import refund_status
@@ -54,6 +56,15 @@ class PaymentView:
         return refund_status(
             captured_minor=self.captured_minor, refunded_minor=self.refunded_minor, open_minor=self.refunds_open_minor
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPayment:
+    """An attempt that is about to be recorded: its row, and how it will look."""
+
+    number: str
+    record: Mapping[str, Any]
+    view: PaymentView
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from foundation.api import PROBLEM_TYPE, problem, validated
 from foundation.permissions import caller
 from foundation.schema import answers, idempotency_header, in_path, refuses, takes
 from payments import examples, selectors, services
-from payments.documents import PaymentDocument, RefundDocument, payment_json, refund_json
+from payments.documents import PaymentDocument, RefundDocument, is_confirmable, payment_document, refund_json
 from payments.errors import (
     PaymentDisputed,
     PaymentNotRefundable,
@@ -25,7 +25,6 @@ from payments.errors import (
     SignatureInvalid,
 )
 from payments.serializers import RefundRequest
-from payments.states import PAYMENT_CONFIRMABLE
 from payments.types import RefundPolicy
 
 READERS = {"storefront", "operations"}
@@ -47,10 +46,9 @@ class PaymentView(APIView):
 
         While the buyer can still confirm it, with the `client_secret` that their browser needs.
         """
-        payment = selectors.get_payment(number, merchant_id=caller(request).merchant_id)
-        # Of use as long as the buyer can confirm; this thread may still know it from when it opened the payment.
-        secret = services.client_secret(number) if payment.status in PAYMENT_CONFIRMABLE else ""
-        document = {**payment_json(payment), **({"client_secret": secret} if secret else {})}
+        payment = payment_document(number, merchant_id=caller(request).merchant_id)
+        secret = services.client_secret(number) if is_confirmable(payment) else ""
+        document = {**payment, **({"client_secret": secret} if secret else {})}
         return Response(document, headers={"Cache-Control": "no-store"})
 
 

@@ -212,6 +212,15 @@ class Unguarded:
         else:
             self._drop(table, f"DROP INDEX {name}", "SELECT indexdef FROM pg_indexes WHERE indexname = %s", name)
 
+    def function(self, name: str, old: str, new: str) -> None:
+        """A part of one of our functions in PostgreSQL."""
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_get_functiondef(%s::regproc)", [name])
+            whole = cursor.fetchone()[0]
+        assert whole.count(old) == 1, whole
+        self._back.append(("", whole))
+        self._run(whole.replace(old, new))
+
     def triggers(self, table: str) -> None:
         """All of a table's own triggers."""
         self._run(f"ALTER TABLE {table} DISABLE TRIGGER USER")
@@ -229,7 +238,8 @@ class Unguarded:
 
     def restore(self) -> None:
         for table, statement in reversed(self._back):
-            cleaning.truncate([table])  # the damage would not pass
+            if table:
+                cleaning.truncate([table])  # the damage would not pass
             self._run(statement)
 
 

@@ -55,6 +55,15 @@ class Options:
         return f"http://{HOST}:{self.port}"
 
 
+def web_command(port: int) -> list[str]:
+    """What serves the API and the admin, after the name of the interpreter."""
+    granian = ["-m", "granian", "--interface", "wsgi", "--host", HOST, "--port", str(port)]
+    granian += ["--workers", str(WEB_WORKERS), "--blocking-threads", str(WEB_THREADS), "--no-ws", "--http", "1"]
+    granian += ["--backpressure", str(WEB_BACKPRESSURE), "--respawn-failed-workers", "--workers-kill-timeout", "10"]
+    granian += ["--log-config", str(PROJECT / "config" / "granian_log.json")]
+    return [*granian, "config.wsgi:application"]
+
+
 class Stack:
     """The processes of one stack, and what is told about them."""
 
@@ -126,14 +135,10 @@ class Stack:
 
     def application(self) -> list[Child]:
         """Web, workers and beat."""
-        granian = ["-m", "granian", "--interface", "wsgi", "--host", HOST, "--port", str(self.options.port)]
-        granian += ["--workers", str(WEB_WORKERS), "--blocking-threads", str(WEB_THREADS), "--no-ws", "--http", "1"]
-        granian += ["--backpressure", str(WEB_BACKPRESSURE), "--respawn-failed-workers", "--workers-kill-timeout", "10"]
-        granian += ["--log-config", str(PROJECT / "config" / "granian_log.json")]
         celery = ["-m", "celery", "-A", "config", "--quiet"]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         return [
-            self._child("web", "web", [*granian, "config.wsgi:application"], is_ready=lambda _pid: self._web_answers()),
+            self._child("web", "web", web_command(self.options.port), is_ready=lambda _pid: self._web_answers()),
             *(
                 self._child(
                     f"worker-{queue}",

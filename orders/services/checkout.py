@@ -1,113 +1,212 @@
-"""Checkout's first commit: price the cart, place the order, record the payment's intent, reserve the stock."""
+"""Checkout's first commit: price the cart, then place the order, record the payment's intent and reserve the stock.
 
-from collections.abc import Sequence
+Everything that decides stands here: what is offered at which price, whether it can be paid so, what follows. Everything
+that is written is one statement, the function `orders_place_order` in PostgreSQL (migration 0007), and that statement is
+the whole transaction: the idempotency key, order, items, payment, saga, news and reservation, or nothing.
+docs/decisions/0020 says what this is worth.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connection
 
 from catalog import selectors as catalog
-from catalog.types import Offer
+from catalog.types import Cart, Offer
 from durability import services as durability
-from durability.types import Lease
-from foundation.database import database_now
-from foundation.errors import InvalidInput
-from foundation.ids import uuid7
+from durability.types import Answer, Claimed, Fingerprint, Lease
+from foundation import redis
+from foundation.database import in_transaction, tried_again
+from foundation.errors import DomainError, InvalidInput
+from foundation.ids import public_id, uuid7
 from inventory import services as inventory
 from inventory.types import Line
 from orders import timer
 from orders.errors import CurrencyMixed, NothingToPay, ProductNotFound
 from orders.events import OrderPlaced
-from orders.models import Order, OrderItem
-from orders.types import Customer, PaymentWish, Wanted
+from orders.models import Order
+from orders.states import OrderStatus
+from orders.types import Customer, ItemView, OrderView, PaymentWish, Wanted
 from payments import services as payments
 from payments.errors import StoreCreditExceedsTotal
+from payments.types import PlannedPayment
+
+_PLACE_ORDER = """
+SELECT outcome, key_id, short::text FROM orders_place_order(
+    claim => %(claim)s, placed => %(placed)s, payment => %(payment)s, saga => %(saga)s, news => %(news)s,
+    reservation => %(reservation)s
+)
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What checkout's first commit made. `lease` lets the same request go on with the second one."""
+    """What became of the key: its order (`claimed.subject`) is new, or that of an earlier request.
 
-    order: str
-    payment: str
-    lease: Lease | None
+    `payment` is the new payment's number; `lease` lets the same request go on with the second commit.
+    """
+
+    claimed: Claimed
+    payment: str = ""
+    lease: Lease | None = None
 
 
 def place_order(
-    *, merchant_id: UUID, customer: Customer, wanted: Sequence[Wanted], wish: PaymentWish, hold: bool
+    *,
+    merchant_id: UUID,
+    claim: Fingerprint,
+    customer: Customer,
+    wanted: Sequence[Wanted],
+    wish: PaymentWish,
+    hold: bool,
+    answer: Callable[[OrderView], Answer] | None = None,
 ) -> Placed:
-    """Place an order in the caller's transaction: all of it commits, or nothing.
+    """Place an order under an idempotency key, once: all of it commits, or nothing, in a transaction of its own.
 
-    With `hold` the caller opens the payment itself right after its commit; without it a worker does. Raises
-    ProductNotFound, CurrencyMixed, NothingToPay, StoreCreditExceedsTotal, InsufficientStock, StoreCreditInsufficient.
+    With `hold` the caller opens the payment itself right afterwards; without it a worker does. `answer` makes the final
+    answer from the order as it is placed, to be stored with it; it is not asked where store credit pays a part.
+
+    Raises ProductNotFound, CurrencyMixed, NothingToPay, StoreCreditExceedsTotal, InsufficientStock,
+    StoreCreditInsufficient, IdempotencyKeyReused.
     """
-    offers = catalog.get_offers(merchant_id=merchant_id, products=[one.product for one in wanted])
-    for index, one in enumerate(wanted):
-        if one.product not in offers:
-            raise ProductNotFound(param=f"items[{index}].product")
-    lines = _merged(wanted, offers)
-    currencies = {offer.currency for offer, _ in lines}
-    if len(currencies) > 1:
-        raise CurrencyMixed(param="items")
-    total_minor = sum(offer.price_minor * quantity for offer, quantity in lines)
-    if total_minor <= 0:
-        raise NothingToPay(param="items")
-    check_store_credit(wish, total_minor, param="payment.store_credit")
+    try:
+        plan = _plan(merchant_id=merchant_id, customer=customer, wanted=wanted, wish=wish, hold=hold)
+    except DomainError:
+        earlier = durability.earlier_use(claim)
+        if earlier is None:
+            raise
+        return Placed(earlier)
+    if wish.store_credit_minor:
+        return in_transaction(partial(_place_with_credit, plan, claim))
+    return tried_again(partial(_place, plan, claim, answer and answer(plan.order)))
 
-    terms = catalog.get_merchant(merchant_id)
-    order = Order(
-        id=uuid7(),
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """An order that is about to be placed: how it will look, and the records of what is written beside it."""
+
+    order: OrderView
+    lines: Sequence[Line]
+    payment: PlannedPayment
+    saga: Mapping[str, Any]
+    lease: Lease | None
+    news: Mapping[str, Any]
+
+
+def _plan(*, merchant_id: UUID, customer: Customer, wanted: Sequence[Wanted], wish: PaymentWish, hold: bool) -> _Plan:
+    """Decide everything; write nothing. Raises all that `place_order` does, but for what stock and credit refuse."""
+    cart = catalog.get_cart(merchant_id=merchant_id, products=[one.product for one in wanted])
+    offers = _merged(wanted, cart)
+    total_minor = _total(offers)
+    check_store_credit(wish, total_minor, param="payment.store_credit")
+    order_id, currency = uuid7(), offers[0][0].currency
+    number = public_id(Order.PREFIX, order_id)
+    payment = payments.plan_payment(
         merchant_id=merchant_id,
-        customer=customer.id,
-        customer_email=customer.email,
-        customer_phone=customer.phone,
-        currency=currencies.pop(),
-        total_minor=total_minor,
-        expires_at=database_now() + timedelta(seconds=terms.order_expires_after_s),
-    )
-    order.save(force_insert=True)
-    OrderItem.objects.bulk_create(
-        OrderItem(
-            order=order,
-            merchant_id=merchant_id,
-            product_id=offer.id,
-            product=offer.product,
-            title=offer.title,
-            quantity=quantity,
-            unit_price_minor=offer.price_minor,
-            amount_minor=offer.price_minor * quantity,
-        )
-        for offer, quantity in lines
-    )
-    payment = payments.begin_payment(
-        merchant_id=merchant_id,
-        reference=order.number,
+        reference=number,
         customer=customer.id,
         amount_minor=total_minor,
-        currency=order.currency,
+        currency=currency,
         method=wish.method,
         payment_method=wish.payment_method,
         confirm=wish.confirm,
         credit_minor=wish.store_credit_minor,
+        at=cart.priced_at,
     )
-    begin = durability.hold_saga if hold else durability.start_saga
-    started = begin("orders.checkout", key=order.number, payload={"payment": payment})
-    durability.publish(
-        OrderPlaced(order.number, str(merchant_id), customer.id, amount_minor=total_minor, currency=order.currency)
-    )
-    # Last: the shorter a hot product's row is locked, the more buyers get through.
-    inventory.reserve(
+    saga, lease = durability.saga_record("orders.checkout", key=number, payload={"payment": payment.number}, hold=hold)
+    placed = OrderPlaced(number, str(merchant_id), customer.id, amount_minor=total_minor, currency=currency)
+    order = OrderView(
+        id=order_id,
+        number=number,
         merchant_id=merchant_id,
-        reference=order.number,
-        lines=[Line(offer.id, offer.product, quantity) for offer, quantity in lines],
-        by="checkout",
+        status=OrderStatus.PENDING,
+        refund_status="none",
+        dispute="",
+        customer=customer,
+        currency=currency,
+        total_minor=total_minor,
+        items=[
+            ItemView(offer.product, offer.title, quantity, offer.price_minor, offer.price_minor * quantity)
+            for offer, quantity in offers
+        ],
+        payments=[payment.view],
+        carrier="",
+        tracking="",
+        expires_at=cart.expires_at,
+        created_at=cart.priced_at,
+        paid_at=None,
     )
-    # After stock, as everywhere: accounts are locked last of all.
-    payments.take_credit(payment, by="checkout")
-    transaction.on_commit(partial(timer.arm, {order.number: order.expires_at}))
-    return Placed(order.number, payment, started if isinstance(started, Lease) else None)
+    lines = [Line(offer.id, offer.product, quantity) for offer, quantity in offers]
+    return _Plan(order, lines, payment, saga, lease, durability.news_record([placed]))
+
+
+def _place(plan: _Plan, claim: Fingerprint, answer: Answer | None) -> Placed:
+    order = plan.order
+    written = records(plan, claim, answer)
+    with connection.cursor() as cursor:
+        cursor.execute(_PLACE_ORDER, {name: json.dumps(record) for name, record in written.items()})
+        outcome, key_id, short = cursor.fetchone()
+    if outcome == "short":
+        raise inventory.shortage(json.loads(short), lines=plan.lines)
+    if outcome != "placed":
+        return Placed(durability.used_key(claim))
+    redis.after_commit(
+        timer.arming({order.number: order.expires_at}), *durability.wakings(saga=plan.saga, news=plan.news)
+    )
+    return Placed(Claimed(key_id, True, order.number, answer), plan.payment.number, plan.lease)
+
+
+def _place_with_credit(plan: _Plan, claim: Fingerprint) -> Placed:
+    """The same, in a transaction with what takes the store credit: accounts are locked last of all, after stock."""
+    placed = _place(plan, claim, None)
+    if placed.claimed.is_new:
+        payments.take_credit(placed.payment, by="checkout")
+    return placed
+
+
+def records(plan: _Plan, claim: Fingerprint, answer: Answer | None) -> dict[str, Any]:
+    """What `orders_place_order` takes: a document for each app that writes."""
+    order = plan.order
+    return {
+        "claim": durability.claim_record(claim, subject=order.number, answer=answer),
+        "placed": _order_record(order, plan.lines),
+        "payment": plan.payment.record,
+        "saga": plan.saga,
+        "news": plan.news,
+        "reservation": inventory.reservation_record(
+            merchant_id=order.merchant_id, reference=order.number, lines=plan.lines, by="checkout"
+        ),
+    }
+
+
+def _order_record(order: OrderView, lines: Sequence[Line]) -> dict[str, Any]:
+    """An order with its items, as `orders_place_order` takes them."""
+    return {
+        "id": str(order.id),
+        "merchant_id": str(order.merchant_id),
+        "customer": order.customer.id,
+        "email": order.customer.email,
+        "phone": order.customer.phone,
+        "currency": order.currency,
+        "total_minor": order.total_minor,
+        "expires_at": order.expires_at.isoformat(),
+        "created_at": order.created_at.isoformat(),
+        "items": [
+            {
+                "product_id": str(line.product_id),
+                "product": item.product,
+                "title": item.title,
+                "quantity": item.quantity,
+                "unit_price_minor": item.unit_price_minor,
+                "amount_minor": item.amount_minor,
+            }
+            for line, item in zip(lines, order.items, strict=True)
+        ],
+    }
 
 
 def check_store_credit(wish: PaymentWish, total_minor: int, *, param: str) -> None:
@@ -123,8 +222,21 @@ def check_store_credit(wish: PaymentWish, total_minor: int, *, param: str) -> No
         )
 
 
-def _merged(wanted: Sequence[Wanted], offers: dict[str, Offer]) -> list[tuple[Offer, int]]:
+def _merged(wanted: Sequence[Wanted], cart: Cart) -> list[tuple[Offer, int]]:
+    """Offers and quantities, with the lines of one product merged. Raises ProductNotFound."""
     quantities: dict[str, int] = {}
-    for one in wanted:
+    for index, one in enumerate(wanted):
+        if one.product not in cart.offers:
+            raise ProductNotFound(param=f"items[{index}].product")
         quantities[one.product] = quantities.get(one.product, 0) + one.quantity
-    return [(offers[product], quantity) for product, quantity in quantities.items()]
+    return [(cart.offers[product], quantity) for product, quantity in quantities.items()]
+
+
+def _total(offers: Sequence[tuple[Offer, int]]) -> int:
+    """In minor units. Raises CurrencyMixed, NothingToPay."""
+    if len({offer.currency for offer, _ in offers}) > 1:
+        raise CurrencyMixed(param="items")
+    total_minor = sum(offer.price_minor * quantity for offer, quantity in offers)
+    if total_minor <= 0:
+        raise NothingToPay(param="items")
+    return total_minor

@@ -7,6 +7,7 @@ from payments.services.attempts import (
     client_secret,
     close_intent,
     open_at_provider,
+    plan_payment,
     record_cancelling,
     record_opening,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "mark_fraud",
     "open_at_provider",
     "open_count",
+    "plan_payment",
     "post_booking",
     "post_correction",
     "post_learnt_fees",

@@ -1,18 +1,20 @@
 """A payment attempt: recorded before it is sent, opened under its own number, cancelled at the provider before here."""
 
+import json
 from collections.abc import Sequence
 from contextvars import ContextVar
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from durability import services as durability
 from durability.types import Accepted, Outcome, Refused, Succeeded, Unknown
+from foundation import documents
 from foundation.database import database_now, in_seconds
-from foundation.ids import uuid7
+from foundation.ids import public_id, uuid7
 from foundation.money import check_step
 from foundation.transition import transition, transition_many
 from payments import gateway, metrics, selectors
@@ -32,7 +34,7 @@ from payments.services.contradictions import NOBODY_CAN_PAY
 from payments.services.payment_news import apply_intent, cancel, fail
 from payments.services.tries import CANCEL, LOOK_UP, READ, SEND, LostTrack, asking, lost_track, need_person
 from payments.states import PAYMENT_EDGES, PAYMENT_LIVE, PaymentStatus
-from payments.types import Failure, Intent, PaymentView
+from payments.types import Failure, Intent, PaymentView, PlannedPayment
 
 # The secret of the intent that this very request opened, for its own answer: memory only, this thread only.
 _fresh_secret: ContextVar[tuple[str, str]] = ContextVar("fresh_secret", default=("", ""))
@@ -57,27 +59,66 @@ def begin_payment(
     transaction. Raises StoreCreditExceedsTotal, PaymentInProgress while another attempt for the reference is live, and
     InvalidInput where the provider cannot charge the rest (1.234 KWD).
     """
-    if credit_minor > amount_minor:
-        raise StoreCreditExceedsTotal(param="store_credit")
-    check_step(amount_minor - credit_minor, currency)
-    payment = Payment(
-        id=Payment.id_of(number) if number else uuid7(),
+    planned = plan_payment(
         merchant_id=merchant_id,
         reference=reference,
         customer=customer,
-        amount_minor=amount_minor - credit_minor,
+        amount_minor=amount_minor,
         currency=currency,
-        credit_minor=credit_minor,
-        method="store_credit" if credit_minor == amount_minor else method,
+        method=method,
         payment_method=payment_method,
         confirm=confirm,
+        credit_minor=credit_minor,
+        number=number,
+        at=database_now(),
     )
-    try:
-        with transaction.atomic():
-            payment.save(force_insert=True)
-    except IntegrityError as error:
-        raise PaymentInProgress from error
-    return payment.number
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT payments_begin_payment(%s::jsonb)", [json.dumps(planned.record)])
+        (is_recorded,) = cursor.fetchone()
+    if not is_recorded:
+        raise PaymentInProgress
+    documents.forget_after_commit(reference)
+    return planned.number
+
+
+def plan_payment(
+    *,
+    merchant_id: UUID,
+    reference: str,
+    customer: str,
+    amount_minor: int,
+    currency: str,
+    method: str,
+    payment_method: str = "",
+    confirm: bool = False,
+    credit_minor: int = 0,
+    number: str = "",
+    at: datetime,
+) -> PlannedPayment:
+    """An attempt as the SQL function `payments_begin_payment` takes it, for a statement of an app above that records it
+    together with its own rows. Nothing is written here. It is dated `at`, by PostgreSQL's clock.
+
+    Raises StoreCreditExceedsTotal and InvalidInput as `begin_payment` does.
+    """
+    if credit_minor > amount_minor:
+        raise StoreCreditExceedsTotal(param="store_credit")
+    check_step(amount_minor - credit_minor, currency)
+    payment_id = Payment.id_of(number) if number else uuid7()
+    number = number or public_id(Payment.PREFIX, payment_id)
+    record = {
+        "id": str(payment_id),
+        "merchant_id": str(merchant_id),
+        "reference": reference,
+        "customer": customer,
+        "amount_minor": amount_minor - credit_minor,
+        "currency": currency,
+        "credit_minor": credit_minor,
+        "method": "store_credit" if credit_minor == amount_minor else method,
+        "payment_method": payment_method,
+        "confirm": confirm,
+    }
+    planned = Payment(**record | {"id": payment_id, "merchant_id": merchant_id, "created_at": at})
+    return PlannedPayment(number, record | {"created_at": at.isoformat()}, selectors.view(planned))
 
 
 def open_at_provider(number: str) -> Outcome:
@@ -294,6 +335,7 @@ def cancel_never_sent(*, references: Sequence[tuple[UUID, str]], by: str) -> set
     names = [name for _, name in references]
     asked = {"merchants": [merchant for merchant, _ in references], "references": names, "live": list(PAYMENT_LIVE)}
     payable = list(Payment.objects.raw(_LOCK_PAYABLE, asked))
+    documents.forget_after_commit(*names, *(payment.number for payment in payable))
     unsent = [
         one
         for one in payable

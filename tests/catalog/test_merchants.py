@@ -49,7 +49,7 @@ def test_offers_are_what_is_published(django_assert_num_queries):
     theirs = make_product(make_merchant())
     asked = [book.product, draft.product, theirs.product, "nothing"]
     with django_assert_num_queries(1):
-        assert selectors.get_offers(merchant_id=merchant.id, products=asked) == {book.product: book}
+        assert selectors.get_cart(merchant_id=merchant.id, products=asked).offers == {book.product: book}
     ids = selectors.product_ids(merchant_id=merchant.id, products=asked)
     assert ids == {book.product: book.id, draft.product: draft.id}
     assert selectors.public_product_ids(ids.values()) == {book.id: book.product, draft.id: draft.product}

@@ -6,12 +6,12 @@ from django.db import connection, transaction
 
 from durability import keys
 from durability.errors import IdempotencyKeyMissing, IdempotencyKeyReused
-from durability.types import Answer
+from durability.types import Answer, Fingerprint
 
 CALLER = uuid4()
 
 
-def wanted(key: str | None = "k", body: dict | None = None, caller=CALLER) -> keys.Fingerprint:
+def wanted(key: str | None = "k", body: dict | None = None, caller=CALLER) -> Fingerprint:
     return keys.fingerprint(caller=caller, key=key, method="POST", path="/x", body=body or {})
 
 

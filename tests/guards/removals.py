@@ -117,11 +117,11 @@ GUARDS = [
         [
             Edit(
                 "durability/outbox.py",
-                "    with connection.cursor() as cursor:\n        cursor.execute(\n            _PUBLISH,",
-                "    transaction.on_commit(lambda: _publish_late(events, handlers, request_id))\n"
+                "    with connection.cursor() as cursor:\n        cursor.execute(_PUBLISH, [json.dumps(news)])",
+                "    transaction.on_commit(lambda: _publish_late(news))\n"
                 "    return [0] * len(events)\n\n\n"
-                "def _publish_late(events: Any, handlers: Any, request_id: str) -> Any:\n"
-                "    with connection.cursor() as cursor:\n        cursor.execute(\n            _PUBLISH,",
+                "def _publish_late(news: Any) -> Any:\n"
+                "    with connection.cursor() as cursor:\n        cursor.execute(_PUBLISH, [json.dumps(news)])",
             )
         ],
     ),

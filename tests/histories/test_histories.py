@@ -48,8 +48,8 @@ def test_a_random_history_keeps_the_laws(workshop):
 
 
 def forget_keys(monkeypatch):
-    claim = keys.claim
-    monkeypatch.setattr(keys, "claim", lambda wanted: claim(replace(wanted, key=str(uuid4()))))
+    record = keys.record
+    monkeypatch.setattr(keys, "record", lambda wanted, **made: record(replace(wanted, key=str(uuid4())), **made))
 
 
 def post_fees_with_each_news(monkeypatch):

@@ -85,15 +85,8 @@ def test_control_checking_first_and_writing_then_oversells(merchant, last_copy):
     assert StockHold.objects.count() == BUYERS  # ten promises of one copy
 
 
-def test_where_the_lock_is_taken_out_the_database_still_refuses(merchant, last_copy, monkeypatch):
-    everyone_has_looked = Barrier(BUYERS)
-
-    def look_without_locking(*, merchant_id, product_ids):
-        rows = {row.pk: Counts(row.on_hand, row.reserved) for row in Stock.objects.filter(pk__in=list(product_ids))}
-        everyone_has_looked.wait(timeout=30)
-        return rows
-
-    monkeypatch.setattr(services, "lock_stock", look_without_locking)
+def test_where_the_condition_is_taken_out_the_database_still_refuses(merchant, last_copy, unguarded):
+    unguarded.function("inventory_reserve", "AND shelf.on_hand - shelf.reserved >= line.quantity", "")
     results = at_once(buy(merchant, last_copy))
     assert outcomes(results) == {"NoneType": 1, IntegrityError.__name__: 9}
     assert StockHold.objects.count() == 1
@@ -164,29 +157,27 @@ def test_a_restock_and_a_reservation_both_count(race, merchant, last_copy, turns
     ]
 
 
-def test_a_restock_lets_the_reservation_through_that_waited_for_it(race, merchant):
-    sold_out = make_product(merchant)
-    services.restock(merchant_id=merchant.id, product=sold_out.product, quantity=1, key="first", by="test")
+def test_who_finds_nothing_left_is_refused_at_once_and_waits_for_nobody(race, merchant):
+    """What a restock has not committed yet is not there. The same holds for 450 buyers of 50 copies."""
+    sold_out = make_product(merchant, stock=1)
     buy(merchant, sold_out)(0)
     restock_against_reserve(race, merchant, sold_out)
     assert race.turn("restock") == "after inventory.services.lock_stock"
-    assert race.turn("reserve") == "waiting"
-    assert race.finish()["reserve"] is None
-    assert Stock.objects.get().reserved == 2
+    assert race.turn("reserve") == "ended"
+    assert isinstance(race.finish()["reserve"], InsufficientStock)
+    stock = Stock.objects.get()
+    assert (stock.on_hand, stock.reserved) == (6, 1)
 
 
-def test_control_without_the_lock_a_reservation_is_refused_what_was_restocked_before_it(race, merchant, monkeypatch):
-    """It counts what it saw, not what is there."""
-
-    def look(*, merchant_id, product_ids):
-        rows = Stock.objects.filter(pk__in=list(product_ids))
-        return {row.pk: Counts(row.on_hand, row.reserved) for row in rows}
-
-    sold_out = make_product(merchant)
-    monkeypatch.setattr(services, "lock_stock", look)
-    restock_against_reserve(race, merchant, sold_out)
-    assert isinstance(race.play("restock reserve restock restock reserve")["reserve"], InsufficientStock)
-    assert Stock.objects.get().on_hand == 5
+def test_who_waited_for_the_last_copy_is_told_what_is_left_then(race, merchant, last_copy):
+    race.stop_before_commit()
+    for buyer in ("first", "second"):
+        race.actor(buyer, lambda buyer=buyer: buy(merchant, last_copy)(buyer))
+    assert race.turn("first").startswith("before")
+    assert race.turn("second") == "waiting"
+    results = race.finish()
+    assert results["first"] is None
+    assert results["second"].members["errors"] == [{"product": last_copy.product, "requested": 1, "available": 0}]
 
 
 def test_control_without_the_lock_and_with_the_count_written_a_restock_is_lost(race, merchant, last_copy, monkeypatch):

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from durability import keys
 from durability.models import IdempotencyKey
+from inventory.models import Stock
 from orders import services
 from orders.models import Order
 from payments.models import Payment
@@ -21,14 +21,23 @@ def told(answer: Any) -> Told:
     return answer.status_code, body.get("code") or body["order"]["number"], "Idempotent-Replayed" in answer.headers
 
 
-def same_key_twice(race: Race, shop: Shop, *, quantities: tuple[int, int] = (1, 1)) -> None:
-    race.stop("durability.keys.claim", at="after")  # the key is ours, nothing else is done
+def same_key_twice(race: Race, shop: Shop, *, quantities: tuple[int, int] = (1, 1), leaving: int = 10) -> None:
+    """`shelf` holds the book's row: who checks out meanwhile has taken the key and written the order, and waits there."""
+    race.stop(f"{__name__}.pause")
     race.stop("payments.gateway.create_intent")  # the order is committed, its answer not stored
+    race.actor("shelf", lambda: hold_the_shelf(reserving=10 - leaving))
     race.actor("a", lambda: told(shop.checkout(quantity=quantities[0], key="one")))
     race.actor("b", lambda: told(shop.checkout(quantity=quantities[1], key="one")))
+    race.turn("shelf")
 
 
-@pytest.mark.parametrize("turns", orders("a", "a", "a", "b", "b", "b", alike=True))
+def hold_the_shelf(*, reserving: int) -> None:
+    with transaction.atomic():
+        Stock.objects.update(reserved=reserving)
+        pause()
+
+
+@pytest.mark.parametrize("turns", orders("a", "a", "b", "b", "shelf", alike=True))
 def test_one_key_sent_twice_at_once_places_one_order(race, shop, turns):
     same_key_twice(race, shop)
     results = race.play(turns)
@@ -40,7 +49,7 @@ def test_one_key_sent_twice_at_once_places_one_order(race, shop, turns):
     assert (Payment.objects.count(), shop.level()) == (1, (10, 1))
 
 
-@pytest.mark.parametrize("turns", orders("a", "a", "a", "b", "b", alike=True))
+@pytest.mark.parametrize("turns", orders("a", "a", "b", "b", "shelf", alike=True))
 def test_one_key_sent_twice_at_once_with_other_bodies_is_refused_the_second_time(race, shop, turns):
     same_key_twice(race, shop, quantities=(1, 2))
     results = race.play(turns)
@@ -48,30 +57,37 @@ def test_one_key_sent_twice_at_once_with_other_bodies_is_refused_the_second_time
     assert results["b"] == (422, "idempotency_key_reused", False)
 
 
-@pytest.mark.parametrize("turns", orders("a", "a", "b", "b", alike=True))
+@pytest.mark.parametrize("turns", orders("a", "b", "shelf", alike=True))
 def test_where_the_first_is_refused_the_second_has_the_key(race, shop, turns):
     """A refusal rolls the key back: its twin is not told of it, it is refused for itself."""
-    same_key_twice(race, shop, quantities=(11, 11))
-    assert set(race.play(turns).values()) == {(409, "insufficient_stock", False)}
+    same_key_twice(race, shop, leaving=0)
+    results = race.play(turns)
+    assert {results["a"], results["b"]} == {(409, "insufficient_stock", False)}
     assert not IdempotencyKey.objects.exists()
 
 
-def test_control_looking_before_inserting_places_two_orders(race, shop, monkeypatch, unguarded):
-    """The way that many libraries do it: look, then insert."""
-
-    def look_then_insert(wanted: keys.Fingerprint) -> keys.Claimed:
-        assert not IdempotencyKey.objects.filter(caller=wanted.caller, key=wanted.key).exists()
-        row = IdempotencyKey(
-            caller=wanted.caller, key=wanted.key, method="POST", path=wanted.path, body_hash=wanted.body_hash
+def test_a_twin_waits_for_the_key_and_not_for_the_shelf(race, shop):
+    same_key_twice(race, shop)
+    assert race.turn("a") == "waiting"
+    assert race.turn("b") == "waiting"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_blocking_pids(%s), pg_blocking_pids(%s)",
+            [race._actors["a"].pid, race._actors["b"].pid],
         )
-        row.save(force_insert=True)
-        return keys.Claimed(row.pk, is_new=True, subject="", answer=None)
+        assert cursor.fetchone() == ([race._actors["shelf"].pid], [race._actors["a"].pid])
+    race.finish()
 
-    monkeypatch.setattr(keys, "claim", look_then_insert)
+
+def test_control_looking_before_inserting_places_two_orders(race, shop, unguarded):
+    """The way that many libraries do it: look, then insert."""
+    look = "SELECT FROM durability_idempotencykey used WHERE used.key = claim ->> 'key'"
+    unguarded.function("durability_claim_key", "BEGIN\n", f"BEGIN\n IF EXISTS ({look}) THEN RETURN NULL; END IF;\n")
+    unguarded.function("durability_claim_key", "ON CONFLICT (caller, key) DO NOTHING", "")
     unguarded.unique("durability_idempotencykey", "idempotency_key_once_per_caller")
     same_key_twice(race, shop)
-    results = race.play("a b a b a b")
-    assert [status for status, _, _ in results.values()] == [201, 201]
+    results = race.play("a b shelf")
+    assert [results[name][0] for name in "ab"] == [201, 201]
     assert Order.objects.count() == 2  # of one cart
 
 

@@ -1,0 +1,138 @@
+"""The cache of documents: forgotten with each change, never older than the last one, and nothing without Redis."""
+
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from foundation import documents
+from foundation.documents import forget_after_commit, kept_or_read
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Shelf:
+    """Something with a document; counts how often it was read."""
+
+    def __init__(self) -> None:
+        self.value = 1
+        self.reads = 0
+
+    def read(self) -> dict[str, Any]:
+        self.reads += 1
+        return {"value": self.value}
+
+    def change(self, value: int) -> None:
+        with transaction.atomic():
+            forget_after_commit("ord_1")
+            self.value = value
+
+
+@pytest.fixture
+def shelf(valkey, monkeypatch) -> Shelf:
+    monkeypatch.setattr(documents, "_resume_at", 0.0)
+    return Shelf()
+
+
+def seen(shelf: Shelf) -> int:
+    return int(kept_or_read("ord_1", shelf.read)["value"])
+
+
+def test_what_has_not_changed_is_read_once(shelf):
+    assert [seen(shelf) for _ in range(3)] == [1, 1, 1]
+    assert shelf.reads == 1
+
+
+def test_a_change_is_seen_by_the_next_reader(shelf):
+    assert seen(shelf) == 1
+    shelf.change(2)
+    assert [seen(shelf), seen(shelf)] == [2, 2]
+    assert shelf.reads == 2
+
+
+def test_what_is_rolled_back_forgets_nothing(shelf):
+    seen(shelf)
+    with pytest.raises(RuntimeError), transaction.atomic():
+        forget_after_commit("ord_1")
+        raise RuntimeError
+    seen(shelf)
+    assert shelf.reads == 1
+
+
+def slow_reader(shelf: Shelf) -> int:
+    """It reads, and before it can keep what it read, the object changes."""
+
+    def read() -> dict[str, Any]:
+        document = shelf.read()
+        shelf.change(2)
+        return document
+
+    return int(kept_or_read("ord_1", read)["value"])
+
+
+@pytest.mark.parametrize("known_before", [True, False])
+def test_a_slow_reader_does_not_put_back_what_it_read_before_a_change(shelf, known_before):
+    if known_before:  # there is a mark of an earlier change
+        shelf.change(1)
+    assert slow_reader(shelf) == 1
+    assert seen(shelf) == 2
+
+
+def test_control_a_reader_that_does_not_look_again_puts_an_old_document_back(shelf, monkeypatch):
+    monkeypatch.setattr(documents, "_KEEP", "redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1")
+    assert slow_reader(shelf) == 1
+    assert seen(shelf) == 1  # and it stays so until it ends by itself
+
+
+def test_a_reader_that_was_slower_than_a_mark_lives_keeps_nothing(shelf, valkey, monkeypatch):
+    def read() -> dict[str, Any]:
+        document = shelf.read()
+        shelf.change(2)
+        valkey.flushdb()  # the mark has ended
+        monkeypatch.setattr(documents, "_MARK_KEPT_FOR_S", 0)
+        return dict(document)
+
+    assert kept_or_read("ord_1", read) == {"value": 1}
+    assert seen(shelf) == 2
+
+
+def test_many_objects_of_a_transaction_are_forgotten_in_one_round_trip(shelf, valkey):
+    for number in ("ord_1", "ord_2", "pay_1"):
+        kept_or_read(number, shelf.read)
+    before = valkey.info("commandstats")["cmdstat_set"]["calls"]
+    with transaction.atomic():
+        forget_after_commit("ord_1")
+        with transaction.atomic():
+            forget_after_commit("ord_2", "ord_1")
+        forget_after_commit("pay_1")
+    assert valkey.info("commandstats")["cmdstat_set"]["calls"] - before == 3
+    assert all(valkey.get(f"everycent:document:1:{number}")[0] == "-" for number in ("ord_1", "ord_2", "pay_1"))
+
+
+def test_a_savepoint_that_is_rolled_back_takes_no_other_change_along(shelf):
+    seen(shelf)
+    with transaction.atomic():
+        with pytest.raises(RuntimeError), transaction.atomic():
+            forget_after_commit("pay_1")
+            raise RuntimeError
+        forget_after_commit("ord_1")
+        shelf.value = 2
+    assert seen(shelf) == 2
+
+
+def test_what_a_dead_process_left_behind_ends_by_itself(shelf, valkey, settings):
+    settings.DOCUMENT_KEPT_FOR_S = 7
+    seen(shelf)
+    assert 0 < valkey.pttl("everycent:document:1:ord_1") <= 7_000
+
+
+def test_without_redis_everything_is_read(shelf, monkeypatch):
+    from redis import Redis
+
+    from foundation import redis
+
+    monkeypatch.setattr(redis, "client", lambda: Redis(port=9, socket_connect_timeout=0.1))
+    assert [seen(shelf), seen(shelf)] == [1, 1]
+    shelf.change(2)
+    assert seen(shelf) == 2
+    assert shelf.reads == 3
