@@ -472,7 +472,7 @@ def a_defect_of_ours(case):
     def broken(**_: Any) -> None:
         raise RuntimeError("the last line of checkout")
 
-    case.monkeypatch.setattr("payments.services.take_credit", broken)
+    case.monkeypatch.setattr("inventory.services.reservation_record", broken)
     key = catalog.issue_api_key(merchant_id=case.shop.merchant_id, name="x", scopes=["storefront"])
     # A client of its own: the document of the contract tells of no 500.
     client = APIClient(raise_request_exception=False, headers={"Authorization": f"Bearer {key}"})
