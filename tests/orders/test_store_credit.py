@@ -114,7 +114,7 @@ def test_more_than_the_balance_is_refused_and_nothing_is_left_behind(shop, books
     grant(shop, 399)
     answer = shop.checkout(key="k", payment=with_credit(400, CARD))
     assert (answer.status_code, answer.json()["code"]) == (409, "insufficient_store_credit")
-    assert (answer.json()["available"], answer.json()["param"]) == (399, "store_credit")
+    assert (answer.json()["available"], answer.json()["param"]) == (399, "payment.store_credit")
     assert (Order.objects.count(), Payment.objects.count(), shop.level(), credit(shop)) == (0, 0, (10, 0), (399, 0))
     grant(shop, 1)
     assert shop.checkout(key="k", payment=with_credit(400, CARD)).status_code == 201  # the key was not consumed
