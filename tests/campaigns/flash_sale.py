@@ -150,7 +150,7 @@ def _books(database_url: str) -> Json:
                    stock.on_hand, stock.reserved,
                    (SELECT sum(reserved) FROM inventory_stockhold) AS held,
                    (SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()) AS deadlocks
-            FROM inventory_stock stock JOIN catalog_product ON id = product_id WHERE catalog_product.product_id = %s
+            FROM inventory_stock stock JOIN catalog_product ON catalog_product.id = stock.product_id WHERE catalog_product.product_id = %s
             """,
             [BOOK],
         ).fetchone()
