@@ -44,8 +44,13 @@ return 1
 """
 
 
-def kept_or_read(number: str, read: Callable[[], Document]) -> Document:
-    """The document of an object, as it was kept or as `read` reads it now. Without Redis it is always read."""
+def kept_or_read(prefix: str, number: str, read: Callable[[], Document]) -> Document:
+    """The document of an object, as it was kept or as `read` reads it now. Without Redis it is always read.
+
+    A number without the prefix is none of these objects: what is kept under it is a document of another kind.
+    """
+    if not number.startswith(f"{prefix}_"):
+        return read()
     found = _look(number)
     if found and not found.startswith(_MARK):
         READ.labels("cache").inc()

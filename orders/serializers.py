@@ -110,7 +110,7 @@ def wish_of(body: dict[str, Any]) -> PaymentWish:
 
 def order_document(number: str, *, merchant_id: UUID) -> dict[str, Any]:
     """An order as `order_json` has it, from the cache until it changes. Raises NotFound, also for another merchant's."""
-    kept = documents.kept_or_read(number, lambda: _to_keep(selectors.get_order(number)))
+    kept = documents.kept_or_read("ord", number, lambda: _to_keep(selectors.get_order(number)))
     if kept["merchant"] != str(merchant_id):
         raise NotFound
     document: dict[str, Any] = kept["order"]

@@ -69,7 +69,7 @@ class RefundDocument(serializers.Serializer[Any]):
 
 def payment_document(number: str, *, merchant_id: UUID) -> dict[str, Any]:
     """A payment as `payment_json` has it, from the cache until it changes. Raises NotFound, also for another merchant's."""
-    kept = documents.kept_or_read(number, lambda: _to_keep(selectors.get_payment(number)))
+    kept = documents.kept_or_read("pay", number, lambda: _to_keep(selectors.get_payment(number)))
     if kept["merchant"] != str(merchant_id):
         raise NotFound
     document: dict[str, Any] = kept["payment"]

@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
+from catalog.models import Merchant
 from durability import stream
 from durability.models import Delivery, Heartbeat, IdempotencyKey, Message, Subscription
 from foundation.database import database_now
@@ -23,13 +24,13 @@ from foundation.redis import client
 from inventory.models import StockCheck, StockMovement
 from orders import locks, timer
 from orders import services as orders_services
-from orders.models import Order, OrderHistory
+from orders.models import MerchantCall, Order, OrderHistory
 from orders.services import expiry
 from payments import services as payments_services
 from payments.models import BookCut, BooksCheck, InboxEvent, JournalEntry, Payment, Posting
 from payments.providers import stripe as provider
 from payments.services import attempts
-from reconciliation.models import Discrepancy, ReconciliationRun
+from reconciliation.models import Discrepancy, ProviderBalanceReading, ReconciliationRun
 from tests.races import Race
 from tests.shop import Shop, open_shop, settle
 
@@ -118,6 +119,32 @@ def only_young_keys(shop: Shop) -> None:
 
 def only_young_events(shop: Shop) -> None:
     assert not InboxEvent.objects.exists()
+
+
+def uncalled(shop: Shop, **values: Any) -> None:
+    """Nobody answers at this address."""
+    Merchant.objects.update(webhook_url="https://127.0.0.1:1/")
+    MerchantCall.objects.create(merchant_id=shop.merchant_id, event="toys", subject="ord_1", payload={}, **values)
+
+
+def called_once(shop: Shop) -> None:
+    assert MerchantCall.objects.get().attempts == 1
+
+
+def old_calls(shop: Shop) -> None:
+    uncalled(shop)
+    uncalled(shop, state="delivered", delivered_at=Now(), created_at=Now() - LONG_AGO)
+
+
+def only_young_calls(shop: Shop) -> None:
+    assert MerchantCall.objects.get().state == "pending"
+
+
+def balance_read_alike(shop: Shop) -> None:
+    """Each reading is a proof of its own moment: two of them say the same, and change nothing."""
+    balances = ProviderBalanceReading.objects.values_list("balances", flat=True)
+    assert len(balances) == 2
+    assert balances[0] == balances[1]
 
 
 def overdue(shop: Shop) -> None:
@@ -212,12 +239,17 @@ JOBS = {
     "durability.clean_up": Job(old_rows, "commit", only_young_keys),
     "orders.expire_due": Job(overdue, "orders.services.expiry.payments.cancel_never_sent", expired_once),
     "orders.rearm_timer": Job(disarmed, "orders.services.expiry.database_now", armed_once),
+    "orders.call_merchants": Job(uncalled, "orders.services.merchant_calls._claim", called_once),
+    "orders.clean_up": Job(old_calls, "commit", only_young_calls),
     "inventory.check_stock": Job(captured, "commit", stock_proved_once),
     "payments.recheck": Job(unchecked, "payments.services.rereads._due", checked_once),
     "payments.catch_up_events": Job(untold, "commit", told_once),
     "payments.clean_up": Job(old_rows, "commit", only_young_events),
     "payments.cut_books": Job(posted_yesterday, "payments.services.books._insert_cut", cut_once),
     "payments.check_books": Job(posted_yesterday, "commit", proved_once),
+    "reconciliation.read_balance": Job(
+        captured, "reconciliation.services.balances.payments.read_provider_balance", balance_read_alike
+    ),
     "reconciliation.nightly": Job(yesterday, "reconciliation.services.runs._begin", reconciled_once),
 }
 

@@ -229,24 +229,24 @@ def _record(one: _Call, outcome: _Outcome) -> None:
 
 # --- Who is slow rests, in this process -------------------------------------------------------------
 
-_rests: dict[UUID, float] = {}
+_rest_until_s: dict[UUID, float] = {}
 
 
 def _let_rest(merchant_id: UUID, took_s: float) -> None:
     if took_s > _SLOW_S:
-        _rests[merchant_id] = time.monotonic() + _REST * took_s
+        _rest_until_s[merchant_id] = time.monotonic() + _REST * took_s
 
 
 def _resting() -> list[UUID]:
     now = time.monotonic()
-    for merchant_id in [merchant_id for merchant_id, until in _rests.items() if until <= now]:
-        del _rests[merchant_id]
-    return list(_rests)
+    for merchant_id in [merchant_id for merchant_id, until in _rest_until_s.items() if until <= now]:
+        del _rest_until_s[merchant_id]
+    return list(_rest_until_s)
 
 
 def forget_rests() -> None:
     """Let everybody be called again at once."""
-    _rests.clear()
+    _rest_until_s.clear()
 
 
 # --- Decided by people ------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def shelf(valkey, monkeypatch) -> Shelf:
 
 
 def seen(shelf: Shelf) -> int:
-    return int(kept_or_read("ord_1", shelf.read)["value"])
+    return int(kept_or_read("ord", "ord_1", shelf.read)["value"])
 
 
 def test_what_has_not_changed_is_read_once(shelf):
@@ -67,7 +67,7 @@ def slow_reader(shelf: Shelf) -> int:
         shelf.change(2)
         return document
 
-    return int(kept_or_read("ord_1", read)["value"])
+    return int(kept_or_read("ord", "ord_1", read)["value"])
 
 
 @pytest.mark.parametrize("known_before", [True, False])
@@ -92,13 +92,13 @@ def test_a_reader_that_was_slower_than_a_mark_lives_keeps_nothing(shelf, valkey,
         monkeypatch.setattr(documents, "_MARK_KEPT_FOR_S", 0)
         return dict(document)
 
-    assert kept_or_read("ord_1", read) == {"value": 1}
+    assert kept_or_read("ord", "ord_1", read) == {"value": 1}
     assert seen(shelf) == 2
 
 
 def test_many_objects_of_a_transaction_are_forgotten_in_one_round_trip(shelf, valkey):
     for number in ("ord_1", "ord_2", "pay_1"):
-        kept_or_read(number, shelf.read)
+        kept_or_read(number[:3], number, shelf.read)
     before = valkey.info("commandstats")["cmdstat_set"]["calls"]
     with transaction.atomic():
         forget_after_commit("ord_1")
@@ -136,3 +136,13 @@ def test_without_redis_everything_is_read(shelf, monkeypatch):
     shelf.change(2)
     assert seen(shelf) == 2
     assert shelf.reads == 3
+
+
+def test_the_number_of_another_kind_of_object_finds_none_of_its_documents(shelf):
+    assert kept_or_read("ord", "ord_1", shelf.read)["value"] == 1
+    with pytest.raises(LookupError):
+        kept_or_read("pay", "ord_1", _no_such_payment)
+
+
+def _no_such_payment() -> dict[str, Any]:
+    raise LookupError

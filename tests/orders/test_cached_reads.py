@@ -133,3 +133,11 @@ def test_what_is_not_there_is_not_kept(shop, valkey):
     number = public_id("ord", uuid7())
     assert shop.storefront.get(f"/api/v1/orders/{number}").status_code == 404
     assert not valkey.keys("everycent:document:*")
+
+
+def test_a_payments_number_is_no_order_and_an_orders_number_no_payment(shop):
+    """Whatever is kept under it."""
+    order = shop.bought()
+    keep(shop, order["number"])
+    assert shop.storefront.get(f"/api/v1/orders/{order['payments'][0]['number']}").status_code == 404
+    assert shop.storefront.get(f"/api/v1/payments/{order['number']}").status_code == 404

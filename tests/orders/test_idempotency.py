@@ -281,6 +281,7 @@ def test_a_key_is_kept_for_thirty_days(shop):
 
 # Where the first try's process dies, in the order of its way.
 POINTS = {
+    "before the order is placed": ("orders.services.checkout._place", "before"),
     "before the first commit": ("durability.keys.claim", "after"),
     "before the call to the provider": ("payments.services.open_at_provider", "before"),
     "before the answer of the provider": ("payments.gateway.create_intent", "after"),
@@ -288,6 +289,10 @@ POINTS = {
     "before the answer is stored": ("durability.keys.store", "before"),
     "before the answer arrives": ("", ""),
 }
+
+
+CHECKOUTS = [point for point in POINTS if point != "before the first commit"]
+OTHERS = [point for point in POINTS if point != "before the order is placed"]
 
 
 def hours_pass(hours: float) -> None:
@@ -337,7 +342,7 @@ def intents_of(number: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("hours", [3, 25])  # the provider's keys are good for a day
 @pytest.mark.parametrize("first", ["the client", "the workers"])
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", CHECKOUTS)
 def test_a_checkout_is_continued_hours_later_wherever_its_first_try_died(  # noqa: PLR0917
     shop, monkeypatch, settings, point, first, hours
 ):
@@ -363,7 +368,7 @@ def test_a_checkout_is_continued_hours_later_wherever_its_first_try_died(  # noq
 
 
 @pytest.mark.parametrize("first", ["the client", "the workers"])
-@pytest.mark.parametrize("point", [point for point in POINTS if point != "before the answer of the provider"])
+@pytest.mark.parametrize("point", [point for point in CHECKOUTS if point != "before the answer of the provider"])
 def test_a_declined_checkout_is_told_so_hours_later(shop, monkeypatch, settings, point, first):
     settings.PROVIDER_LOOKUP_GRACE_S = 0
     dies(monkeypatch, point, lambda: shop.checkout(key="key", payment=DECLINED))
@@ -376,7 +381,7 @@ def test_a_declined_checkout_is_told_so_hours_later(shop, monkeypatch, settings,
     assert shop.checkout(key="key", payment=DECLINED).headers["Idempotent-Replayed"] == "true"
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", OTHERS)
 def test_another_attempt_is_continued_wherever_its_first_try_died(shop, monkeypatch, settings, point):
     settings.PROVIDER_LOOKUP_GRACE_S = 0
     number = shop.checkout(payment=DECLINED).json()["order"]["number"]

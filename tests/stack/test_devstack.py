@@ -38,7 +38,7 @@ def test_it_describes_itself(stack):
         "sandbox": 1,
     }
     assert info["pids"]["supervisor"] == stack.pid
-    assert set(info["admin"]) == {"clerk", "manager", "operator"}
+    assert set(info["admin"]) == {"clerk", "manager", "second_manager", "operator"}
     assert status_of(info["url"]) == 200
     for name in ("stack.json", "credentials.json", "secrets.json", "secret_key"):
         assert (stack.var / name).stat().st_mode & 0o777 == 0o600, name

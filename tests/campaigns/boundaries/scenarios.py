@@ -747,6 +747,12 @@ def books(world: World) -> Played:
     return _several("payments.cut_books", "payments.check_books")
 
 
+@scenario("the provider's balance is read")
+def balance_read(world: World) -> Played:
+    bought(world)
+    return _several("reconciliation.read_balance")
+
+
 @scenario("the stock is proved")
 def stock_proved(world: World) -> Played:
     bought(world)

@@ -12,7 +12,8 @@ from durability.types import Call, Context, Handler, Outcome, Refused, Saga, Ste
 from foundation.errors import DomainError
 from tests.campaigns.boundaries.recorder import AFTER, COMMIT, DO, HANDLER, OURS, SAGA, TASK, UNDO, Boundary, Place
 
-_NOTES_USE = "catalog.authentication"
+# The first commit in these places says that something was asked for, and does nothing of it yet.
+_NOTES = ("catalog.authentication", "reconciliation.services.actions")
 _PRODUCT = OURS - {"tests"}  # durability's own tests declare recipes and handlers too
 
 
@@ -95,10 +96,11 @@ def boundaries_of(unit: Unit, noted: Mapping[Unit, Sequence[Boundary]]) -> list[
 
 
 def before_anything_is_stored(boundaries: Sequence[Boundary]) -> frozenset[Boundary]:
-    """Of a run, in its order: until the first commit has happened. That a key was used is noted on the way to it."""
+    """Of a run, in its order: until the first commit has happened that is more than a note of what was asked for."""
     early = []
     for one in boundaries:
-        if (one.what, one.when) == (COMMIT, AFTER) and not one.place.name.startswith(_NOTES_USE):
+        is_note = one.place.name.startswith(_NOTES) and one.nth == 1
+        if (one.what, one.when) == (COMMIT, AFTER) and not is_note:
             break
         early.append(one)
     return frozenset(early)
