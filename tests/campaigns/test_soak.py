@@ -96,7 +96,7 @@ def test_a_shop_that_is_too_slow_for_its_visitors_is_seen_to_be(slow_shop, monke
     arrivals.stop()
     latencies = [one.latency_s for one in sorted(arrivals.journal.requests, key=lambda one: one.wanted_s)]
     assert len(latencies) > 30
-    assert latencies[-1] > 0.5
+    assert latencies[-1] > 0.25  # five times what one visit takes
 
 
 def test_every_table_that_may_stay_exists(db):

@@ -112,7 +112,12 @@ def cross(stage: Stage, boundary: Boundary, ending: State, *, client_first: bool
     try:
         found = killed_and_resumed(stage, boundary, client_first=client_first)
         differs = differences(ending, found)
-        return [] if differs and nothing_stored and found == _asked_later(stage) else differs
+        if differs and nothing_stored and found == _asked_later(stage):
+            return []
+        # Nothing is wrong with an ending that an undisturbed run has, too: news come now before a step, now after it.
+        if differs and any(found == record(stage).ending for _ in range(PLAYS - 1)):
+            return []
+        return differs
     except NotReachedError as error:
         return [str(error)]
     except Exception:  # noqa: BLE001  whatever it is that could not go on is the finding

@@ -36,6 +36,7 @@ from tests.credit import grant, with_credit
 
 CARD = "pm_card_visa"
 _NEWS_WITHIN_S = 10
+_TIMES_TO_LOOK = 20
 SCENARIOS: dict[str, Scene] = {}
 
 Played = Callable[[], Any]
@@ -680,7 +681,11 @@ def _given_back_at_night(world: World, kind: str) -> None:
     traded_yesterday(world)
     paid = Payment.objects.filter(status="succeeded", refunded_minor=0).latest("pk")
     world.sandbox.control("POST", "disputes", {"payment_intent": paid.provider_reference})
-    all_news(world)
+    for _ in range(_TIMES_TO_LOOK):  # its money moves a moment after it was opened
+        all_news(world)
+        if Dispute.objects.filter(withdrawn_minor__gt=0).exists():
+            break
+        time.sleep(0.1)
     world.plant(kind)
     run_task("reconciliation.nightly")
 
