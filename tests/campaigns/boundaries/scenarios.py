@@ -36,7 +36,7 @@ from tests.credit import grant, with_credit
 
 CARD = "pm_card_visa"
 _NEWS_WITHIN_S = 10
-_TIMES_TO_LOOK = 20
+_TIMES_TO_LOOK = 100
 SCENARIOS: dict[str, Scene] = {}
 
 Played = Callable[[], Any]
