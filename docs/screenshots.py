@@ -87,7 +87,7 @@ def payout(page: Page, admin: str) -> None:
 
 def saga(page: Page, admin: str) -> None:
     """A sale that was carried through, step by step."""
-    first(page, f"{admin}/durability/sagarun/?state=done&q=orders.payment_success")
+    first(page, f"{admin}/durability/sagarun/?state=completed&q=orders.payment_success")
 
 
 def trial_balance(page: Page, admin: str) -> None:

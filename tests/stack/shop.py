@@ -156,6 +156,15 @@ class Shop:
         )
         return not self.webhooks_waiting() and self.rows(open_) == [(0,)]
 
+    def what_waits(self) -> str:
+        """Why the stack is not at rest, for a test that waited in vain."""
+        deliveries = self.rows(
+            "SELECT handler, state, count(*), max(attempts), max(last_error), min(available_at)::text, now()::text"
+            " FROM durability_delivery WHERE state IN ('pending', 'running', 'parked') GROUP BY handler, state"
+        )
+        sagas = self.rows("SELECT recipe, state, count(*) FROM durability_sagarun GROUP BY recipe, state")
+        return f"deliveries: {deliveries}\nsagas: {sagas}\nwebhooks to come: {self.webhooks_waiting()}"
+
     def manage(self, *arguments: str) -> tuple[int, Any]:
         """`manage.py …` as an operator types it beside the running stack: exit code, and JSON if it printed any."""
         done = subprocess.run(
