@@ -2,9 +2,10 @@
 
 import itertools
 import os
+import statistics
 
 from benchmarks import web
-from benchmarks.harness import Section, quantile
+from benchmarks.harness import ROUNDS, Section, quantile
 from benchmarks.shop import CART, CUSTOMER, claim, open_shop, storefront_key
 from foundation.redis import client
 from orders import services
@@ -12,7 +13,7 @@ from orders.types import PaymentWish
 from tests.campaigns import report
 
 ORDERS = 2_000
-REQUESTS = int(os.environ.get("READS", "4000"))
+REQUESTS = int(os.environ.get("READS", "2000"))  # a round
 SHARE_OF_CAPACITY = 0.5
 
 
@@ -26,7 +27,7 @@ def run() -> None:
         for _ in range(ORDERS)
     ]
     section = Section("reads", "Reads of an order")
-    rows, worst = [], 0.0
+    rows, medians = [], []
     with web.product() as server:
         few, many = itertools.cycle(numbers[:50]), itertools.cycle(numbers)
         for name, order, prepare in (
@@ -36,19 +37,33 @@ def run() -> None:
             ask = lambda order=order: web.request("GET", f"/api/v1/orders/{order()}", key)  # noqa: E731
             web.closed_loop(server, ask, requests=400)
             prepare()
-            requests = REQUESTS if name == "from the cache" else ORDERS
             cpu = server.cpu_s()
-            seen = web.closed_loop(server, ask, requests=requests)
-            capacity = requests / sum(seen.latencies_s) * web.CLIENTS
-            cpu = (server.cpu_s() - cpu) / requests
-            prepare()
-            seen = web.open_loop(server, ask, requests=requests, per_s=capacity * SHARE_OF_CAPACITY)
-            if set(seen.statuses) != {200}:
-                raise SystemExit(f"error: the answers were {dict(seen.statuses)}")
-            p50, p99 = (quantile(seen.latencies_s, share) * 1e3 for share in (0.5, 0.99))
-            worst = max(worst, p99)
-            rows.append([name, round(capacity), round(cpu * 1e6), round(p50, 1), round(p99, 1)])
-    header = ["GET /orders/{n}", "capacity per second", "our CPU µs", "p50 ms at half of it", "p99 ms at half of it"]
+            seen = web.closed_loop(server, ask, requests=REQUESTS)
+            capacity = REQUESTS / sum(seen.latencies_s) * web.CLIENTS
+            cpu = (server.cpu_s() - cpu) / REQUESTS
+            p50s, p99s = [], []
+            for _ in range(ROUNDS):
+                prepare()
+                seen = web.open_loop(server, ask, requests=REQUESTS, per_s=capacity * SHARE_OF_CAPACITY)
+                if set(seen.statuses) != {200}:
+                    raise SystemExit(f"error: the answers were {dict(seen.statuses)}")
+                p50s.append(quantile(seen.latencies_s, 0.5) * 1e3)
+                p99s.append(quantile(seen.latencies_s, 0.99) * 1e3)
+            medians.append(statistics.median(p99s))
+            times = (statistics.median(p50s), medians[-1], max(p99s))
+            rows.append([name, round(capacity), round(cpu * 1e6), *(round(one, 1) for one in times)])
+    header = [
+        "GET /orders/{n}",
+        "capacity per second",
+        "our CPU µs",
+        "p50 ms at half of it",
+        "p99 ms",
+        "p99 ms, worst round",
+    ]
     section.say(report.table(header, rows))
-    section.aim("p99 ≤ 10 ms at 50 % of capacity", met=worst <= 10, measured=f"{worst:.1f} ms")
+    from_cache, from_postgres = medians
+    section.aim(
+        "p99 ≤ 10 ms at 50 % of capacity, from the cache", met=from_cache <= 10, measured=f"{from_cache:.1f} ms"
+    )
+    section.aim("the same from PostgreSQL", met=from_postgres <= 10, measured=f"{from_postgres:.1f} ms")
     section.close()

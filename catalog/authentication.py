@@ -10,7 +10,7 @@ from catalog import services
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    """`request.auth` becomes the key, with `merchant_id` and `scopes`. Everyone else gets 401 `key_invalid`."""
+    """`request.auth` becomes the LiveKey. Everyone else gets 401 `key_invalid`."""
 
     def authenticate(self, request: Request) -> tuple[None, Any]:
         scheme, _, text = get_authorization_header(request).decode("latin-1").partition(" ")

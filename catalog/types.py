@@ -37,6 +37,15 @@ class WebhookEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveKey:
+    """Who calls: one key of one merchant, and what it may do."""
+
+    id: UUID
+    merchant_id: UUID
+    scopes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """A published product as it is sold at this moment. `product` is its public id."""
 

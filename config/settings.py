@@ -320,8 +320,10 @@ METRICS_STATEMENT_TIMEOUT_MS = 5_000  # one gauge; Prometheus itself gives up on
 PROMETHEUS_EXPORT_MIGRATIONS = False
 if env.str("PROMETHEUS_MULTIPROC_DIR", ""):
     # Each process counts in files named after it. Containers share the folder, and each has a process 7: so with the host's name.
+    # Every count asks for it.
+    _HOST = gethostname().replace("_", "-")
     prometheus_values.ValueClass = prometheus_values.MultiProcessValue(  # type: ignore[no-untyped-call]
-        lambda: f"{gethostname().replace('_', '-')}-{getpid()}"
+        lambda: f"{_HOST}-{getpid()}"
     )
 PUBLIC_URL = env.str("PUBLIC_URL", "")
 
