@@ -7,6 +7,7 @@ random start within a millisecond: hard to guess, though not a secret. Who may r
 
 from base64 import b32encode
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7 as _uuid7
@@ -47,3 +48,22 @@ def parse_public_id(prefix: str, text: str) -> UUID:
     if number >> 128:
         raise NotFound
     return UUID(int=number)
+
+
+class Numbered:
+    """A model that the API and the desk name by the public form of its id."""
+
+    PREFIX: str
+    id: Any
+
+    def __str__(self) -> str:
+        return self.number
+
+    @property
+    def number(self) -> str:
+        return public_id(self.PREFIX, self.id)
+
+    @classmethod
+    def id_of(cls, number: str) -> UUID:
+        """Raises NotFound."""
+        return parse_public_id(cls.PREFIX, number)

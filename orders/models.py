@@ -1,18 +1,16 @@
 """Orders and their items. An order holds a snapshot of its customer and of each product's title and price."""
 
-from uuid import UUID
-
 from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from foundation.ids import parse_public_id, public_id, uuid7
+from foundation.ids import Numbered, uuid7
 from foundation.transition import TransitionRecord, protect_append_only, transition_guard
 from orders.states import ORDER_EDGES, OrderStatus
 
 
-class Order(models.Model):
+class Order(Numbered, models.Model):
     """A sale from checkout to completion."""
 
     PREFIX = "ord"
@@ -53,18 +51,6 @@ class Order(models.Model):
             models.Index(fields=["merchant_id", "status", "id"], name="order_by_status"),
         ]
         triggers = [transition_guard(field="status", edges=ORDER_EDGES)]
-
-    def __str__(self) -> str:
-        return self.number
-
-    @property
-    def number(self) -> str:
-        return public_id(self.PREFIX, self.id)
-
-    @classmethod
-    def id_of(cls, number: str) -> UUID:
-        """Raises NotFound."""
-        return parse_public_id(cls.PREFIX, number)
 
 
 class OrderItem(models.Model):
@@ -133,10 +119,10 @@ class DailySales(models.Model):
         return f"{self.date} {self.currency}"
 
 
-class MerchantCall(models.Model):
+class MerchantCall(Numbered, models.Model):
     """A piece of news for a merchant's own system, and what became of it: a call that is made until it is answered."""
 
-    PREFIX = "msg"
+    PREFIX = "msg"  # its number is its `webhook-id`, the same for each try
 
     class State(models.TextChoices):
         PENDING = "pending"  # to be made, at once or when its pause is over
@@ -185,16 +171,3 @@ class MerchantCall(models.Model):
             models.Index(fields=["id"], name="merchant_call_dropped", condition=Q(state="dropped")),
             BrinIndex(fields=["created_at"], name="merchant_call_age", autosummarize=True),
         ]
-
-    def __str__(self) -> str:
-        return self.number
-
-    @property
-    def number(self) -> str:
-        """Its `webhook-id`, the same for each try."""
-        return public_id(self.PREFIX, self.id)
-
-    @classmethod
-    def id_of(cls, number: str) -> UUID:
-        """Raises NotFound."""
-        return parse_public_id(cls.PREFIX, number)

@@ -1,13 +1,11 @@
 """Payments, refunds, the ledger and the webhook inbox. Every invariant stands here as a constraint or a trigger."""
 
-from uuid import UUID
-
 import pgtrigger
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from foundation.ids import parse_public_id, public_id, uuid7
+from foundation.ids import Numbered, uuid7
 from foundation.money import POINTS
 from foundation.transition import TransitionRecord, protect_append_only, transition_guard
 from payments.states import (
@@ -32,7 +30,7 @@ CUSTOMER_KINDS = ("customer", "store_credit", "store_credit_held", "points")
 POINTS_KINDS = ("points", "points_issued")
 
 
-class Payment(models.Model):
+class Payment(Numbered, models.Model):
     """One attempt to collect an amount for a reference (an order's number, opaque here).
 
     Two parts make the whole: `amount_minor` is asked at the provider, `credit_minor` is taken from the customer's store
@@ -171,18 +169,6 @@ class Payment(models.Model):
         ]
         triggers = [transition_guard(field="status", edges=PAYMENT_EDGES)]
 
-    def __str__(self) -> str:
-        return self.number
-
-    @property
-    def number(self) -> str:
-        return public_id(self.PREFIX, self.id)
-
-    @classmethod
-    def id_of(cls, number: str) -> UUID:
-        """Raises NotFound."""
-        return parse_public_id(cls.PREFIX, number)
-
 
 class PaymentHistory(TransitionRecord):
     subject = models.ForeignKey(Payment, on_delete=models.PROTECT, related_name="history")
@@ -192,7 +178,7 @@ class PaymentHistory(TransitionRecord):
         triggers = [protect_append_only()]
 
 
-class Refund(models.Model):
+class Refund(Numbered, models.Model):
     """Money on its way back to a customer: `amount_minor` by the provider, `credit_minor` as store credit."""
 
     PREFIX = "ref"
@@ -329,18 +315,6 @@ class Refund(models.Model):
             ),
         ]
 
-    def __str__(self) -> str:
-        return self.number
-
-    @property
-    def number(self) -> str:
-        return public_id(self.PREFIX, self.id)
-
-    @classmethod
-    def id_of(cls, number: str) -> UUID:
-        """Raises NotFound."""
-        return parse_public_id(cls.PREFIX, number)
-
 
 class RefundHistory(TransitionRecord):
     subject = models.ForeignKey(Refund, on_delete=models.PROTECT, related_name="history")
@@ -350,7 +324,7 @@ class RefundHistory(TransitionRecord):
         triggers = [protect_append_only()]
 
 
-class Dispute(models.Model):
+class Dispute(Numbered, models.Model):
     """A customer's bank takes a payment back, or asks about it. What became of it is the provider's word."""
 
     PREFIX = "dsp"
@@ -392,18 +366,6 @@ class Dispute(models.Model):
         ]
         triggers = [transition_guard(field="status", edges=DISPUTE_EDGES)]
 
-    def __str__(self) -> str:
-        return self.number
-
-    @property
-    def number(self) -> str:
-        return public_id(self.PREFIX, self.id)
-
-    @classmethod
-    def id_of(cls, number: str) -> UUID:
-        """Raises NotFound."""
-        return parse_public_id(cls.PREFIX, number)
-
 
 class DisputeHistory(TransitionRecord):
     subject = models.ForeignKey(Dispute, on_delete=models.PROTECT, related_name="history")
@@ -413,7 +375,7 @@ class DisputeHistory(TransitionRecord):
         triggers = [protect_append_only()]
 
 
-class Payout(models.Model):
+class Payout(Numbered, models.Model):
     """Money on its way from the provider to the operator's bank."""
 
     PREFIX = "pot"
@@ -444,18 +406,6 @@ class Payout(models.Model):
             models.Index(fields=["next_check_at"], name="payout_due_check", condition=Q(next_check_at__isnull=False)),
         ]
         triggers = [transition_guard(field="status", edges=PAYOUT_EDGES)]
-
-    def __str__(self) -> str:
-        return self.number
-
-    @property
-    def number(self) -> str:
-        return public_id(self.PREFIX, self.id)
-
-    @classmethod
-    def id_of(cls, number: str) -> UUID:
-        """Raises NotFound."""
-        return parse_public_id(cls.PREFIX, number)
 
 
 class PayoutHistory(TransitionRecord):

@@ -1,13 +1,11 @@
 """The provider's books as we imported them, the runs that compared them with ours, and what they found."""
 
-from uuid import UUID
-
 import pgtrigger
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from foundation.ids import parse_public_id, public_id, uuid7
+from foundation.ids import Numbered, public_id, uuid7
 from foundation.transition import TransitionRecord, protect_append_only, transition_guard
 from reconciliation.states import (
     DISCREPANCY_EDGES,
@@ -200,7 +198,7 @@ class ProviderBalanceReading(models.Model):
         return f"{self.taken_at:%Y-%m-%d %H:%M:%S}"
 
 
-class ReconciliationRun(models.Model):
+class ReconciliationRun(Numbered, models.Model):
     """One comparison of one day of the provider's books, [00:00, 24:00) UTC, with ours."""
 
     PREFIX = "rec"
@@ -249,12 +247,8 @@ class ReconciliationRun(models.Model):
     def __str__(self) -> str:
         return f"{self.date:%Y-%m-%d}{' (provisional)' if self.provisional else ''}"
 
-    @property
-    def number(self) -> str:
-        return public_id(self.PREFIX, self.id)
 
-
-class Discrepancy(models.Model):
+class Discrepancy(Numbered, models.Model):
     """One difference between our books and the provider's: found by runs, closed by a run or a person.
 
     Amounts are positive minor units for charges and refunds alike; `difference_minor` is what the provider holds more
@@ -346,15 +340,6 @@ class Discrepancy(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {self.source}"
-
-    @property
-    def number(self) -> str:
-        return public_id(self.PREFIX, self.id)
-
-    @classmethod
-    def id_of(cls, number: str) -> UUID:
-        """Raises NotFound."""
-        return parse_public_id(cls.PREFIX, number)
 
     @property
     def payment_number(self) -> str:
