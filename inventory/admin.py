@@ -27,6 +27,7 @@ from foundation.desk import (
     named_filter,
 )
 from foundation.exports import Value
+from foundation.proofs import ProofAdmin
 from foundation.sections import Custom, Facts, Page, Section, Table
 from inventory import selectors, services
 from inventory.models import Stock, StockCheck, StockHold, StockMovement
@@ -433,17 +434,12 @@ class StockMovementAdmin(ReadOnlyAdmin[StockMovement]):
 
 
 @admin.register(StockCheck)
-class StockCheckAdmin(ReadOnlyAdmin[StockCheck]):
+class StockCheckAdmin(ProofAdmin[StockCheck]):
     list_display = ("day_cell", "verdict", "products_cell", "movements_cell", "finished")
-    ordering = ("-day",)
-
-    @admin.display(description="Day")
-    def day_cell(self, check: StockCheck) -> str:
-        return f"{check.day:%a %d %b %Y}"
-
-    @admin.display(description="Result")
-    def verdict(self, check: StockCheck) -> SafeString:
-        return cells.badge(f"{check.found} differences", "bad") if check.found else cells.badge("agree", "good")
+    proves = "the stock"
+    about = "product"
+    counted = ("Movements added up", "movements")
+    agrees = "What is on hand and reserved is what the log and the open reservations add up to."
 
     @admin.display(description="Products")
     def products_cell(self, check: StockCheck) -> SafeString:
@@ -452,24 +448,3 @@ class StockCheckAdmin(ReadOnlyAdmin[StockCheck]):
     @admin.display(description="Movements")
     def movements_cell(self, check: StockCheck) -> SafeString:
         return cells.number(check.movements)
-
-    @admin.display(description="Finished")
-    def finished(self, check: StockCheck) -> SafeString:
-        return cells.moment(check.finished_at)
-
-    def page(self, request: HttpRequest, row: StockCheck) -> Page:
-        differences: list[dict[str, Any]] = row.differences
-        return Page(
-            title=f"Proof of the stock, {row.day:%d %b %Y}",
-            lead=[self.verdict(row)],
-            sub=cells.beside("finished", cells.moment(row.finished_at)),
-            figure=("Movements added up", cells.number(row.movements)),
-            main=[
-                Table(
-                    "Differences",
-                    ["Law", "Product", "What is off"],
-                    [[one["law"].replace("_", " "), cells.code(one["product"]), one["text"]] for one in differences],
-                    empty="What is on hand and reserved is what the log and the open reservations add up to.",
-                )
-            ],
-        )

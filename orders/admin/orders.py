@@ -15,10 +15,10 @@ from django.utils.safestring import SafeString
 from catalog import selectors as catalog
 from durability import desk as durability_looks
 from durability import selectors as durability
-from foundation import cells, numbers
+from foundation import cells
 from foundation.desk import Act, ActForm, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_number, choice_filter
 from foundation.errors import NotFound
-from foundation.ids import parse_public_id, uuid7
+from foundation.ids import parse_public_id
 from foundation.sections import Cell, Entry, Facts, Page, Table, Timeline
 from inventory import selectors as inventory
 from inventory.types import MovementView
@@ -27,9 +27,8 @@ from orders.admin.merchant_calls import calls_table
 from orders.models import MerchantCall, Order
 from orders.states import OrderStatus
 from orders.types import OrderView
+from payments import desk as payments_desk
 from payments import selectors as payments
-from payments import services as payment_services
-from payments.documents import refund_told
 from payments.types import DisputeView, EntryView, PaymentView, RefundView
 
 _STATES = [value for name, value in vars(OrderStatus).items() if name.isupper()]
@@ -42,21 +41,10 @@ _ICONS = {
 }
 
 
-class RefundForm(NoteForm):
-    """`press` is made with the page: the same press of the button, however often it is sent, refunds once."""
+class RefundForm(payments_desk.RefundForm):
+    """Of the payment that settles the order."""
 
-    press = forms.UUIDField(widget=forms.HiddenInput, initial=uuid7)
     payment = forms.CharField(widget=forms.HiddenInput)
-    amount = forms.CharField(
-        label="Amount",
-        required=False,
-        help_text=numbers.explained("As {}. Empty: all that is not refunded yet."),
-        widget=forms.TextInput(attrs={"inputmode": "decimal", "placeholder": "all"}),
-    )
-    as_credit = forms.BooleanField(
-        label="As store credit", required=False, help_text="Instead of to the card: the customer can spend it here."
-    )
-    field_order = ("press", "payment", "amount", "as_credit", "note")
 
 
 class ShipForm(NoteForm):
@@ -99,19 +87,7 @@ def cancel(order: Order, data: dict[str, Any], by: str) -> str:
 
 
 def refund(order: Order, data: dict[str, Any], by: str) -> str:
-    amount = data["amount"].strip()
-    with transaction.atomic():
-        number = payment_services.request_refund(
-            payment=data["payment"],
-            amount_minor=numbers.read(amount, order.currency) if amount else None,
-            reason=data["note"],
-            requested_by=by,
-            policy=None,  # staff with a reason pass the merchant's terms for customers
-            merchant_id=order.merchant_id,
-            as_credit=data["as_credit"],
-            refund_id=data["press"],
-        )
-    return refund_told(payments.get_refund(number))
+    return payments_desk.refund(data["payment"], data, currency=order.currency, merchant_id=order.merchant_id, by=by)
 
 
 class DisputeFilter(ChoiceFilter):
@@ -297,7 +273,7 @@ class OrderAdmin(ReadOnlyAdmin[Order]):
                 _items(view),
                 _payments(request, view),
                 _refunds(request, view, story.refunds),
-                *([_disputes(request, story.disputes)] if story.disputes else []),
+                *([payments_desk.disputes_table(request, story.disputes)] if story.disputes else []),
                 _ledger(request, story.entries),
                 _stock(story.movements),
                 durability_looks.tracks(request, story.sagas),
@@ -447,26 +423,6 @@ def _refunds(request: HttpRequest, view: OrderView, refunds: Sequence[RefundView
             for one in refunds
         ],
         empty="Nothing has been refunded.",
-    )
-
-
-def _disputes(request: HttpRequest, disputes: Sequence[DisputeView]) -> Table:
-    return Table(
-        "Disputes",
-        ["Dispute", "Status", "Reason", "Answer until", "Opened", cells.right("Withdrawn"), cells.right("Disputed")],
-        [
-            [
-                cells.link(request, "payments.dispute", one.id, cells.short(one.number)),
-                cells.state(one.status),
-                one.reason.replace("_", " "),
-                cells.brief(one.evidence_due_at),
-                cells.brief(one.opened_at),
-                cells.money(one.withdrawn_minor or None, one.currency),
-                cells.money(one.amount_minor, one.currency),
-            ]
-            for one in disputes
-        ],
-        empty="Nobody disputes what was paid.",
     )
 
 

@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from foundation import cells
 from foundation.database import database_now
 from foundation.desk import Act, ChoiceFilter, ReadOnlyAdmin, by_number, choice_filter
-from foundation.sections import Entry, Facts, Page, Table, Timeline
+from foundation.sections import Entry, Facts, Page, Timeline
 from payments import services
 from payments.admin.shared import journal_table, order_link, refunds_table, webhooks_table
 from payments.models import Dispute, JournalEntry, Payment
@@ -153,24 +153,3 @@ class DisputeAdmin(ReadOnlyAdmin[Dispute]):
             ("Closed", cells.moment(row.closed_at)),
             ("Next look there", cells.moment(row.next_check_at)),
         ]
-
-
-def disputes_table(request: HttpRequest, disputes: QuerySet[Dispute]) -> Table:
-    """The disputes of a payment."""
-    return Table(
-        "Disputes",
-        ["Dispute", "Status", "Reason", "Answer until", "Opened", cells.right("Withdrawn"), cells.right("Disputed")],
-        [
-            [
-                cells.link(request, "payments.dispute", one.pk, cells.short(one.number)),
-                cells.state(one.status),
-                one.reason.replace("_", " "),
-                cells.brief(one.evidence_due_at),
-                cells.brief(one.opened_at),
-                cells.money(one.withdrawn_minor or None, one.currency),
-                cells.money(one.amount_minor, one.currency),
-            ]
-            for one in disputes
-        ],
-        empty="Nobody disputes it.",
-    )

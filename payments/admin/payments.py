@@ -2,19 +2,15 @@
 
 from typing import Any
 
-from django import forms
 from django.contrib import admin
-from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from foundation import cells, numbers
-from foundation.desk import Act, ChoiceFilter, NoteForm, ReadOnlyAdmin, by_number, choice_filter
-from foundation.ids import uuid7
+from foundation import cells
+from foundation.desk import Act, ChoiceFilter, ReadOnlyAdmin, by_number, choice_filter
 from foundation.sections import Entry, Facts, Page, Section, Timeline
-from payments import selectors, services
-from payments.admin.disputes import disputes_table
+from payments import desk, selectors, services
 from payments.admin.shared import (
     NeedsAPerson,
     end_unanswered,
@@ -28,42 +24,14 @@ from payments.admin.shared import (
     tries_section,
     webhooks_table,
 )
-from payments.documents import refund_told
 from payments.models import JournalEntry, Payment
 from payments.states import PaymentStatus
 
 _PAYMENT_STATES = [value for name, value in vars(PaymentStatus).items() if name.isupper()]
 
 
-class RefundForm(NoteForm):
-    """`press` is made with the page: the same press of the button, however often it is sent, refunds once."""
-
-    press = forms.UUIDField(widget=forms.HiddenInput, initial=uuid7)
-    amount = forms.CharField(
-        label="Amount",
-        required=False,
-        help_text=numbers.explained("As {}. Empty: all that is not refunded yet."),
-        widget=forms.TextInput(attrs={"inputmode": "decimal", "placeholder": "all"}),
-    )
-    as_credit = forms.BooleanField(
-        label="As store credit", required=False, help_text="Instead of to the card: the customer can spend it here."
-    )
-    field_order = ("press", "amount", "as_credit", "note")
-
-
 def refund(payment: Payment, data: dict[str, Any], by: str) -> str:
-    amount = data["amount"].strip()
-    with transaction.atomic():
-        number = services.request_refund(
-            payment=payment.number,
-            amount_minor=numbers.read(amount, payment.currency) if amount else None,
-            reason=data["note"],
-            requested_by=by,
-            policy=None,  # staff with a reason pass the merchant's terms for customers
-            as_credit=data["as_credit"],
-            refund_id=data["press"],
-        )
-    return refund_told(selectors.get_refund(number))
+    return desk.refund(payment.number, data, currency=payment.currency, merchant_id=payment.merchant_id, by=by)
 
 
 def recheck_payment(payment: Payment, data: dict[str, Any], by: str) -> str:
@@ -115,7 +83,7 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             says="Sends money back to the customer, all or part of it, past the merchant's refund window.",
             permission="payments.refund_payment",
             run=refund,
-            form=RefundForm,
+            form=desk.RefundForm,
             icon="undo",
             danger=True,
         ),
@@ -187,6 +155,7 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
             Facts("Payment", self._facts(request, row)),
             Timeline("Status", history, empty="Its status has not changed yet."),
         ]
+        disputes = [one for one in selectors.disputes_of([row.reference]) if one.payment == row.number]
         return Page(
             title=cells.code(row.number),
             lead=[cells.state(row.status), *self._marks(row)],
@@ -197,7 +166,7 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
                 *self._failure(row),
                 *tries_section(row),
                 refunds_table(request, row.refunds.order_by("pk")),
-                *([disputes_table(request, row.disputes.order_by("pk"))] if row.disputes.exists() else []),
+                *([desk.disputes_table(request, disputes)] if disputes else []),
                 journal_table(request, JournalEntry.objects.filter(subject=row.number)),
                 webhooks_table(request, [row.provider_reference] if row.provider_reference else []),
             ],

@@ -9,6 +9,7 @@ from foundation.database import database_now
 from foundation.money import format_minor
 from payments import selectors as payments
 from payments.events import DisputeContradicted, PaymentContradicted, RefundContradicted
+from payments.types import PaymentView, RefundView
 from reconciliation.locks import one_writer
 from reconciliation.services import findings
 from reconciliation.types import Finding, Kind
@@ -135,24 +136,11 @@ def note_late_failure(*, refund: str, late: bool = True) -> None:
     money = payments.get_refund(refund)
     payment = payments.get_payment(money.payment)
     open_discrepancy(
-        Finding(
-            kind=Kind.REFUND_FAILED_LATE,
-            object_kind="refund",
-            source=money.provider_reference,
-            order_reference=payment.reference,
-            merchant_id=money.merchant_id,
-            payment=payment.number,
-            refund=money.number,
-            intent=payment.provider_reference,
-            charge=payment.charge_reference,
-            ours_amount_minor=money.amount_minor,
-            ours_currency=money.currency,
-            ours_status=money.status,
-            theirs_amount_minor=money.amount_minor,
-            theirs_currency=money.currency,
+        _agreed(
+            Kind.REFUND_FAILED_LATE,
+            money,
+            payment,
             theirs_status="failed",
-            difference_minor=None,  # both books agree; what counts is what the customer has not got
-            theirs_at=money.completed_at,
             detail="The refund had succeeded; then the bank sent it back.",
         )
     )
@@ -164,24 +152,35 @@ def note_over_refunded(*, refund: str, excess_minor: int) -> None:
     payment = payments.get_payment(money.payment)
     excess = format_minor(excess_minor, money.currency)
     open_discrepancy(
-        Finding(
-            kind=Kind.OVER_REFUNDED,
-            object_kind="refund",
-            source=money.provider_reference,
-            order_reference=payment.reference,
-            merchant_id=money.merchant_id,
-            payment=payment.number,
-            refund=money.number,
-            intent=payment.provider_reference,
-            charge=payment.charge_reference,
-            ours_amount_minor=money.amount_minor,
-            ours_currency=money.currency,
-            ours_status=money.status,
-            theirs_amount_minor=money.amount_minor,
-            theirs_currency=money.currency,
+        _agreed(
+            Kind.OVER_REFUNDED,
+            money,
+            payment,
             theirs_status="succeeded" if money.status == "succeeded" else "pending",
-            difference_minor=None,  # both books agree about this refund; all refunds together are too much
-            theirs_at=money.completed_at,
             detail=f"All refunds of {payment.number} together commit {excess} more than was captured.",
         )
+    )
+
+
+def _agreed(kind: str, refund: RefundView, payment: PaymentView, *, theirs_status: str, detail: str) -> Finding:
+    """Both books hold the same refund; what is wrong is what became of it, or all refunds together."""
+    return Finding(
+        kind=kind,
+        object_kind="refund",
+        source=refund.provider_reference,
+        order_reference=payment.reference,
+        merchant_id=refund.merchant_id,
+        payment=payment.number,
+        refund=refund.number,
+        intent=payment.provider_reference,
+        charge=payment.charge_reference,
+        ours_amount_minor=refund.amount_minor,
+        ours_currency=refund.currency,
+        ours_status=refund.status,
+        theirs_amount_minor=refund.amount_minor,
+        theirs_currency=refund.currency,
+        theirs_status=theirs_status,
+        difference_minor=None,
+        theirs_at=refund.completed_at,
+        detail=detail,
     )
