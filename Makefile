@@ -7,7 +7,7 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: help up down reset test check fmt openapi crash boundaries guards history soak flash-sale bench bench-checkout screenshots lock
+.PHONY: help up down reset test check fmt openapi crash boundaries guards history soak flash-sale drill bench bench-checkout bench-reconciliation screenshots lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,11 +58,17 @@ soak: .venv/.installed ## Load at 70 % of the measured limit with a kill a minut
 flash-sale: .venv/.installed ## 500 buyers, 50 copies of one book, a provider that answers 429 (BUYERS= COPIES= WRITE=1)
 	@BUYERS='$(BUYERS)' COPIES='$(COPIES)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.flash_sale
 
+drill: .venv/.installed ## Plant differences of 18 kinds in books of N clean transactions: all found, no false alarm, fixed, clean (N=100000 COUNT=20 SEED= WRITE=1)
+	@N='$(N)' COUNT='$(COUNT)' SEED='$(SEED)' CLEAN='$(CLEAN)' WRITE='$(WRITE)' exec $(BIN)/python -m tests.campaigns.drill
+
 bench: .venv/.installed ## Benchmarks: floor and subject in turn, medians, ratios, CPU (ONLY=expiry,saga WRITE=1)
 	@ONLY='$(ONLY)' WRITE='$(WRITE)' exec $(BIN)/python -m benchmarks
 
 bench-checkout: .venv/.installed ## Of these, checkout beside the plain form, a hot product, and reads (CHECKOUTS=1600 WRITE=1)
 	@ONLY=checkout,hot,reads WRITE='$(WRITE)' exec $(BIN)/python -m benchmarks
+
+bench-reconciliation: .venv/.installed ## Reconciliation beside COPY, dictionaries, plain SQL and DuckDB: time and peak memory (PAYMENTS=1000000 WRITE=1)
+	@ONLY=reconciliation PAYMENTS='$(PAYMENTS)' WRITE='$(WRITE)' exec $(BIN)/python -m benchmarks
 
 screenshots: .venv/.installed ## Take the pictures of docs/images/ from a running `make up`
 	@test -f docs/screenshots.py || { echo "error: there is no docs/screenshots.py yet"; exit 1; }

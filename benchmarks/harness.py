@@ -61,6 +61,11 @@ def postgres_cpu_s() -> float:
     return family_cpu_s(_postgres_pid)
 
 
+def postgres_pids() -> list[int]:
+    """The server's processes but the first: a backend a connection, parallel workers, and those that keep house."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _parent(int(entry)) == _postgres_pid]
+
+
 def family_cpu_s(pid: int) -> float:
     """CPU that a process, its children, and those of them that have ended have used so far."""
     total = _cpu_ticks(pid, and_ended_children=True)

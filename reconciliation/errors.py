@@ -70,3 +70,10 @@ class StatementRefused(DomainError):
 
     code = "statement_refused"
     status = 422
+
+
+class StatementNotKept(DomainError):
+    """What was stored of the statement file is not what it says: nothing of it was taken in. Tell an operator."""
+
+    code = "statement_not_kept"
+    status = 500

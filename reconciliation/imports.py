@@ -338,6 +338,42 @@ def keep(layout: Layout, expected: Expected, charge_categories: list[str]) -> in
         return int(cursor.rowcount)
 
 
+# Independent of the rows' order: how many there are, and the sum of a hash of what each says.
+_SAYS = "count(*), coalesce(sum(hash_record_extended(ROW({row}), 0)::numeric), 0)"
+_STAGED_SAYS = (
+    "SELECT "
+    + _SAYS.format(
+        row="""{id}, {minor_gross}::bigint, {minor_fee}::bigint, {minor_net}::bigint, lower({currency}), {category}, {source},
+        date_trunc('second', {moment_of_row})"""
+    )
+    + """
+FROM recon_staged s JOIN unnest(%(currencies)s::text[], %(exponents)s::int[]) AS x (name, exponent) ON x.name = lower({currency})
+"""
+)
+_KEPT_SAYS = (
+    "SELECT "
+    + _SAYS.format(
+        row="""k.id::text, k.amount_minor, k.fee_minor, k.net_minor, k.currency::text, k.reporting_category::text,
+        k.source::text, date_trunc('second', k.created_at)"""
+    )
+    + """
+FROM reconciliation_providertransaction k JOIN recon_staged s ON k.id = {id}
+"""
+)
+
+
+def is_kept(layout: Layout, expected: Expected, rows: int) -> bool:
+    """Whether our copy of the provider's books says of so many rows what was staged of them: by count and hash."""
+    parameters, expressions = _parameters(layout, expected), _expressions(layout)
+    said = []
+    with connection.cursor() as cursor:
+        for statement in (_STAGED_SAYS, _KEPT_SAYS):
+            cursor.execute(statement.format(**expressions), parameters)
+            said.append(cursor.fetchone())
+    staged, kept = said
+    return bool(staged == kept and staged[0] == rows)
+
+
 def days(layout: Layout, expected: Expected) -> tuple[date | None, date | None]:
     """The first and the last day (UTC) of what was staged and has no problem."""
     with connection.cursor() as cursor:

@@ -9,6 +9,7 @@ from django.db.models.functions import Now
 
 from foundation.errors import InvalidInput
 from reconciliation import books, imports, matching
+from reconciliation.errors import StatementNotKept
 from reconciliation.imports import Expected, Unreadable
 from reconciliation.locks import one_writer
 from reconciliation.models import ProviderRead, StatementFile
@@ -25,7 +26,8 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
     time changes nothing, and neither does a row that says what we knew. With both days in `expected` the file is taken to
     be all that the provider booked on them. `file` is seekable and binary. Belongs outside of transactions.
 
-    Raises InvalidInput (half a period), BooksBusy.
+    What was stored is held against what was staged, by count and hash. Raises InvalidInput (half a period), BooksBusy,
+    StatementNotKept.
     """
     expected = expected or Expected()
     if bool(expected.first_day) != bool(expected.last_day):
@@ -70,6 +72,8 @@ def _import(
         raise _RefusedError(_refused(name, sha256, layout, problems, count))
     first_day, last_day = imports.days(layout, expected)
     added = imports.keep(layout, expected, list(matching.CATEGORIES["charge"]))
+    if not imports.is_kept(layout, expected, rows):
+        raise StatementNotKept  # before anything is compared with it
     taken = StatementFile.objects.create(
         sha256=sha256,
         name=name[:255],

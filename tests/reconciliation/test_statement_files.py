@@ -8,8 +8,10 @@ from datetime import date
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from reconciliation import services
+from reconciliation.errors import StatementNotKept
 from reconciliation.imports import Expected
 from reconciliation.models import DayTotal, Discrepancy, ProviderRead, ProviderTransaction, RawRow, StatementFile
 from reconciliation.types import Kind, StatementReport
@@ -110,6 +112,32 @@ def test_the_same_file_twice_changes_nothing():
     assert (report.replayed, report.rows, report.added, report.known) == (True, 2, 0, 2)
     assert (list(ProviderTransaction.objects.order_by("id").values()), list(DayTotal.objects.values())) == before
     assert StatementFile.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "NEW.fee_minor := NEW.fee_minor + 1; NEW.net_minor := NEW.net_minor - 1; RETURN NEW;",  # another amount
+        "NEW.source := ''; RETURN NEW;",
+        "RETURN CASE WHEN NEW.id = 'txn_1' THEN NEW END;",  # a row is lost
+    ],
+)
+def test_what_was_stored_is_held_against_what_was_staged(harm):
+    """By count and hash, before anything is compared with it: whatever stands between both."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE FUNCTION pg_temp.harm() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {harm} END $$")
+        cursor.execute(
+            "CREATE TRIGGER harm BEFORE INSERT ON reconciliation_providertransaction"
+            " FOR EACH ROW EXECUTE FUNCTION pg_temp.harm()"
+        )
+    try:
+        with pytest.raises(StatementNotKept):
+            take_in(CHARGE, REFUND)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TRIGGER harm ON reconciliation_providertransaction")
+    assert not ProviderTransaction.objects.exists()
+    assert take_in(CHARGE, REFUND).added == 2
 
 
 def test_another_file_with_the_same_rows_adds_what_is_new():
