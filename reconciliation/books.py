@@ -277,6 +277,12 @@ coalesce(CASE
         SELECT max(t.created_at) FROM {MOVEMENTS_VIEW} m
         JOIN reconciliation_providertransaction t ON t.source = m.source AND t.reporting_category = 'payout_reversal'
         WHERE m.kind = 'payout' AND m.id = p.object_id)
+    -- Charged just before midnight, a payment may be booked just after it: then it is in the next day's balance.
+    WHEN p.kind = 'capture' THEN (
+        SELECT min(t.created_at) FROM {MOVEMENTS_VIEW} m
+        JOIN reconciliation_providertransaction t
+          ON t.source = m.source AND t.reporting_category = 'charge' AND t.withdrawn_at IS NULL
+        WHERE m.kind = 'charge' AND m.id = p.object_id)
     WHEN p.kind = 'opening' THEN '-infinity'
 END, (
     SELECT m.occurred_at FROM {MOVEMENTS_VIEW} m

@@ -207,6 +207,18 @@ def test_our_clearing_account_says_what_the_provider_holds(whole_day):
     assert report.kinds == {}
 
 
+def test_a_charge_of_before_midnight_that_is_booked_after_it_is_in_the_next_days_balance(whole_day):
+    """Both books know it, and no item is there to explain it: each statement closes all the same."""
+    sold("ch_1")
+    midnight = DAY + DAYS
+    payment = capture(ours("ch_late", 700, at=midnight - timedelta(seconds=5)))
+    post_fee(theirs("ch_late", 700, at=midnight + timedelta(seconds=5), fee_minor=50, net_minor=650), 50, payment)
+    first, second = whole_day(), whole_day(DAY + DAYS)
+    assert (first.kinds, second.kinds) == ({}, {})
+    assert (first.residual, second.residual) == ({"usd": 0}, {"usd": 0})
+    assert (first.statement["usd"].closing_minor, second.statement["usd"].closing_minor) == (1426, 1426 + 650)
+
+
 def test_what_our_ledger_did_not_post_is_a_residual_that_no_match_shows(whole_day):
     """The payment says that it was captured; its entry is missing."""
     payment = ours("ch_1")
