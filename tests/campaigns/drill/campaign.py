@@ -18,10 +18,12 @@ from payments.models import JournalEntry, Payment, Refund
 from payments.sandbox import balance
 from payments.sandbox.account import Account
 from reconciliation import services
+from reconciliation.imports import Expected as Days
 from reconciliation.models import Discrepancy, ProviderTransaction
 from reconciliation.states import OPEN_STATES, ClosedAs, DiscrepancyState
 from reconciliation.types import KINDS, Action, ActionInput, Kind, RunReport
 from tests.campaigns import report
+from tests.campaigns.drill import statement
 from tests.campaigns.drill.copies import Copy, Mould, moulds, multiply, provider
 from tests.campaigns.drill.originals import OPENING_MINOR, SMALL_CURRENCIES, Trade
 from tests.campaigns.drill.plants import RESIDUALS, REVERSE_ENTRY, WAYS, Expected, Ground, Way, wanted
@@ -97,8 +99,10 @@ def run(
         with drill.timed("books built"):
             books.build(copies=copies, count=count, currencies=currencies)
         if clean_first:
-            with drill.timed("clean books reconciled"):
-                drill.clean = services.reconcile_day(day=day, by=_BY)
+            with drill.timed("clean books taken in as a file and reconciled"):
+                books.take_in_statement()
+                services.read_balance()
+                drill.clean = services.reconcile_day(day=day, by=_BY, from_files=True)
             _nothing_found(drill, drill.clean, "clean books")
         with drill.timed("differences planted"):
             books.plant(count=count, currencies=currencies)
@@ -194,6 +198,18 @@ class Books:
             row["created"] += _LATE_S
             account.store.update(row)
             account.store.execute("UPDATE objects SET created = ? WHERE id = ?", (row["created"], row["id"]))
+
+    def take_in_statement(self) -> None:
+        """Both ways in are tried: a file now, the provider's API once something is planted."""
+        midnight = self.noon - timedelta(hours=12)
+        path = self.sandbox.storage.with_name("statement.csv")
+        with self._open() as account:
+            statement.write(account.store, path, since=midnight, until=midnight + timedelta(days=2))
+        expected = Days(self.day, self.day + timedelta(days=1))  # a few rows were booked after midnight
+        with path.open("rb") as file:
+            taken_in = services.import_statement(file=file, name=path.name, by=_BY, expected=expected)
+        self.drill.troubles += [f"statement, line {one.line}: {one.reason}" for one in taken_in.problems]
+        path.unlink()
 
     # --- Planting -------------------------------------------------------------------------------------
 
