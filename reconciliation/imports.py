@@ -300,17 +300,19 @@ def problems(layout: Layout, expected: Expected) -> tuple[list[Problem], int]:
 
 
 _KEEP = """
-WITH fresh AS (
-    SELECT {id} AS id, lower({currency}) AS currency, {category} AS category, {source} AS source, {charge} AS charge,
-           {intent} AS intent, {status} AS status, {order} AS order_reference, {payment} AS payment_number,
-           {instance} AS instance, to_jsonb(s) - '_line_' AS columns, {moment_of_row} AS at,
-           {minor_gross}::bigint AS gross_minor, {minor_fee}::bigint AS fee_minor, {minor_net}::bigint AS net_minor
-    FROM recon_staged s
-    JOIN unnest(%(currencies)s::text[], %(exponents)s::int[]) AS x (name, exponent) ON x.name = lower({currency})
-    WHERE NOT EXISTS (SELECT FROM reconciliation_providertransaction k WHERE k.id = {id})
+WITH fresh AS MATERIALIZED (
+    SELECT *, sha256(convert_to(body, 'UTF8')) AS sha256 FROM (
+        SELECT {id} AS id, lower({currency}) AS currency, {category} AS category, {source} AS source, {charge} AS charge,
+               {intent} AS intent, {status} AS status, {order} AS order_reference, {payment} AS payment_number,
+               {instance} AS instance, (to_jsonb(s) - '_line_')::text AS body, {moment_of_row} AS at,
+               {minor_gross}::bigint AS gross_minor, {minor_fee}::bigint AS fee_minor, {minor_net}::bigint AS net_minor
+        FROM recon_staged s
+        JOIN unnest(%(currencies)s::text[], %(exponents)s::int[]) AS x (name, exponent) ON x.name = lower({currency})
+        WHERE NOT EXISTS (SELECT FROM reconciliation_providertransaction k WHERE k.id = {id})
+        OFFSET 0  -- the text of a row is made once
+    ) read
 ), raw AS (
-    INSERT INTO reconciliation_rawrow (sha256, body)
-    SELECT sha256(convert_to(columns::text, 'UTF8')), columns::text FROM fresh
+    INSERT INTO reconciliation_rawrow (sha256, body) SELECT sha256, body FROM fresh
     ON CONFLICT (sha256) DO NOTHING
 )
 INSERT INTO reconciliation_providertransaction
@@ -318,7 +320,7 @@ INSERT INTO reconciliation_providertransaction
      payment_intent, charge, source_status, order_reference, payment_number, instance, sha256)
 SELECT id, category, category, source, gross_minor, fee_minor, net_minor, currency, '', at, at, left(intent, 255),
        left(CASE WHEN charge = '' AND category = ANY(%(charge)s) THEN source ELSE charge END, 255), left(status, 32),
-       left(order_reference, 500), left(payment_number, 500), left(instance, 500), sha256(convert_to(columns::text, 'UTF8'))
+       left(order_reference, 500), left(payment_number, 500), left(instance, 500), sha256
 FROM fresh
 ON CONFLICT (id) DO NOTHING
 """
