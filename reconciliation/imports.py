@@ -233,7 +233,7 @@ _WITH_ZONE = _MOMENT + r"(Z|[+-][0-9]{2}:?[0-9]{2})$"
 # The lines with what is wrong with each: the first thing that is. Casts come after the patterns that make them safe; OFFSET 0
 # keeps the steps apart, and lets rows flow from one to the next.
 _PROBLEMS = """
-WITH read AS (
+WITH read AS NOT MATERIALIZED (
     SELECT s._line_ AS line, {id} AS id, {created} AS created, lower({currency}) AS currency, {gross} AS gross, {fee} AS fee, {net} AS net,
            {category} AS category, {source} AS source
     FROM recon_staged s
