@@ -10,7 +10,7 @@ from typing import Any
 
 from foundation.database import database_now
 from payments import services as payments
-from payments.models import Payment
+from payments.models import Payment, Refund
 from reconciliation import services as reconciliation
 from reconciliation.models import Discrepancy
 from reconciliation.types import Action, Kind
@@ -66,73 +66,77 @@ class Trade:
         self._payouts()
         self._sales()
         for currency in SMALL_CURRENCIES[:currencies]:
-            self._add(f"sale in {currency}", 0, [self._sell(_book(currency))])
-        self._refunds()
-        self._disputes()
-        self._unpaid()
+            self._add(f"sale in {currency}", 0, self._sell(_book(currency)))
+        refunded = [self._sell() for _ in range(4)]
+        disputed = [self._sell() for _ in range(3)]
         settle(webhooks=False)
+        self._refunds(*refunded)
+        self._disputes(*disputed)
+        self._unpaid()
 
     # --- Shapes ---------------------------------------------------------------------------------------
 
     def _sales(self) -> None:
         for currency, prices in PRICES.items():
             for price in prices:
-                self._add("sale", 20, [self._sell(_book(currency, price))])
-        self._add("sale of several", 6, [self._sell(quantity=3)])
-        self._add("sale at the second try", 3, [self._sell_at_the_second_try()])
+                self._add("sale", 20, self._sell(_book(currency, price)))
+        self._add("sale of several", 6, self._sell(quantity=3))
+        self._add("sale at the second try", 3, self._sell_at_the_second_try())
 
-    def _refunds(self) -> None:
-        self._add("refunded in part", 6, [self._refunded(500)])
-        self._add("refunded twice", 1, [self._refunded(500, 300)])
-        self._add("refunded", 3, [self._refunded(None)])
-        order = self._refunded(700)
-        (refund,) = self._objects("refunds", payment_intent=self._intent(order))
+    def _refunds(self, in_part: str, twice: str, whole: str, failed: str) -> None:
+        for order, amounts in ((in_part, (500,)), (twice, (500, 300)), (whole, (None,)), (failed, (700,))):
+            for amount in amounts:
+                self._refund(order, amount)
+        settle(webhooks=False)
+        (refund,) = Refund.objects.filter(payment__reference=failed).values_list("provider_reference", flat=True)
         self.sandbox.control("POST", "refunds/outcome", {"refund": refund, "status": "failed"})
-        payments.sync_refund(refund, by="drill")
+        payments.sync_refund(str(refund), by="drill")
         settle(webhooks=False)
         told = Discrepancy.objects.get(kind=Kind.REFUND_FAILED_LATE)  # in clean books that has been dealt with
         reconciliation.perform(discrepancy_id=told.pk, action=Action.ACCEPT, by="drill", note="paid back in the shop")
-        self._add("refund that failed late", 1, [order])
+        self._add("refunded in part", 6, in_part)
+        self._add("refunded twice", 1, twice)
+        self._add("refunded", 3, whole)
+        self._add("refund that failed late", 1, failed)
 
-    def _disputes(self) -> None:
-        for status in ("needs_response", "won", "lost"):
-            order = self._sell()
+    def _disputes(self, *orders: str) -> None:
+        for order, status in zip(orders, ("needs_response", "won", "lost"), strict=True):
             dispute = self.sandbox.control("POST", "disputes", {"payment_intent": self._intent(order)})["id"]
             payments.sync_dispute(dispute, by="drill")
             if status != "needs_response":
                 self.sandbox.control("POST", "disputes/outcome", {"dispute": dispute, "status": status})
                 payments.sync_dispute(dispute, by="drill")
-            shape = "disputed" if status == "needs_response" else f"dispute {status}"
-            self._add(shape, 1, [order])
+            self._add("disputed" if status == "needs_response" else f"dispute {status}", 1, order)
 
     def _payouts(self) -> None:
-        """Three sales, and the payout that takes them to the bank. The first ones: a payout takes all that is there."""
-        for status in ("in_transit", "paid", "failed"):
-            orders = [self._sell() for _ in range(3)]
+        """A sale, and the payout that takes it to the bank. The first ones: a payout takes all that is there."""
+        outcomes = {"payout under way": (), "paid out": ("paid",), "payout that came back": ("paid", "failed")}
+        for shape, statuses in outcomes.items():
+            order = self._sell()
             asked = {"currency": "usd", "include_pending": True}
             (payout,) = self.sandbox.control("POST", "payouts", asked)["payouts"]
             payments.sync_payout(payout["id"], by="drill")
-            for outcome in {"in_transit": (), "paid": ("paid",), "failed": ("paid", "failed")}[status]:
-                self.sandbox.control("POST", "payouts/outcome", {"payout": payout["id"], "status": outcome})
+            for status in statuses:
+                self.sandbox.control("POST", "payouts/outcome", {"payout": payout["id"], "status": status})
                 payments.sync_payout(payout["id"], by="drill")
-            shape = {"in_transit": "payout under way", "paid": "paid out", "failed": "payout that came back"}[status]
-            self._add(shape, 1, orders, [payout["id"]])
+            self._add(shape, 1, order, payout["id"])
 
     def _unpaid(self) -> None:
-        self._add("open order", 2, [str(self.shop.checkout(_book("usd", 1500)).json()["order"]["number"])])
-        order = str(self.shop.checkout(_book("usd", 1500)).json()["order"]["number"])
-        self.shop.post(f"/orders/{order}/cancel", key=order)
+        still_open, cancelled = (
+            str(self.shop.checkout(_book("usd", 1500)).json()["order"]["number"]) for _ in range(2)
+        )
+        self.shop.post(f"/orders/{cancelled}/cancel", key=cancelled)
         settle(webhooks=False)
-        answer = self.shop.post(f"/orders/{order}/cancel", key=order)  # workers cancel at the provider first
+        answer = self.shop.post(f"/orders/{cancelled}/cancel", key=cancelled)  # workers cancel at the provider first
         assert answer.json()["status"] == "cancelled", answer.json()
-        self._add("cancelled order", 2, [order])
+        self._add("open order", 2, still_open)
+        self._add("cancelled order", 2, cancelled)
 
     # --- What people do -------------------------------------------------------------------------------
 
     def _sell(self, product: str = "", quantity: int = 1) -> str:
         answer = self.shop.checkout(product or _book("usd", 1500), quantity, payment=_CARD)
         assert answer.status_code == 201, answer.json()
-        settle(webhooks=False)
         return str(answer.json()["order"]["number"])
 
     def _sell_at_the_second_try(self) -> str:
@@ -144,23 +148,19 @@ class Trade:
             f"/api/v1/orders/{order}/payments", _CARD, format="json", headers={"Idempotency-Key": order}
         )
         assert answer.status_code == 201, answer.json()
-        settle(webhooks=False)
         return order
 
-    def _refunded(self, *amounts: int | None) -> str:
-        order = self._sell()
+    def _refund(self, order: str, amount: int | None) -> None:
+        """None: all of it."""
         (payment,) = Payment.objects.filter(reference=order)
-        for amount in amounts:
-            body: dict[str, Any] = {"reason": "came damaged", **({"amount": amount} if amount else {})}
-            answer = self.shop.post(f"/payments/{payment.number}/refunds", body)
-            assert answer.status_code == 201, answer.json()
-            settle(webhooks=False)
-        return order
+        body: dict[str, Any] = {"reason": "came damaged", **({"amount": amount} if amount else {})}
+        answer = self.shop.post(f"/payments/{payment.number}/refunds", body)
+        assert answer.status_code == 201, answer.json()
 
     # --- Helpers --------------------------------------------------------------------------------------
 
-    def _add(self, shape: str, weight: int, orders: list[str], payouts: list[str] | None = None) -> None:
-        self.made.append(Original(shape, weight, orders, payouts or []))
+    def _add(self, shape: str, weight: int, order: str, *payouts: str) -> None:
+        self.made.append(Original(shape, weight, [order], list(payouts)))
 
     def _at(self, moment: datetime) -> None:
         """The provider's objects are made at that moment from now on."""
@@ -171,12 +171,6 @@ class Trade:
     @staticmethod
     def _intent(order: str) -> str:
         return str(Payment.objects.get(reference=order).provider_reference)
-
-    @staticmethod
-    def _objects(resource: str, **filters: str) -> list[str]:
-        from payments.providers import stripe as provider
-
-        return [str(one["id"]) for one in provider._listing(resource, filters)]
 
 
 def _book(currency: str, price: int = SMALL_PRICE_MINOR) -> str:
