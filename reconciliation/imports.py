@@ -350,7 +350,7 @@ _SAYS = "count(*), coalesce(sum(hash_record_extended(ROW({row}), 0)::numeric), 0
 _STAGED_SAYS = (
     "SELECT "
     + _SAYS.format(
-        row="""{id}, {minor_gross}::bigint, {minor_fee}::bigint, {minor_net}::bigint, lower({currency}), {category}, {source},
+        row="""{id}, ({minor_gross})::bigint, ({minor_fee})::bigint, ({minor_net})::bigint, lower({currency}), {category}, {source},
         date_trunc('second', {moment_of_row})"""
     )
     + """

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from typing import cast
 
 from django.test import override_settings
 
@@ -238,7 +239,7 @@ class Books:
         self.sandbox.restart()
 
 
-_NOBODY = Copy(None, datetime.min.replace(tzinfo=UTC))  # type: ignore[arg-type]  for what is planted in no transaction
+_NOBODY = Copy(cast("Mould", None), datetime.min.replace(tzinfo=UTC))  # for what is planted in no transaction
 
 
 # --- The verdict --------------------------------------------------------------------------------------
