@@ -26,6 +26,7 @@ SMALL_CURRENCIES = (
     *("mxn", "myr", "nok", "nzd", "pln", "ron", "sek", "sgd", "thb", "zar"),
 )
 SMALL_PRICE_MINOR = 50_000
+COPIES_IN_STOCK = 10_000_000  # for all the copies of what is sold here
 _CARD = {"method": "card", "payment_method": "pm_card_visa", "confirm": True}
 
 
@@ -60,9 +61,9 @@ class Trade:
         self.began_at = database_now()
         for currency, prices in PRICES.items():
             for price in prices:
-                self.shop.stock(_book(currency, price), 1000, price=price, currency=currency)
+                self.shop.stock(_book(currency, price), COPIES_IN_STOCK, price=price, currency=currency)
         for currency in SMALL_CURRENCIES[:currencies]:
-            self.shop.stock(_book(currency), 1000, price=SMALL_PRICE_MINOR, currency=currency)
+            self.shop.stock(_book(currency), COPIES_IN_STOCK, price=SMALL_PRICE_MINOR, currency=currency)
         self._payouts()
         self._sales()
         for currency in SMALL_CURRENCIES[:currencies]:
