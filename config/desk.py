@@ -17,6 +17,9 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Discrepancies", "difference", "reconciliation.discrepancy"),
             ("Reconciliation runs", "fact_check", "reconciliation.reconciliationrun"),
             ("Statement", "receipt", "reconciliation.reconciliationrun/statement"),
+            ("Order to bank", "conversion_path", "reconciliation.bankline/walk"),
+            ("Bank lines", "account_balance_wallet", "reconciliation.bankline"),
+            ("Statement files", "upload_file", "reconciliation.statementfile"),
         ),
     ),
     (

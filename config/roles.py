@@ -29,6 +29,8 @@ _READ = (
     "inventory.view_stockcheck",
     "reconciliation.view_discrepancy",
     "reconciliation.view_reconciliationrun",
+    "reconciliation.view_bankline",
+    "reconciliation.view_statementfile",
 )
 # How the machinery stands.
 _MACHINERY = (

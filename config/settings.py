@@ -310,6 +310,21 @@ RECONCILE_RUN_LEASE_S = 300  # renewed with each batch; a run whose process died
 RECONCILE_STATEMENT_TIMEOUT_MS = 600_000  # matching a very large day is one long statement
 RECONCILE_ACTION_LEASE_S = 120  # an action whose process died can be taken up again after this
 
+# What a line of the bank's statement says where the provider sent the money: looked for in the other side's name and the text.
+BANK_PROVIDER_MARKS = ["STRIPE"]
+BANK_EARLY_DAYS = (
+    2  # before a payout's arrival date its money may be there: banks in other time zones, early settlement
+)
+BANK_LATE_DAYS = (
+    5  # after its arrival date a payout that the bank did not get is a break: a long weekend and a bank holiday
+)
+BANK_SEARCH_DAYS = (
+    45  # so long after the arrival date a line is looked for by its trace id: as long as payouts are re-read
+)
+BANK_STATEMENT_WAIT_DAYS = (
+    35  # a payout waits for a statement that reaches its date: a month, and what a bank takes to send it
+)
+
 # --- Seen from outside ------------------------------------------------------------------------------
 
 READYZ_TIMEOUT_S = 2  # one probe

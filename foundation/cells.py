@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, Literal
+from urllib.parse import urlencode
 
 from django.http import HttpRequest
 from django.urls import reverse
@@ -159,6 +160,18 @@ def link(request: HttpRequest, model: str, pk: object, text: str | SafeString) -
     return anchor(reverse(f"admin:{app}_{name}_change", args=[pk]), text)
 
 
+def report(request: HttpRequest, name: str, text: str | SafeString, **query: str) -> SafeString:
+    """A link to a report beside a model's list (`"reconciliation.bankline/walk"`), or the bare text as `link` does.
+
+    By the address's name alone: an app may link to what stands above it.
+    """
+    model, _, which = name.partition("/")
+    app, listed = model.split(".")
+    if not request.user.has_perm(f"{app}.view_{listed}"):
+        return format_html("{}", text)
+    return anchor(f"{reverse(f'admin:{app}_{listed}_{which}')}?{urlencode(query)}", text)
+
+
 def anchor(address: str, text: str | SafeString) -> SafeString:
     """A link to an address of ours."""
     return format_html('<a class="ec-link" href="{}">{}</a>', address, text)
@@ -171,7 +184,7 @@ def quiet(text: str, *, title: str = "") -> SafeString:
 
 def lines(parts: Iterable[str | SafeString]) -> SafeString:
     """Several values in one cell, one below the other."""
-    return format_html_join(mark_safe("<br>"), "{}", ((part,) for part in parts)) or NOTHING
+    return format_html_join(mark_safe("<br>"), "{}", ((part,) for part in parts if part)) or NOTHING
 
 
 def beside(*parts: str | SafeString) -> SafeString:

@@ -23,6 +23,7 @@
 | points earned    | points issued                 | points              |
 | … differs from what was posted | fees            | provider clearing   |
 | provider's adjustment | provider clearing        | write-offs          |
+| bank got more of a payout | bank                 | write-offs          |
 | opening balance  | provider clearing             | unallocated receipts |
 | reversal         | what the old entry credited   | what it debited     |
 | adjustment       | an account of ours            | another one of ours |

@@ -387,6 +387,9 @@ class Payout(Numbered, models.Model):
     currency = models.CharField(max_length=3)
     automatic = models.BooleanField()
     arrives_on = models.DateField()
+    trace_id = models.CharField(
+        max_length=255, blank=True, default="", db_default=""
+    )  # of the banks, once they told it
     failure_code = models.CharField(max_length=64, blank=True)
     failure_message = models.TextField(blank=True)
     # When all its transactions were stored; only those of automatic payouts can be listed.

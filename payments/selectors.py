@@ -52,6 +52,12 @@ BOOKINGS_VIEW = "payments_booking"
 POSTED_VIEW = "payments_posted"
 # What listed payouts collected: source (po_…), collected_minor (Σ net of their bookings but their own), rows.
 PAYOUTS_VIEW = "payments_payout_collected"
+# Payouts as our bank should see them: id, source (po_…), status, amount_minor, currency, arrives_on, trace_id (of the banks, or
+# empty), automatic, made_at (the provider's clock), booked_minor (Σ of what our ledger has on the bank's account for it).
+PAYOUTS_AT_BANK_VIEW = "payments_payout_at_bank"
+# Which payout paid a booking out, for those that the provider lists: transaction (txn_…), payout_id, payout (po_…), and the
+# booking's reporting_category, source, amount_minor, fee_minor, net_minor, currency, booked_at. A payout's own is not there.
+PAID_OUT_VIEW = "payments_paid_out"
 NUMBER_FUNCTION = "payments_number"  # (prefix, id) → the number that people see
 
 _BALANCE_TRIES = 5

@@ -308,6 +308,7 @@ class ProviderPayout:
     created_at: datetime
     failure_code: str
     failure_message: str
+    trace_id: str = ""  # what the banks call it, some days after it was paid; empty until then
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,7 +308,7 @@ WITH objects AS (
         WHEN 'payout' THEN {NUMBER_FUNCTION}('pot', (d.evidence ->> 'ours_id')::uuid)
     END) AS subject
     FROM reconciliation_discrepancy d
-    WHERE d.object_kind <> 'statement' AND d.business_date <= %(day)s
+    WHERE d.object_kind NOT IN ('statement', 'bank') AND d.business_date <= %(day)s
       AND (d.state = ANY(%(unresolved)s) OR d.closed_as = 'accepted')
     GROUP BY d.object_kind, d.source
     UNION

@@ -77,3 +77,17 @@ class StatementNotKept(DomainError):
 
     code = "statement_not_kept"
     status = 500
+
+
+class AlreadyLinked(DomainError):
+    """The bank line, or the payout, is linked to another one: take that back first."""
+
+    code = "already_linked"
+    status = 409
+
+
+class NotLinked(DomainError):
+    """The bank line is linked to no payout: there is nothing to take back."""
+
+    code = "not_linked"
+    status = 409

@@ -83,10 +83,10 @@ WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at 
   AND NOT t.reporting_category = ANY(%(stand_beside)s)
 UNION
 SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
-WHERE d.state = ANY(%(unresolved)s) AND d.object_kind <> 'statement'
+WHERE d.state = ANY(%(unresolved)s) AND d.object_kind NOT IN ('statement', 'bank')
 UNION
 SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
-WHERE d.closed_as = 'fixed' AND d.verified_at IS NULL AND d.object_kind <> 'statement'
+WHERE d.closed_as = 'fixed' AND d.verified_at IS NULL AND d.object_kind NOT IN ('statement', 'bank')
 """  # noqa: S608  the view's name is a constant
 
 # By source first. A payment that has not succeeded in our books knows no charge yet: then by its intent. OFFSET 0 keeps

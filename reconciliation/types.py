@@ -29,11 +29,15 @@ class Kind:
     STATEMENT_RESIDUAL: Final = "statement_residual"
     REFUND_FAILED_LATE: Final = "refund_failed_late"
     OVER_REFUNDED: Final = "over_refunded"
+    PAYOUT_NOT_AT_BANK: Final = "payout_not_at_bank"
+    BANK_LINE_UNEXPLAINED: Final = "bank_line_unexplained"
+    BANK_AMOUNT_MISMATCH: Final = "bank_amount_mismatch"
 
 
 # What a discrepancy is about. `adjustment` is a row of the provider's that stands for itself (a reserve, a top-up), `other`
-# one whose category we do not know, `statement` a balance that is off.
-OBJECT_KINDS: Final = ("charge", "refund", "dispute", "payout", "adjustment", "other", "statement")
+# one whose category we do not know, `statement` a balance that is off, `bank` a payout or line that our bank's statement is
+# about: those are looked at by `reconciliation.bank` alone.
+OBJECT_KINDS: Final = ("charge", "refund", "dispute", "payout", "adjustment", "other", "statement", "bank")
 
 # Told by news alone. Both books may agree about such an item and it is open all the same: a run leaves it to people.
 NOT_JUDGED_BY_RUNS: Final = (Kind.REFUND_FAILED_LATE, Kind.OVER_REFUNDED)
@@ -147,6 +151,24 @@ KINDS: Mapping[str, KindInfo] = {
         "A refund made in Stripe's dashboard and those of ours commit more than the customer paid: as a rule Stripe "
         "refuses ours, and nothing is lost; look at the payment's refunds, then accept.",
     ),
+    Kind.PAYOUT_NOT_AT_BANK: KindInfo(
+        "Payout not at the bank",
+        Severity.HIGH,
+        "Stripe says that this payout was paid, and our books hold it on the bank's account; no line of the bank's statement "
+        "is it. Where lines may be it, they are proposed: link the right one.",
+    ),
+    Kind.BANK_LINE_UNEXPLAINED: KindInfo(
+        "Bank line without a payout",
+        Severity.HIGH,
+        "The bank's statement holds money from Stripe, or to Stripe, that none of our payouts explains. Where payouts may be "
+        "it, they are proposed: link the right one.",
+    ),
+    Kind.BANK_AMOUNT_MISMATCH: KindInfo(
+        "Bank got another amount",
+        Severity.HIGH,
+        "The bank's line and the payout belong together, and the amounts differ: a bank may have kept a fee, or a payout that "
+        "came back is still there.",
+    ),
 }
 
 
@@ -238,6 +260,32 @@ class Statement:
         return bool(self.proofs) and all(proof.residual_minor == 0 for proof in self.proofs)
 
 
+class Whose:
+    """Whose books a statement file tells."""
+
+    PROVIDER: Final = "provider"
+    BANK: Final = "bank"
+
+
+# How statement files are laid out: the provider's, and a bank's.
+LAYOUTS: Final = ("stripe", "everycent", "camt053", "mt940", "bank_csv")
+
+
+class Leg:
+    """What a bank line is of a payout."""
+
+    ARRIVAL: Final = "arrival"
+    RETURN: Final = "return"  # of one that failed after its money had come
+
+
+class MatchedBy:
+    """Why a bank line counts as a payout's."""
+
+    TRACE_ID: Final = "trace_id"  # it bears the trace id of the banks, or the payout's own
+    AMOUNT: Final = "amount_and_date"  # unique both ways
+    PERSON: Final = "person"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with one line of a statement file, counted from 1 as an editor does."""
@@ -261,6 +309,7 @@ class StatementReport:
     replayed: bool = False  # this very file was taken in before: nothing was done
     problems: tuple[Problem, ...] = ()
     problem_count: int = 0  # there may be more than are listed
+    matched: int = 0  # of a bank's file: lines that are payouts
 
 
 @dataclass(slots=True)
@@ -296,7 +345,7 @@ class ActionInfo:
     label: str
     explanation: str
     permission: str  # `app_label.codename`
-    asks_for: tuple[str, ...] = ()  # of order_number, amount_minor, owner, until
+    asks_for: tuple[str, ...] = ()  # of order_number, amount_minor, owner, until, counterpart
     repairs: bool = False  # whether it can make both sides equal
 
 
@@ -352,6 +401,7 @@ class Action:
     ASSIGN: Final = "assign"
     RELEASE: Final = "release"
     IGNORE_UNTIL: Final = "ignore_until"
+    LINK_BANK_LINE: Final = "link_bank_line"
 
 
 _INVESTIGATE = "reconciliation.investigate_discrepancy"
@@ -408,6 +458,14 @@ _ALL = {
             repairs=True,
         ),
         ActionInfo(
+            Action.LINK_BANK_LINE,
+            "Link payout and bank line",
+            "Says that a line of the bank's statement is this payout. It can be taken back on the line's page. No money moves.",
+            _REPAIR,
+            asks_for=("counterpart",),
+            repairs=True,
+        ),
+        ActionInfo(
             Action.MARK_FRAUD,
             "Mark as fraud",
             "Marks our payment as fraud and closes this item. No money moves, and no entry is posted.",
@@ -461,6 +519,11 @@ ACTIONS: Mapping[str, tuple[ActionInfo, ...]] = {
     Kind.STATEMENT_RESIDUAL: _offer(requery=False),
     Kind.REFUND_FAILED_LATE: _offer(Action.REFUND_CUSTOMER, requery=False),
     Kind.OVER_REFUNDED: _offer(requery=False),
+    Kind.PAYOUT_NOT_AT_BANK: _offer(
+        Action.LINK_BANK_LINE, Action.TAKE_PROVIDER_STATUS, Action.POST_CORRECTION, requery=False
+    ),
+    Kind.BANK_LINE_UNEXPLAINED: _offer(Action.LINK_BANK_LINE, requery=False),
+    Kind.BANK_AMOUNT_MISMATCH: _offer(Action.POST_CORRECTION, Action.TAKE_PROVIDER_STATUS, requery=False),
 }
 
 
@@ -492,3 +555,4 @@ class ActionInput:
     amount_minor: int | None = None
     owner: str = ""
     until: date | None = None
+    counterpart: str = ""  # what an item is linked to: the number of a bank line, or of a payout

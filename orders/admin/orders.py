@@ -343,6 +343,9 @@ def _facts(request: HttpRequest, row: Order) -> Facts:
     if row.carrier or row.tracking:
         facts.append(("Shipment", f"{row.carrier} {row.tracking}".strip()))
     facts.append(("Discrepancies", _discrepancies_link(request, row.number)))
+    facts.append(
+        ("Follow the money", cells.report(request, "reconciliation.bankline/walk", "to the bank", q=row.number))
+    )
     return Facts("Order", facts)
 
 

@@ -14,7 +14,7 @@ from foundation.database import database_now
 from foundation.desk import Act, ChoiceFilter, ReadOnlyAdmin, by_number, choice_filter
 from foundation.sections import Entry, Facts, Page, Timeline
 from payments import services
-from payments.admin.shared import journal_table, order_link, refunds_table, webhooks_table
+from payments.admin.shared import journal_table, money_link, order_link, refunds_table, webhooks_table
 from payments.models import Dispute, JournalEntry, Payment
 from payments.states import DISPUTE_NEEDS_RESPONSE, DISPUTE_OPEN, DisputeStatus
 
@@ -141,6 +141,7 @@ class DisputeAdmin(ReadOnlyAdmin[Dispute]):
         return [
             ("Order", order_link(request, payment.reference)),
             ("Payment", cells.link(request, "payments.payment", payment.pk, cells.short(payment.number))),
+            ("Follow the money", money_link(request, row.number)),
             ("Customer", payment.customer),
             ("Reason", row.reason.replace("_", " ") or cells.NOTHING),
             ("Answer until", cells.moment(row.evidence_due_at) if row.status in DISPUTE_OPEN else cells.NOTHING),

@@ -15,6 +15,7 @@ from payments.admin.shared import (
     NeedsAPerson,
     end_unanswered,
     journal_table,
+    money_link,
     offered_to_decide,
     order_link,
     person_marks,
@@ -208,6 +209,7 @@ class PaymentAdmin(ReadOnlyAdmin[Payment]):
         currency = payment.currency
         return [
             ("Order", order_link(request, payment.reference)),
+            ("Follow the money", money_link(request, payment.number)),
             ("Customer", payment.customer),
             ("Method", payment.method),
             ("Asked for at the provider", cells.money(payment.amount_minor, currency)),

@@ -11,7 +11,7 @@ from foundation import cells
 from foundation.desk import Act, ReadOnlyAdmin, by_number, choice_filter
 from foundation.sections import Entry, Facts, Page, Table, Timeline
 from payments import services
-from payments.admin.shared import journal_table, webhooks_table
+from payments.admin.shared import journal_table, money_link, webhooks_table
 from payments.models import JournalEntry, Payout, PayoutTransaction
 from payments.states import PayoutStatus
 
@@ -102,17 +102,19 @@ class PayoutAdmin(ReadOnlyAdmin[Payout]):
                 webhooks_table(request, [row.provider_reference]),
             ],
             side=[
-                Facts("Payout", _facts(row, sums)),
+                Facts("Payout", _facts(request, row, sums)),
                 Timeline("Status", history, empty="Its status has not changed yet."),
             ],
         )
 
 
-def _facts(row: Payout, sums: dict[str, Any]) -> list[tuple[str, str | SafeString]]:
+def _facts(request: HttpRequest, row: Payout, sums: dict[str, Any]) -> list[tuple[str, str | SafeString]]:
     facts: list[tuple[str, str | SafeString]] = [
         ("Made", "by schedule" if row.automatic else "by hand: what it pays out cannot be listed"),
         ("Created", cells.moment(row.provider_created_at)),
         ("Transactions listed", cells.moment(row.listed_at)),
+        ("Trace id of the banks", cells.code(row.trace_id)),
+        ("Follow the money", money_link(request, row.number)),
     ]
     if row.listed_at:
         net = sums["net"] or 0

@@ -16,6 +16,7 @@ from payments.admin.shared import (
     NeedsAPerson,
     end_unanswered,
     journal_table,
+    money_link,
     offered_to_decide,
     order_link,
     person_marks,
@@ -211,6 +212,7 @@ class RefundAdmin(ReadOnlyAdmin[Refund]):
                     [
                         ("Order", order_link(request, payment.reference)),
                         ("Payment", cells.link(request, "payments.payment", payment.pk, cells.short(payment.number))),
+                        ("Follow the money", money_link(request, row.number)),
                         ("By the provider", cells.money(row.amount_minor, row.currency)),
                         ("As store credit", cells.money(row.credit_minor or None, row.currency)),
                         ("Reason", row.reason),

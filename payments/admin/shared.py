@@ -24,6 +24,11 @@ def order_link(request: HttpRequest, number: str) -> SafeString:
     return format_html('<a class="ec-link" href="{}">{}</a>', url, cells.code(number))
 
 
+def money_link(request: HttpRequest, number: str) -> SafeString:
+    """From an order to the bank and back, by the address's name: payments knows nothing of reconciliation."""
+    return cells.report(request, "reconciliation.bankline/walk", "from the order to the bank", q=number)
+
+
 def refunds_table(request: HttpRequest, refunds: QuerySet[Refund]) -> Table:
     return Table(
         "Refunds",

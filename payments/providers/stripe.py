@@ -396,6 +396,7 @@ def _payout(row: Json) -> ProviderPayout:
         created_at=_moment(row["created"]),
         failure_code=row.get("failure_code") or "",
         failure_message=row.get("failure_message") or "",
+        trace_id=(row.get("trace_id") or {}).get("value") or "",
     )
 
 

@@ -57,7 +57,7 @@ def build(account: Account, *, amount: int, currency: str, arrival_date: int) ->
         "source_type": "card",
         "statement_descriptor": None,
         "status": "in_transit",
-        "trace_id": None,
+        "trace_id": {"status": "pending", "value": None},
         "type": "bank_account",
     }
 
@@ -108,7 +108,9 @@ def decide(account: Account, payout: Json, status: str, code: str = "account_clo
     if (before, status) not in _DECISIONS:
         raise Refused(f"Payout {payout['id']} is {before}: it cannot become {status}.")
     payout["status"] = status
-    if status != "paid":
+    if status == "paid":  # what Stripe learns from the banks some days later
+        payout["trace_id"] = {"status": "supported", "value": f"TRC{payout['id'].removeprefix('po_').upper()}"}
+    else:
         row = balance.record(
             account,
             kind="payout_failure" if status == "failed" else "payout_cancel",

@@ -25,7 +25,13 @@ from payments.services.disputes import sync_dispute
 from payments.services.inbox import catch_up_since, receive_webhook, replay_event, replay_events
 from payments.services.payment_news import take_credit
 from payments.services.payouts import sync_payout
-from payments.services.provider_books import correct_fee, post_booking, post_learnt_fees, post_opening_balance
+from payments.services.provider_books import (
+    correct_bank,
+    correct_fee,
+    post_booking,
+    post_learnt_fees,
+    post_opening_balance,
+)
 from payments.services.refund_sending import (
     flag_refund,
     post_refund,
@@ -50,6 +56,7 @@ __all__ = [
     "check_books",
     "client_secret",
     "close_intent",
+    "correct_bank",
     "correct_fee",
     "cut_books",
     "end_unanswered",

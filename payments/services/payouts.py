@@ -74,6 +74,7 @@ def _applied(news: ProviderPayout, *, seen: int, by: str) -> Payout | None:
         "failure_code": news.failure_code,
         "failure_message": news.failure_message,
         "arrives_on": news.arrives_on,
+        "trace_id": news.trace_id[:255] or payout.trace_id,
         "readings": payout.readings + 1,
         "next_check_at": _next_check(payout),
     }

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from django.db import transaction
 
-from foundation.errors import InvalidInput
+from foundation.errors import InvalidInput, NotFound
 from payments import ledger
-from payments.models import JournalEntry
+from payments.models import JournalEntry, Payout
 from payments.types import LearntFee
 
 _BATCH = 200  # fees a transaction
@@ -87,5 +87,28 @@ def post_opening_balance(*, currency: str, amount_minor: int, by: str, why: str)
         credit=ledger.unallocated_receipts(currency),
         amount_minor=amount_minor,
         by=by,
+        memo=why,
+    )
+
+
+def correct_bank(*, payout: str, amount_minor: int, cause: str, by: str, why: str) -> bool:
+    """Post what our bank got more of a payout (`po_…`) than our books say; less, where negative. Against write-offs, whence
+    a person can move it on.
+
+    `cause` posts once. Raises NotFound, InvalidInput.
+    """
+    if not amount_minor:
+        raise InvalidInput("A correction of nothing corrects nothing.")
+    known = Payout.objects.filter(provider_reference=payout).first()
+    if known is None:
+        raise NotFound
+    return ledger.post(
+        key=f"bank_correction:{known.number}:{cause}",
+        kind="bank_correction",
+        debit=ledger.bank(known.currency),
+        credit=ledger.write_offs(known.currency),
+        amount_minor=amount_minor,
+        by=by,
+        subject=known.number,
         memo=why,
     )

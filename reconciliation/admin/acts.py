@@ -56,12 +56,22 @@ class UntilForm(ActionForm):
     field_order = ("until", "note")
 
 
+class CounterpartForm(ActionForm):
+    counterpart = forms.CharField(
+        label="Bank line or payout",
+        max_length=255,
+        help_text="The number of what this belongs to: bnk_… of a payout, pot_… or po_… of a bank line.",
+    )
+    field_order = ("counterpart", "note")
+
+
 _FORMS: dict[tuple[str, ...], type[ActionForm]] = {
     (): ActionForm,
     ("order_number",): OrderForm,
     ("amount_minor", "order_number"): RefundForm,
     ("owner",): OwnerForm,
     ("until",): UntilForm,
+    ("counterpart",): CounterpartForm,
 }
 _ICONS = {
     Action.REQUERY: "sync",
@@ -76,6 +86,7 @@ _ICONS = {
     Action.ASSIGN: "person_add",
     Action.RELEASE: "person_remove",
     Action.IGNORE_UNTIL: "snooze",
+    Action.LINK_BANK_LINE: "link",
 }
 _MOVES_MONEY = (Action.REFUND_CUSTOMER, Action.MARK_FRAUD)
 
@@ -90,6 +101,7 @@ def act_of(info: ActionInfo) -> Act[Discrepancy]:
             amount_minor=numbers.read(amount, item.currency) if amount else None,
             owner=data.get("owner", ""),
             until=data.get("until"),
+            counterpart=data.get("counterpart", ""),
         )
         result = services.perform(
             discrepancy_id=item.pk, action=info.name, by=by, note=data["note"], key=str(data["key"]), given=given

@@ -18,7 +18,7 @@ from reconciliation import selectors
 from reconciliation.admin import shared
 from reconciliation.admin.acts import act_of
 from reconciliation.admin.filters import AgeFilter, CurrencyFilter, KindFilter, OwnerFilter, StateFilter
-from reconciliation.admin.shared import SEVERITY, linked, order_link, run_link, state
+from reconciliation.admin.shared import SEVERITY, linked, order_link, run_link, state, walk_link
 from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory, ProviderTransaction
 from reconciliation.states import OPEN_STATES, DiscrepancyState, Outcome
 from reconciliation.types import ACTIONS, KINDS, Action, Severity, info_of
@@ -140,6 +140,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
             next=self._neighbour(item, forward=True),
             main=[
                 _compare(request, item),
+                *_proposed(request, item),
                 _actions_log(found.actions),
                 *_order(request, found.order),
                 _transactions(found.transactions),
@@ -172,7 +173,8 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
             ("Order", order_link(request, row.order_reference)),
             ("Payment", linked(request, "payments.payment", row.payment_id, row.payment_number)),
             ("Refund", linked(request, "payments.refund", row.refund_id, row.refund_number)),
-            ("Stripe's object", cells.code(row.source)),
+            ("The bank's, or Stripe's" if row.object_kind == "bank" else "Stripe's object", cells.code(row.source)),
+            ("Follow the money", walk_link(request, row.source if row.object_kind != "statement" else "")),
             ("Intent", cells.code(row.intent)),
             ("Matched by", str(row.evidence.get("matched_by", "")).replace("_", " ") or cells.NOTHING),
             ("First seen", cells.beside(run_link(request, row.first_seen_run), cells.moment(row.first_seen_at))),
@@ -194,6 +196,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
 def _compare(request: HttpRequest, row: Discrepancy) -> Custom:
     ours, theirs = row.ours_amount_minor is not None, row.theirs_amount_minor is not None
     both = ours and theirs
+    them = "The bank" if row.object_kind == "bank" else "Stripe"
     sides = [
         {
             "name": "Our books",
@@ -208,9 +211,9 @@ def _compare(request: HttpRequest, row: Discrepancy) -> Custom:
             ],
         },
         {
-            "name": "Stripe's books",
+            "name": f"{them}'s books",
             "there": theirs,
-            "missing": "Stripe's books hold nothing for this.",
+            "missing": f"{them}'s books hold nothing for this.",
             "amount": cells.money(row.theirs_amount_minor, row.theirs_currency),
             "facts": [
                 ("Status", cells.state(row.theirs_status), both and row.ours_status != row.theirs_status),
@@ -224,7 +227,7 @@ def _compare(request: HttpRequest, row: Discrepancy) -> Custom:
         "admin/desk/compare.html",
         "Ours and theirs",
         {
-            "who_has_more": _who_has_more(row.difference_minor),
+            "who_has_more": _who_has_more(row.difference_minor, them),
             "difference": cells.difference(row.difference_minor, row.currency),
             "explanation": info_of(row.kind, row.object_kind).explanation,
             "is_past": row.state == DiscrepancyState.RESOLVED,
@@ -233,10 +236,32 @@ def _compare(request: HttpRequest, row: Discrepancy) -> Custom:
     )
 
 
-def _who_has_more(difference_minor: int | None) -> str:
+def _who_has_more(difference_minor: int | None, them: str) -> str:
     if difference_minor is None:
         return "Cannot be told"
-    return "Difference" if not difference_minor else "Stripe has more" if difference_minor > 0 else "Stripe has less"
+    return "Difference" if not difference_minor else f"{them} has {'more' if difference_minor > 0 else 'less'}"
+
+
+def _proposed(request: HttpRequest, row: Discrepancy) -> list[Section]:
+    """What may be the other side of a payout or a bank line, best first, each with what speaks against it."""
+    if row.object_kind != "bank" or not row.evidence.get("candidates"):
+        return []
+    return [
+        Table(
+            "What it may be",
+            ["Number", "Date", "Speaks against it", cells.right("Amount")],
+            [
+                [
+                    walk_link(request, one["number"], cells.code(one["number"])),
+                    one["on"],
+                    ", ".join(one["differs"]) or "nothing but that it is not the only one",
+                    cells.money(one["amount_minor"], one["currency"]),
+                ]
+                for one in row.evidence["candidates"]
+            ],
+            empty="Nothing comes near it.",
+        )
+    ]
 
 
 def _own_number(request: HttpRequest, row: Discrepancy) -> SafeString:

@@ -34,6 +34,11 @@ def order_link(request: HttpRequest, reference: str) -> SafeString:
         return cells.code(reference)
 
 
+def walk_link(request: HttpRequest, text: str, shown: str | SafeString = "order to bank") -> SafeString:
+    """Leads to the walk from this number."""
+    return cells.report(request, "reconciliation.bankline/walk", shown, q=text) if text else cells.NOTHING
+
+
 def linked(request: HttpRequest, model: str, pk: object, number: str) -> SafeString:
     return cells.link(request, model, pk, cells.short(number)) if pk else cells.NOTHING
 

@@ -2,6 +2,12 @@
 
 from reconciliation.services.actions import perform
 from reconciliation.services.balances import read_balance
+from reconciliation.services.bank import (
+    import_bank_statement,
+    link_bank_line,
+    match_bank_lines,
+    unlink_bank_line,
+)
 from reconciliation.services.news import (
     note_contradiction,
     note_dispute_contradiction,
@@ -15,7 +21,10 @@ from reconciliation.services.runs import reconcile_day, reconcile_missing_days, 
 from reconciliation.services.statements import import_statement
 
 __all__ = [
+    "import_bank_statement",
     "import_statement",
+    "link_bank_line",
+    "match_bank_lines",
     "note_contradiction",
     "note_dispute_contradiction",
     "note_late_failure",
@@ -28,4 +37,5 @@ __all__ = [
     "reconcile_missing_days",
     "request_run",
     "start_books",
+    "unlink_bank_line",
 ]

@@ -23,7 +23,7 @@ from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyRes
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory
 from reconciliation.services import findings
-from reconciliation.services.repairs import REPAIRS
+from reconciliation.services.repairs import REPAIRS, compare
 from reconciliation.states import DISCREPANCY_EDGES, ClosedAs, DiscrepancyState, Outcome
 from reconciliation.types import Action, ActionInfo, ActionInput, ActionResult, actions_of
 
@@ -136,7 +136,7 @@ def _finish(
 def _compare_again(item: Discrepancy, info: ActionInfo, record: DiscrepancyAction, done: str) -> str:
     now = database_now()
     books.recount_of(item.source)
-    matching.match_objects([(item.object_kind, item.source)], now=now)
+    compare(item, now=now, by=record.by)
     if matching.is_found(item.fingerprint):
         verdict = "The difference remains."
     else:

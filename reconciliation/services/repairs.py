@@ -5,6 +5,7 @@ sentence for the desk.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 from django.db import transaction
 
@@ -24,8 +25,10 @@ from payments.errors import (
     RefundExceedsCaptured,
 )
 from reconciliation import matching
+from reconciliation.bank import legs
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction
+from reconciliation.services import bank
 from reconciliation.services.importing import import_sources
 from reconciliation.types import Action, ActionInput, Kind
 
@@ -55,6 +58,8 @@ def create_missing_refund(item: Discrepancy, action: DiscrepancyAction, given: A
 def post_correction(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
     if item.object_kind in ("adjustment", "other"):
         return _take_over(item, action)
+    if item.object_kind == legs.OBJECT:
+        return _correct_bank(item, action)
     if item.kind == Kind.FEE_VARIANCE:
         return _correct_fees(item, action)
     if item.refund_id and item.ours_status != "succeeded":
@@ -94,6 +99,32 @@ def _take_over(item: Discrepancy, action: DiscrepancyAction) -> str:
     return f"{format_minor(difference_minor, item.theirs_currency)} of {item.source} was taken over into our books."
 
 
+def _correct_bank(item: Discrepancy, action: DiscrepancyAction) -> str:
+    """What the bank got more, or less, of a payout than our books have there."""
+    difference_minor = _difference_now(item)
+    if not difference_minor:
+        return "There was nothing left to correct."
+    payments.correct_bank(
+        payout=item.source,
+        amount_minor=difference_minor,
+        cause=f"{item.number}:{item.cycle}",
+        by=action.by,
+        why=action.note,
+    )
+    return f"{format_minor(difference_minor, item.ours_currency)} was posted to the bank's account, against write-offs."
+
+
+def link_bank_line(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    counterpart = given.counterpart.strip()
+    if not counterpart:
+        raise MissingInput("Say what it belongs to: the number of a bank line, or of a payout.", param="counterpart")
+    of_line = item.kind == Kind.BANK_LINE_UNEXPLAINED
+    line, payout = (item.source, counterpart) if of_line else (counterpart, item.source)
+    bank.link(line=line, payout=payout, by=action.by, why=action.note)
+    _made(action, counterpart)
+    return f"{line} is payout {payout}."
+
+
 def _correct_fees(item: Discrepancy, action: DiscrepancyAction) -> str:
     """Each of its rows has a fee of its own, and so a correction."""
     import_sources([item.source])
@@ -115,7 +146,7 @@ def _post_fees(item: Discrepancy, action: DiscrepancyAction, off: Sequence[tuple
 
 
 def take_provider_status(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
-    if item.object_kind in ("dispute", "payout"):
+    if item.object_kind in ("dispute", "payout", legs.OBJECT):
         _read_again(item, action)
         number = item.source
     else:
@@ -226,8 +257,16 @@ def _order_number(item: Discrepancy, given: ActionInput) -> str:
 
 def _difference_now(item: Discrepancy) -> int | None:
     with one_writer(wait_s=5):
-        matching.match_objects([(item.object_kind, item.source)], now=database_now())
+        compare(item, now=database_now(), by="reconciliation")
         return matching.difference_of(item.fingerprint)
+
+
+def compare(item: Discrepancy, *, now: datetime, by: str) -> None:
+    """Look at both sides of an item again, and leave what differs to `findings`. Under `one_writer`."""
+    if item.object_kind == legs.OBJECT:
+        bank.look(now=now, by=by)
+    else:
+        matching.match_objects([(item.object_kind, item.source)], now=now)
 
 
 def _made(action: DiscrepancyAction, number: str) -> None:
@@ -242,4 +281,5 @@ REPAIRS: Mapping[str, Repair] = {
     Action.TAKE_PROVIDER_STATUS: take_provider_status,
     Action.REFUND_CUSTOMER: refund_customer,
     Action.MARK_FRAUD: mark_fraud,
+    Action.LINK_BANK_LINE: link_bank_line,
 }

@@ -20,10 +20,11 @@ from payments import selectors as payments
 from payments import services as payments_services
 from payments.errors import ProviderUnavailable
 from reconciliation import books, matching, selectors
+from reconciliation.bank import legs
 from reconciliation.errors import RunInProgress, RunTakenOver, WorkersUnreachable
 from reconciliation.locks import one_writer
 from reconciliation.models import ReconciliationRun
-from reconciliation.services import findings
+from reconciliation.services import bank, findings
 from reconciliation.services.balances import read_balance
 from reconciliation.services.importing import Progress, import_day, read_window
 from reconciliation.states import RunState
@@ -221,6 +222,7 @@ def _match_and_store(
     kinds = findings.store(run, now=now)
     totals = matching.day_totals(run.date, starts_on=starts_on)
     statements = _close(run, kinds, now=now, dry_run=dry_run)
+    _look_at_bank(run, kinds, now=now)
     return RunReport(
         run_id=run.pk,
         date=run.date,
@@ -256,6 +258,14 @@ def _close(run: ReconciliationRun, kinds: dict[str, KindCounts], *, now: datetim
         for kind, counts in findings.store(run, now=now).items():
             kinds[kind] = counts
     return statements
+
+
+def _look_at_bank(run: ReconciliationRun, kinds: dict[str, KindCounts], *, now: datetime) -> None:
+    """The third leg: what our bank got, beside what was paid out to it. It knows no days of its own: any run looks at it all."""
+    if legs.has_statements():
+        bank.look(now=now, by=run.number)
+        for kind, counts in findings.store(run, now=now).items():
+            kinds[kind] = counts
 
 
 def _residuals(matched: dict[str, int], statements: Iterable[Statement]) -> dict[str, int]:

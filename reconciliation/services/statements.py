@@ -1,6 +1,7 @@
 """Takes in statement files: as a whole or not at all, each once."""
 
 import hashlib
+from collections.abc import Sequence
 from datetime import date
 from typing import BinaryIO
 
@@ -13,7 +14,7 @@ from reconciliation.errors import StatementNotKept
 from reconciliation.imports import Expected, Unreadable
 from reconciliation.locks import one_writer
 from reconciliation.models import ProviderRead, StatementFile
-from reconciliation.types import Problem, StatementReport
+from reconciliation.types import Problem, StatementReport, Whose
 
 _WAIT_FOR_RUN_S = 600  # a run that stores its results
 _CHUNK = 256 * 1024
@@ -32,27 +33,29 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
     expected = expected or Expected()
     if bool(expected.first_day) != bool(expected.last_day):
         raise InvalidInput("Say both days of the statement, or none.", param="first_day")
-    sha256 = _hash_of(file)
-    before = StatementFile.objects.filter(sha256=sha256).first()
+    sha256 = hash_of(file)
+    before = StatementFile.objects.filter(sha256=sha256, refused=False).first()
     if before:
-        return _report(before, replayed=True)
+        return report(before, replayed=True)
     try:
         layout = imports.read_layout(file, expected)
     except Unreadable as error:
-        return StatementReport(name, sha256, problems=(error.problem,), problem_count=1)
+        return note_refused(refused(name, sha256, "", [error.problem], 1), by=by, whose=Whose.PROVIDER)
     try:
         with transaction.atomic(durable=True):
             return _import(file, layout, expected, name=name, sha256=sha256, by=by)
     except DataError as error:
         torn = imports.torn_lines(file, layout, error)
-        return _refused(name, sha256, layout, torn, len(torn))
-    except _RefusedError as refused:
-        return refused.report
+        return note_refused(refused(name, sha256, layout.name, torn, len(torn)), by=by, whose=Whose.PROVIDER)
+    except _RefusedError as error:
+        return note_refused(error.report, by=by, whose=Whose.PROVIDER)
     except IntegrityError:
-        before = StatementFile.objects.filter(sha256=sha256).first()  # somebody took the same file in meanwhile
+        before = StatementFile.objects.filter(
+            sha256=sha256, refused=False
+        ).first()  # somebody took the same file in meanwhile
         if before is None:
             raise
-        return _report(before, replayed=True)
+        return report(before, replayed=True)
 
 
 class _RefusedError(Exception):
@@ -69,7 +72,7 @@ def _import(
     rows = imports.stage(file, layout)
     problems, count = imports.problems(layout, expected)
     if problems:
-        raise _RefusedError(_refused(name, sha256, layout, problems, count))
+        raise _RefusedError(refused(name, sha256, layout.name, problems, count))
     first_day, last_day = imports.days(layout, expected)
     added = imports.keep(layout, expected, list(matching.CATEGORIES["charge"]))
     if not imports.is_kept(layout, expected, rows):
@@ -89,7 +92,7 @@ def _import(
     if first_day and last_day:
         with one_writer(wait_s=_WAIT_FOR_RUN_S):
             books.recount(first_day, last_day)
-    return _report(taken, replayed=False)
+    return report(taken, replayed=False)
 
 
 def _note_read(first_day: date, last_day: date, sha256: str) -> None:
@@ -98,11 +101,30 @@ def _note_read(first_day: date, last_day: date, sha256: str) -> None:
     ProviderRead.objects.create(since=since, until=until, finished_at=Now(), statement=sha256)
 
 
-def _refused(name: str, sha256: str, layout: imports.Layout, problems: list[Problem], count: int) -> StatementReport:
-    return StatementReport(name, sha256, layout.name, problems=tuple(problems), problem_count=count)
+def refused(name: str, sha256: str, layout: str, problems: Sequence[Problem], count: int) -> StatementReport:
+    """Of a file that has problems: nothing of it was taken in."""
+    return StatementReport(name, sha256, layout, problems=tuple(problems), problem_count=count)
 
 
-def _report(taken: StatementFile, *, replayed: bool) -> StatementReport:
+def note_refused(told: StatementReport, *, by: str, whose: str) -> StatementReport:
+    """Write down that a file was refused, and why: the desk lists it."""
+    StatementFile.objects.create(
+        sha256=told.sha256,
+        name=told.name[:255],
+        layout=told.layout,
+        whose=whose,
+        rows=0,
+        added=0,
+        by=by,
+        refused=True,
+        problem_count=told.problem_count,
+        problems=[[problem.line, problem.reason] for problem in told.problems],
+    )
+    return told
+
+
+def report(taken: StatementFile, *, replayed: bool, matched: int = 0) -> StatementReport:
+    """Of a file that is in."""
     added = 0 if replayed else taken.added
     return StatementReport(
         name=taken.name,
@@ -114,10 +136,12 @@ def _report(taken: StatementFile, *, replayed: bool) -> StatementReport:
         first_day=taken.first_day,
         last_day=taken.last_day,
         replayed=replayed,
+        matched=matched,
     )
 
 
-def _hash_of(file: BinaryIO) -> str:
+def hash_of(file: BinaryIO) -> str:
+    """SHA-256 of a file's bytes."""
     file.seek(0)
     sha256 = hashlib.sha256()
     while chunk := file.read(_CHUNK):

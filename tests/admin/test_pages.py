@@ -1,6 +1,7 @@
 """Every list and every page answers, in few queries, and in no more when there are more rows."""
 
 from datetime import timedelta
+from io import BytesIO
 
 import pytest
 from django.contrib import admin
@@ -14,6 +15,7 @@ from inventory import services as inventory
 from orders.models import MerchantCall, Order
 from payments import services as payments
 from payments.models import InboxEvent, JournalEntry, Payment, Refund
+from reconciliation import services as reconciliation
 from reconciliation.models import Discrepancy, ReconciliationRun
 from tests.admin.conftest import list_url, page_url
 from tests.credit import grant
@@ -53,6 +55,8 @@ def trade(books):
         payments.sync_dispute(disputed["id"], by="test")
         for payout in books.sandbox.control("POST", "payouts", {"include_pending": True})["payouts"]:
             payments.sync_payout(payout["id"], by="test")
+            told = f"reference,account,booked_on,currency,amount_minor,text\n{payout['id']},A,2026-01-12,usd,5,Stripe\n"
+            reconciliation.import_bank_statement(file=BytesIO(told.encode()), name="bank.csv", by="test")
         books.reconcile()
         payments.check_books(day=database_now().date())
         inventory.check_stock(day=database_now().date())

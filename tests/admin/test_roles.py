@@ -25,6 +25,8 @@ BOOKS = [
     "inventory_stockcheck",
     "reconciliation_discrepancy",
     "reconciliation_reconciliationrun",
+    "reconciliation_bankline",
+    "reconciliation_statementfile",
 ]
 MACHINERY = ["durability_sagarun", "durability_delivery", "durability_message", "django_celery_beat_periodictask"]
 KEYS = ["catalog_apikey"]

@@ -96,6 +96,9 @@ STAYS = {
     "payments_inboxmark": "one row",
     **dict.fromkeys(
         (
+            "reconciliation_bankline",
+            "reconciliation_bankmatch",
+            "reconciliation_bankstatement",
             "reconciliation_discrepancy",
             "reconciliation_discrepancyaction",
             "reconciliation_discrepancyhistory",
@@ -105,6 +108,7 @@ STAYS = {
             "reconciliation_providertransaction",
             "reconciliation_rawrow",
             "reconciliation_reconciliationrun",
+            "reconciliation_statementfile",
         ),
         MONEY,
     ),

@@ -7,12 +7,12 @@ follows by itself: what the played part asked for is done in the same process, a
 import json
 import time
 from collections.abc import Callable
-from datetime import UTC, timedelta
+from datetime import UTC, date, timedelta
 from datetime import datetime as moment
 from datetime import time as time_of_day
 from functools import partial
+from io import BytesIO
 from typing import Any
-from uuid import UUID
 
 import requests
 import stripe
@@ -28,7 +28,7 @@ from payments import gateway
 from payments import services as payments
 from payments.models import Dispute, Payment, Payout, Refund
 from reconciliation import services as reconciliation
-from reconciliation.models import Discrepancy
+from reconciliation.models import BankLine, BankMatch, Discrepancy
 from reconciliation.services.repairs import REPAIRS
 from reconciliation.types import ACTIONS, Action, ActionInput, Kind
 from tests.campaigns.boundaries.world import Scene, World, run_task
@@ -692,8 +692,84 @@ def _given_back_at_night(world: World, kind: str) -> None:
     run_task("reconciliation.nightly")
 
 
-# What a run finds, unless news tell of it.
+# --- Our bank ---------------------------------------------------------------------------------------
+
+_A_MONTH = timedelta(days=30)
+
+
+def arrived(world: World) -> Payout:
+    """What was sold a month ago was paid out, and is on our bank's account by our books; no statement tells of it."""
+    world.trade_on(database_now() - _A_MONTH)
+    decided(world, "payouts", "payout", paid_out(world), "paid")
+    all_news(world)
+    return Payout.objects.get(status="paid")
+
+
+def bank_tells(*lines: tuple[str, int, date, str, str]) -> BytesIO:
+    """A file of our bank's: (its reference, amount, day, the other side, text), from before the payout until today."""
+    today = database_now().date()
+    of_others = (("J1", 11, today - 2 * _A_MONTH, "Jane Doe", ""), ("J2", 12, today, "Jane Doe", ""))
+    rows = (f"{name},ACCT,{day},usd,{amount},{side},{text}" for name, amount, day, side, text in (*of_others, *lines))
+    head = "reference,account,booked_on,currency,amount_minor,counterparty,text"
+    return BytesIO("\n".join([head, *rows, ""]).encode())
+
+
+def take_in(file: BytesIO) -> Any:
+    return reconciliation.import_bank_statement(file=file, name="bank.csv", by="clara")
+
+
+@scenario("a bank's statement is taken in")
+def bank_statement(world: World) -> Played:
+    payout = arrived(world)
+    file = bank_tells(
+        ("B1", payout.amount_minor, payout.arrives_on, "Stripe", payout.trace_id),
+        ("B2", 5, payout.arrives_on, "Stripe", ""),
+    )
+    return partial(take_in, file)
+
+
+@scenario("a bank line is linked to a payout, and the link taken back")
+def bank_link(world: World) -> Played:
+    payout = arrived(world)
+    take_in(bank_tells(("B1", payout.amount_minor, payout.arrives_on, "A bank", "")))
+    line = BankLine.objects.get(reference="B1")
+
+    def play() -> None:
+        if not BankMatch.objects.exists():
+            reconciliation.link_bank_line(line=line.number, payout=payout.number, by="clara", why="it is")
+        if BankMatch.objects.filter(ended_at=None).exists():
+            reconciliation.unlink_bank_line(line=line.pk, by="clara", why="it is not")
+
+    return play
+
+
+def _not_at_the_bank(world: World, kind: str) -> None:
+    payout = arrived(world)
+    take_in(bank_tells(("B1", payout.amount_minor, payout.arrives_on, "A bank", "")))
+
+
+def _not_explained(world: World, kind: str) -> None:
+    payout = arrived(world)
+    take_in(bank_tells(("B1", payout.amount_minor, payout.arrives_on + timedelta(days=10), "Stripe", "")))
+
+
+def _another_amount(world: World, kind: str) -> None:
+    payout = arrived(world)
+    take_in(bank_tells(("B1", payout.amount_minor - 10, payout.arrives_on, "Stripe", payout.trace_id)))
+
+
+def _counterpart(item: Discrepancy) -> str:
+    """What the item is linked to."""
+    if item.kind == Kind.BANK_LINE_UNEXPLAINED:
+        return Payout.objects.get().number
+    return BankLine.objects.get(reference="B1").number if item.kind == Kind.PAYOUT_NOT_AT_BANK else ""
+
+
+# What a run finds, unless news or our bank tell of it.
 _TOLD = {
+    Kind.PAYOUT_NOT_AT_BANK: _not_at_the_bank,
+    Kind.BANK_LINE_UNEXPLAINED: _not_explained,
+    Kind.BANK_AMOUNT_MISMATCH: _another_amount,
     Kind.CURRENCY_MISMATCH: _told_of_a_currency,
     Kind.REFUND_FAILED_LATE: _told_of_a_refund,
     Kind.DISPUTE_MISSING: _given_back_at_night,
@@ -703,16 +779,16 @@ _TOLD = {
 def _action(action: str, kind: str) -> Scene:
     def scene(world: World) -> Played:
         _TOLD.get(kind, _found_at_night)(world, kind)
-        item: UUID = Discrepancy.objects.get(kind=kind).pk
+        item = Discrepancy.objects.get(kind=kind)
         amount = 1 if (action, kind) == (Action.REFUND_CUSTOMER, Kind.AMOUNT_MISMATCH) else None
         return partial(
             reconciliation.perform,
-            discrepancy_id=item,
+            discrepancy_id=item.pk,
             action=action,
             by="clara",
             note="checked with the bank",
             key="one press",
-            given=ActionInput(amount_minor=amount),
+            given=ActionInput(amount_minor=amount, counterpart=_counterpart(item)),
         )
 
     return scene

@@ -83,6 +83,9 @@ _BOOKS = {
     "discrepancies": "SELECT kind, state, closed_as, cycle, count(*) FROM reconciliation_discrepancy GROUP BY 1, 2, 3, 4",
     "actions": """SELECT action, count(*) FROM reconciliation_discrepancyaction
         WHERE outcome = 'ok' GROUP BY 1""",
+    "bank lines": "SELECT amount_minor, of_provider, count(*) FROM reconciliation_bankline GROUP BY 1, 2",
+    "bank matches": "SELECT leg, how, ended_at IS NULL, count(*) FROM reconciliation_bankmatch GROUP BY 1, 2, 3",
+    "statement files": "SELECT whose, layout, refused, rows, count(*) FROM reconciliation_statementfile GROUP BY 1, 2, 3, 4",
     "their rows": "SELECT type, withdrawn_at IS NULL, count(*) FROM reconciliation_providertransaction GROUP BY 1, 2",
 }
 _UNFINISHED = """

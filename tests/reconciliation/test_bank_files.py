@@ -1,0 +1,363 @@
+"""Files of our bank: taken in as a whole or not at all, each once, each bad line told with its reason."""
+
+import hashlib
+import io
+import json
+import tracemalloc
+from datetime import date
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from reconciliation import services
+from reconciliation.bank.staging import Expected
+from reconciliation.models import BankLine, BankMatch, BankStatement, RawRow, StatementFile
+from reconciliation.types import StatementReport
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+FOLDER = Path(__file__).parent / "statements"
+MONDAY, TUESDAY = date(2026, 1, 12), date(2026, 1, 13)
+
+
+def content(name: str) -> bytes:
+    return (FOLDER / name).read_bytes()
+
+
+def take_in(data: bytes | str, name: str = "january", **expected) -> StatementReport:
+    data = data if isinstance(data, bytes) else data.encode()
+    return services.import_bank_statement(file=io.BytesIO(data), name=name, by="clara", expected=Expected(**expected))
+
+
+def refused(data: bytes | str, **expected) -> list[tuple[int, str]]:
+    """What is told; nothing may have been taken in."""
+    report = take_in(data, **expected)
+    assert not BankLine.objects.exists()
+    assert not BankStatement.objects.exists()
+    assert not RawRow.objects.exists()
+    file = StatementFile.objects.get()
+    assert (file.refused, file.added, file.by, file.whose) == (True, 0, "clara", "bank")
+    told = [(problem.line, problem.reason) for problem in report.problems]
+    assert file.problems == [list(problem) for problem in told]
+    return told
+
+
+def stored() -> list[tuple]:
+    rows = BankLine.objects.order_by("line")
+    return list(rows.values_list("booked_on", "valued_on", "amount_minor", "currency", "reference", "of_provider"))
+
+
+# --- What is taken in -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["camt053_v02.xml", "camt053_v08.xml", "statement.mt940", "bank.csv"])
+def test_the_same_statement_in_each_layout_is_the_same_bookings(name):
+    """1,000.00 and 77.78 from Stripe, less a fee of 4.90, and 250.00 from Jane Doe: 1,322.88."""
+    report = take_in(content(name))
+    layout = {"xml": "camt053", "mt940": "mt940", "csv": "bank_csv"}[name.rpartition(".")[2]]
+    assert (report.layout, report.rows, report.added, report.problems) == (layout, 3, 3, ())
+    assert (report.first_day, report.last_day) == (MONDAY, TUESDAY)
+    own = ("B-1", "B-2", "B-3") if layout == "bank_csv" else ("2026011200001", "", "2026011300001")
+    wednesday = date(2026, 1, 14)
+    assert stored() == [
+        (MONDAY, MONDAY, 7778, "eur", own[0], True),
+        (MONDAY, None if layout == "bank_csv" else MONDAY, -490, "eur", own[1], False),
+        (TUESDAY, wednesday, 25000, "eur", own[2], False),
+    ]
+    assert list(BankLine.objects.order_by("line").values_list("counterparty", flat=True)[:1]) == [
+        "STRIPE TECHNOLOGY EUROPE LTD"
+    ]
+    statement = BankStatement.objects.get()
+    balances = (None, None) if layout == "bank_csv" else (100000, 132288)
+    assert (statement.opening_minor, statement.closing_minor, statement.lines) == (*balances, 3)
+    file = StatementFile.objects.get()
+    assert (file.whose, file.by, file.rows, file.refused) == ("bank", "clara", 3, False)
+
+
+def test_what_only_is_announced_is_no_booking():
+    take_in(content("camt053_v08.xml"))
+    assert not BankLine.objects.filter(amount_minor=9900).exists()
+
+
+def test_all_references_of_a_booking_can_be_found_in_its_line():
+    take_in(content("camt053_v02.xml"))
+    line = BankLine.objects.get(of_provider=True)
+    assert (line.references, line.text) == ("STRIPE-A1B2C3 TRC-2026/0112", "STRIPE PAYOUT")
+
+
+def test_raw_lines_are_kept_by_their_hash():
+    take_in(content("statement.mt940"))
+    line = BankLine.objects.get(amount_minor=25000)
+    raw = RawRow.objects.get(pk=line.sha256)
+    assert bytes(line.sha256) == hashlib.sha256(raw.body.encode()).digest()
+    assert raw.body == (":61:2601140113C250,00NTRFINV17//2026011300001\nfrom abroad\n:86:Jane Doe, invoice 17")
+
+
+def test_the_same_file_twice_changes_nothing():
+    take_in(content("camt053_v02.xml"))
+    before = list(BankLine.objects.order_by("pk").values())
+    report = take_in(content("camt053_v02.xml"))
+    assert (report.replayed, report.rows, report.added, report.known) == (True, 3, 0, 3)
+    assert list(BankLine.objects.order_by("pk").values()) == before
+    assert (StatementFile.objects.count(), BankStatement.objects.count()) == (1, 1)
+
+
+def test_a_line_that_comes_in_two_files_is_one_line():
+    """A bank's weekly statement repeats the daily ones; an entry without a reference is known by what it says."""
+    take_in(content("camt053_v02.xml"))
+    weekly = (
+        content("camt053_v02.xml").replace(b"<NtryRef>2<", b"<NtryRef>17<").replace(b"<Id>20260113-1<", b"<Id>week<")
+    )
+    report = take_in(weekly)
+    assert (report.rows, report.added, report.known) == (3, 0, 3)
+
+
+def test_two_equal_bookings_of_one_day_stay_two_and_a_third_is_added():
+    fee = ":61:2601120112D4,90NMSCNONREF\n:86:Account keeping\n"
+    head = ":20:A\n:25:DE1\n:28C:1\n:60F:C260112EUR100,00\n"
+    assert take_in(f"{head}{fee * 2}:62F:C260112EUR90,20\n").added == 2
+    report = take_in(f"{head}{fee * 3}:62F:C260112EUR85,30\n")
+    assert (report.added, report.known) == (1, 2)
+    assert BankLine.objects.count() == 3
+
+
+def test_several_statements_of_several_accounts_in_one_file():
+    one = ":20:A\n:25:DE1\n:28C:1\n:60F:C260112EUR100,00\n:61:260112C1,00NTRFNONREF//R1\n:62F:C260112EUR101,00\n-\n"
+    two = one.replace("DE1", "JP2").replace("EUR1", "JPY1").replace("C1,00", "C1,").replace(",00", ",")
+    assert take_in(one + two).added == 2
+    assert list(BankLine.objects.order_by("line").values_list("account", "currency", "amount_minor")) == [
+        ("DE1", "eur", 100),
+        ("JP2", "jpy", 1),
+    ]
+
+
+def test_what_a_bank_reverses_has_the_sign_of_what_it_does_to_the_account():
+    text = (
+        ":20:A\n:25:DE1\n:28C:1\n:60F:C260112EUR100,00\n:61:260112RC30,00NTRFNONREF\n:61:260112RD5,00NTRFNONREF\n"
+        ":62F:C260112EUR75,00\n"
+    )
+    take_in(text)
+    assert [row[2] for row in stored()] == [-3000, 500]
+
+
+def test_an_entry_date_of_december_belongs_to_the_old_year():
+    text = ":20:A\n:25:DE1\n:28C:1\n:60F:C260102EUR0,00\n:61:2601021231C5,00NTRFNONREF\n:62F:C260102EUR5,00\n"
+    take_in(text)
+    assert BankLine.objects.get().booked_on == date(2025, 12, 31)
+
+
+def test_a_file_in_another_encoding_is_read_where_it_is_said():
+    text = content("bank.csv").decode().encode("latin-1")
+    assert (4, "not UTF-8") in [(problem.line, problem.reason) for problem in take_in(text).problems]
+    assert take_in(text, encoding="latin-1").added == 3
+    assert BankLine.objects.get(amount_minor=-490).text == "Kontoführung"
+
+
+# --- What is refused --------------------------------------------------------------------------------
+
+
+def mt940(*lines: str, closing: str = "C260112EUR101,00") -> str:
+    return "\n".join([":20:A", ":25:DE1", ":28C:1", ":60F:C260112EUR100,00", *lines, f":62F:{closing}", ""])
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "reason"),
+    [
+        (mt940(":61:260112C1,00"), 1, "torn: opening balance and lines lead to €101.00, the closing balance says €111.00"),
+        (mt940(":61:260230C1,00NTRFNONREF"), 5, "torn: this is no booking: 260230C1,00NTRFNONREF"),
+        (mt940(":61:260112X1,00NTRFNONREF"), 5, "torn: this is no booking: 260112X1,00NTRFNONREF"),
+        (mt940(":61:260112C1,001NTRFNONREF"), 5, "an amount has more decimals than EUR counts"),
+        (mt940("and more"), 5, None),
+        (":20:A\n:25:DE1\n:60F:C260112EUR100,00\n:61:260112C1,00NTRFNONREF\n", 1, "torn: the statement has no closing balance"),
+        (":20:A\n:25:DE1\n:61:260112C1,00NTRFNONREF\n:62F:C260112EUR1,00\n", 3, "torn: it stands before the opening balance"),
+        (mt940(":61:260112C1,00NTRFX//R1", ":61:260112C1,00NTRFX//R1", closing="C260112EUR102,00"), 6,
+         "the line R1 stands in the file before"),
+        (":20:A\n:28C:1\n:60F:C260112EUR0,00\n:62F:C260112EUR0,00\n", 1, "the statement does not say of which account it is"),
+        (b":20:A\n:25:DE1\n:86:caf\xe9\n", 3, "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_bad_line_of_mt940_is_told(data, line, reason):
+    if "the closing balance says" in str(reason):
+        data = mt940(":61:260112C1,00NTRFNONREF", closing="C260112EUR111,00")
+    told = refused(data)
+    if reason is None:  # it went on the opening balance, which is none any more
+        assert told
+    else:
+        assert (line, reason) in told
+
+
+def camt(old: str, new: str, name: str = "camt053_v08.xml") -> bytes:
+    text = content(name).decode()
+    assert old in text
+    return text.replace(old, new).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (camt("<Amt Ccy=\"EUR\">250.00</Amt>", "<Amt Ccy=\"EUR\">25.00</Amt>"),
+         (8, "torn: opening balance and lines lead to €1,097.88, the closing balance says €1,322.88")),
+        (camt("<Amt Ccy=\"EUR\">250.00</Amt>", "<Amt Ccy=\"USD\">250.00</Amt>"),
+         (75, "entry 4: wrong currency: usd, the account's is eur")),
+        (camt("<Amt Ccy=\"EUR\">250.00</Amt>", "<Amt Ccy=\"EUR\">250.001</Amt>"),
+         (75, "entry 4: an amount has more decimals than EUR counts")),
+        (camt("<Amt Ccy=\"EUR\">250.00</Amt>", "<Amt Ccy=\"EUR\">NaN</Amt>"), (75, "entry 4: the amount is not one: NaN")),
+        (camt("<CdtDbtInd>DBIT</CdtDbtInd>", ""), (57, "entry 2: it does not say whether it is credit or debit")),
+        (camt("2026-01-13T09:30:00+01:00", "2026-13-01"), (75, "entry 4: the booking date is not a day: 2026-13-01")),
+        (camt("<IBAN>DE89370400440532013000</IBAN>", ""), (31, "the statement does not say of which account it is")),
+        (camt("2026011300001", "2026011200001").replace(b"250.00", b"77.78").replace(b"1322.88", b"1150.66").replace(
+            b"<DtTm>2026-01-13T09:30:00+01:00</DtTm>", b"<Dt>2026-01-12</Dt>"),
+         (75, "the line 2026011200001 stands in the file before")),
+        (camt("camt.053.001.08", "camt.054.001.08"), (2, "this is no CAMT.053: ")),
+        (camt("</BkToCstmrStmt>", ""), (100, "torn: ")),
+        (content("camt053_v08.xml")[:2_000], (0, "torn: ")),
+        (camt("Jane Doe", "J\x01ne"), (0, "torn: ")),
+        (content("camt053_v08.xml").replace("Köln".encode(), b"K\xf6ln"), (0, "torn: ")),
+        (camt("<Document", "<!DOCTYPE Document [<!ENTITY a SYSTEM 'file:///etc/passwd'>]>\n<Document"),
+         (1, "a document type has no place in a statement")),
+    ],
+)  # fmt: skip
+def test_a_bad_entry_of_camt_is_told(data, told):
+    line, reason = told
+    found = refused(data)
+    assert any(one.startswith(reason) and line in (0, at) for at, one in found), found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "reason"),
+    [
+        ("B-2,", "B-1,", 4, "the line B-1 stands in the file before"),
+        ("B-2,", ",", 4, "it has no reference"),
+        ("-490", "-4.90", 4, "the amount is not a number of minor units: -4.90"),
+        ("EUR", "EUX", 4, "the currency is not known: eux"),
+        ("2026-01-13,", "13.01.2026,", 5, "the booking date is not a day: 13.01.2026"),
+        (
+            "B-2,DE89370400440532013000,2026-01-12,,EUR,-490,,,Kontoführung",
+            "B-2,DE89",
+            4,
+            "torn: 2 cells, the header has 9",
+        ),
+        ("B-2,DE89370400440532013000,2026-01-12,,EUR,-490,,,Kontoführung", "", 4, "an empty line"),
+        ("Kontoführung", "a\0b", 4, "it holds a NUL byte"),
+        (
+            "booked_on,valued_on",
+            "valued_on,booked_on,booked_on",
+            1,
+            "the column 'booked_on' stands in the header 2 times",
+        ),
+        (",amount_minor", "", 1, "the column amount_minor is missing"),
+    ],
+)
+def test_a_bad_line_of_our_csv_is_told(old, new, line, reason):
+    text = content("bank.csv").decode()
+    assert old in text
+    assert (line, reason) in refused(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("expected", "line", "reason"),
+    [
+        ({"currency": "usd"}, 2, "wrong currency: eur, not usd"),
+        ({"account": "DE1"}, 2, "wrong account: DE89370400440532013000, not DE1"),
+        ({"first_day": TUESDAY}, 2, "wrong day: 2026-01-12"),
+        ({"last_day": MONDAY}, 5, "wrong day: 2026-01-13"),
+    ],
+)
+def test_what_was_expected_of_a_file_is_held_against_it(expected, line, reason):
+    assert (line, reason) in refused(content("bank.csv"), **expected)
+
+
+def test_a_line_that_says_something_else_than_before_is_told():
+    take_in(content("bank.csv"))
+    report = take_in(content("bank.csv").replace(b"25000", b"25001"))
+    assert [problem.reason for problem in report.problems] == ["it says something else than what we read of B-3 before"]
+    assert BankLine.objects.count() == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"a,b\n1,2\n", "this is no bank statement that we know"),
+        ("booked_on,x\n".encode("utf-16"), "the file is in UTF-16: save it as UTF-8"),
+        (b"<html/>", "this is no CAMT.053: html"),
+    ],
+)
+def test_a_file_that_is_no_statement_is_told_in_a_sentence(data, reason):
+    ((line, told),) = refused(data)
+    assert (line, told.startswith(reason)) == (1, True), told
+
+
+def test_a_refused_file_can_be_taken_in_once_it_is_mended():
+    take_in(content("bank.csv").replace(b"-490", b"x"))
+    assert take_in(content("bank.csv")).added == 3
+    assert list(StatementFile.objects.order_by("pk").values_list("refused", "problem_count")) == [(True, 1), (False, 0)]
+
+
+def test_every_bad_line_is_told_up_to_a_number(settings):
+    settings.RECONCILE_PROBLEMS_SHOWN = 2
+    head = content("bank.csv").decode().splitlines()[0]
+    report = take_in("\n".join([head, *(f"R{number},DE1,x,,eur,1,,," for number in range(5))]) + "\n")
+    assert (report.problem_count, [problem.line for problem in report.problems]) == (5, [2, 3])
+
+
+def _camt_of(entries: int) -> bytes:
+    head, _, rest = content("camt053_v08.xml").decode().partition("<Ntry>")
+    tail = rest.rpartition("</Ntry>")[2]
+    entry = (
+        "<Ntry><Amt Ccy='EUR'>1.00</Amt><CdtDbtInd>CRDT</CdtDbtInd><Sts><Cd>BOOK</Cd></Sts>"
+        "<BookgDt><Dt>2026-01-12</Dt></BookgDt><AcctSvcrRef>{}</AcctSvcrRef></Ntry>"
+    )
+    closing = f"{1000 + entries}.00"
+    return (head.replace("1322.88", closing) + "".join(map(entry.format, range(entries))) + tail).encode()
+
+
+def _mt940_of(lines: int) -> bytes:
+    booking = (f":61:2601120112C1,00NTRFNONREF//R{number}\n:86:a text" for number in range(lines))
+    return mt940(*booking, closing=f"C260112EUR{100 + lines},00").encode()
+
+
+@pytest.mark.parametrize("made", [_camt_of, _mt940_of])
+def test_memory_stays_flat_however_long_the_file_is(made):
+    def peak(rows: int) -> int:
+        file = io.BytesIO(made(rows))
+        tracemalloc.start()
+        try:
+            assert services.import_bank_statement(file=file, name="x", by="test").rows == rows
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)  # what is loaded once
+    assert peak(4_000) < peak(1_000) + 300_000
+
+
+# --- The command ------------------------------------------------------------------------------------
+
+
+def test_the_command_takes_a_file_in_once(capsys):
+    path = str(FOLDER / "camt053_v02.xml")
+    call_command("import_bank_statement", path)
+    assert capsys.readouterr().out == (
+        "camt053_v02.xml: 3 rows, 2026-01-12 to 2026-01-13: 3 new, 0 known\n0 matched with payouts\n"
+    )
+    call_command("import_bank_statement", path)
+    assert "taken in before, nothing was changed (3 rows" in capsys.readouterr().out
+
+
+def test_the_command_tells_what_is_wrong_and_with_which_exit_code(tmp_path, capsys):
+    path = tmp_path / "bank.csv"
+    path.write_bytes(content("bank.csv").replace(b"-490", b"x"))
+    with pytest.raises(CommandError) as refusal:
+        call_command("import_bank_statement", str(path))
+    assert refusal.value.returncode == 1
+    assert "bank.csv:4: the amount is not a number of minor units: x" in capsys.readouterr().err
+    with pytest.raises(CommandError) as refusal:
+        call_command("import_bank_statement", str(path), "--json")
+    assert json.loads(capsys.readouterr().out)["problem_count"] == 1
+    for arguments in ([str(tmp_path / "nothing")], [str(path), "--encoding", "klingon"]):
+        with pytest.raises(CommandError) as refusal:
+            call_command("import_bank_statement", *arguments)
+        assert refusal.value.returncode == 2
+    assert not BankMatch.objects.exists()
