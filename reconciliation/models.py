@@ -177,7 +177,7 @@ class BankStatement(models.Model):
         return f"{self.account} {self.first_day} to {self.last_day}"
 
 
-class BankLine(models.Model):
+class BankLine(Numbered, models.Model):
     """One booking on an account of ours at a bank, as its statement tells it. Positive: money came in."""
 
     PREFIX = "bnk"
@@ -210,18 +210,6 @@ class BankLine(models.Model):
             models.Index(fields=["reference"], name="bank_line_by_reference", condition=~Q(reference="")),
         ]
         triggers = [protect_append_only()]
-
-    def __str__(self) -> str:
-        return self.number
-
-    @property
-    def number(self) -> str:
-        return public_id(self.PREFIX, self.id)
-
-    @classmethod
-    def id_of(cls, number: str) -> UUID:
-        """Raises NotFound."""
-        return parse_public_id(cls.PREFIX, number)
 
 
 class BankMatch(models.Model):

@@ -13,21 +13,22 @@ from foundation.desk import ActForm, ReadOnlyAdmin
 from foundation.sections import Cell, Custom, Facts, Page, Section, Table
 from reconciliation.admin.shared import order_link, walk_link
 from reconciliation.bank import walk
-from reconciliation.bank.walk import SHOWN, Booking, Break, Link, Ours, Payout, Walk
+from reconciliation.bank.walk import SHOWN, Booking, Break, Ending, Link, Ours, Payout, Walk
 from reconciliation.models import BankLine
 
 _NAME = "reconciliation_bankline_walk"
+_TAKES = (
+    "The number of an order, payment, refund, dispute, payout or bank line; Stripe's pi_…, ch_…, re_…, dp_…, txn_… or po_…; a "
+    "trace id; the bank's own reference."
+)
 _PAGES = {"charge": "payments.payment", "refund": "payments.refund", "dispute": "payments.dispute"}
+_TONES: dict[str, cells.Tone] = {Ending.BROKEN: "bad", Ending.WAITS: "info", Ending.NOTHING: "quiet"}
 
 
 class SearchForm(ActForm):
     """Comes by GET."""
 
-    q = forms.CharField(
-        label="Any number of the chain: an order's, payment's, refund's, payout's, bank line's; ch_…, re_…, txn_…, po_…; a trace id",
-        max_length=255,
-        required=False,
-    )
+    q = forms.CharField(label="Any number of the chain", max_length=255, required=False)
 
 
 def urls(model_admin: ReadOnlyAdmin[BankLine]) -> list[URLPattern]:
@@ -49,7 +50,7 @@ def _walk(model_admin: ReadOnlyAdmin[BankLine], request: HttpRequest) -> HttpRes
     page = Page(
         title="Order to bank",
         lead=[_verdict(found)] if text else [],
-        sub=cells.code(text) if text else "",
+        sub=cells.code(text) if text else _TAKES,
         top=[search],
         main=_sections(request, found) if text else [],
     )
@@ -59,11 +60,13 @@ def _walk(model_admin: ReadOnlyAdmin[BankLine], request: HttpRequest) -> HttpRes
 def _verdict(found: Walk) -> SafeString:
     if found.is_empty:
         return cells.badge("nothing moved under this number", "warn")
-    broken = [link for link in found.links if link.break_ and link.break_.is_broken]
-    if broken:
+    endings = {link.break_.how for link in found.links if link.break_}
+    of_nothing = found.line is not None and found.payout is None
+    if Ending.BROKEN in endings or (of_nothing and found.line is not None and found.line.of_provider):
         return cells.badge("broken", "bad")
-    waits = any(link.break_ for link in found.links) or (found.line is not None and found.payout is None)
-    return cells.badge("not at its end yet", "info") if waits or not found.links else cells.badge("whole", "good")
+    if Ending.WAITS in endings or of_nothing:
+        return cells.badge("not at its end yet", "info")
+    return cells.badge("whole", "good")
 
 
 def _sections(request: HttpRequest, found: Walk) -> list[Section]:
@@ -200,6 +203,4 @@ def _line_cell(request: HttpRequest, line: BankLine) -> SafeString:
 def _break_cell(found: Break | None) -> SafeString:
     if found is None:
         return cells.badge("whole", "good")
-    if not found.says:
-        return cells.NOTHING
-    return cells.lines([cells.badge(found.leg, "bad" if found.is_broken else "info"), cells.quiet(found.says)])
+    return cells.lines([cells.badge(found.leg, _TONES[found.how]), cells.quiet(found.says)])

@@ -113,6 +113,8 @@ def stage(file: BinaryIO, layout: str, expected: Expected) -> Staged:
     """Read a file to its end into the temporary table `bank_staged`, and say what is wrong with which line of it."""
     staged = Staged()
     with connection.cursor() as cursor:
+        # Reading a large file is one long statement.
+        cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
         cursor.execute("DROP TABLE IF EXISTS pg_temp.bank_staged, pg_temp.bank_keyed")
         cursor.execute(_TABLE)
         with (

@@ -22,6 +22,8 @@ from payments.selectors import MOVEMENTS_VIEW, PAID_OUT_VIEW, PAYOUTS_AT_BANK_VI
 from reconciliation.models import BankLine, BankMatch, BankStatement, ProviderTransaction
 
 SHOWN: Final = 100  # bookings of one payout that are shown; its sums are of all of them
+# Objects that stand for a customer's money: our books have to know them. Others (a fee, an adjustment) stand for themselves.
+_MOVED_FOR_SOMEBODY: Final = ("ch_", "py_", "re_", "pyr_", "dp_", "du_")
 _PREFIXES: Final[Mapping[str, str]] = {"charge": "pay", "refund": "ref", "dispute": "dsp", "payout": "pot"}
 # What begins so is no payout, and is not looked for among them.
 _NO_PAYOUTS: Final = {"ord", "pay", "ref", "dsp", "bnk", "dis", "pi", "ch", "py", "re", "dp", "txn"}
@@ -76,13 +78,21 @@ class Payout:
         return public_id("pot", self.id)
 
 
+class Ending:
+    """How a chain ends that is not whole."""
+
+    BROKEN: Final = "broken"  # somebody has to do something
+    WAITS: Final = "waits"  # for a day, or for a statement
+    NOTHING: Final = "nothing"  # no money moved
+
+
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Where a chain ends: at which leg, in a sentence; `is_broken` False where it only waits."""
+    """Where a chain ends: at which leg, how, and in a sentence."""
 
     leg: str  # payment, booking, payout, bank
+    how: str  # of Ending
     says: str
-    is_broken: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +216,9 @@ def _add_collected(walk: Walk) -> None:
     walk.lines = _lines_of({walk.payout.id}).get(walk.payout.id, [])
     ours = _ours("m.source = ANY(%s)", [[one.source for one in bookings]]) if bookings else []
     walk.links = _linked(ours, bookings, dict.fromkeys((one.id for one in bookings), walk.payout))
+    if not bookings:  # made by hand, or not listed yet
+        ending = _Judge({walk.payout.currency}).at_bank(walk.payout, walk.lines)
+        walk.links = [Link(None, None, walk.payout, walk.lines, ending)]
 
 
 def _linked(ours: Sequence[Ours], bookings: Sequence[Booking], of_payouts: Mapping[str, Payout]) -> list[Link]:
@@ -241,29 +254,33 @@ class _Judge:
     ) -> Break | None:
         if booking is None:
             if ours and ours.booked:
-                return Break("booking", "Stripe's books do not hold it", True)
-            return Break("payment", f"it is {ours.status.replace('_', ' ')}: no money moved" if ours else "", False)
-        if ours is None and booking.source.startswith(("ch_", "py_", "re_", "pyr_", "dp_", "du_")):
-            return Break("payment", "our books do not hold it", True)
+                return Break("booking", Ending.BROKEN, "Stripe's books, as read so far, do not hold it")
+            return Break(
+                "payment", Ending.NOTHING, f"it is {ours.status.replace('_', ' ')}: no money moved" if ours else ""
+            )
+        if ours is None and booking.source.startswith(_MOVED_FOR_SOMEBODY):
+            return Break("payment", Ending.BROKEN, "our books do not hold it")
         if payout is None:
             ready = booking.available_at is None or booking.available_at <= self.now
             says = "not paid out yet" if ready else f"available from {booking.available_at:%d %b %Y}"
-            return Break("payout", says, False)
-        return self._at_bank(payout, lines)
+            return Break("payout", Ending.WAITS, says)
+        return self.at_bank(payout, lines)
 
-    def _at_bank(self, payout: Payout, lines: Sequence[BankLine]) -> Break | None:
-        late = self.now.date() > payout.arrives_on + timedelta(days=settings.BANK_LATE_DAYS)
+    def at_bank(self, payout: Payout, lines: Sequence[BankLine]) -> Break | None:
+        is_late = self.now.date() > payout.arrives_on + timedelta(days=settings.BANK_LATE_DAYS)
+        broken_if_late = Ending.BROKEN if is_late else Ending.WAITS
         if payout.status in ("pending", "in_transit") and not lines:
-            return Break("bank", f"on its way, expected on {payout.arrives_on:%d %b %Y}", late)
+            return Break("bank", broken_if_late, f"on its way, expected on {payout.arrives_on:%d %b %Y}")
         if payout.status in ("failed", "cancelled") and not lines:
-            return Break("payout", "the payout came back: what it collected goes out with another one", False)
-        if payout.currency not in self.told:
-            return Break("bank", f"no statement of a bank in {payout.currency.upper()} was taken in yet", False)
+            return Break("payout", Ending.WAITS, "the payout came back: what it collected goes out with another one")
+        if not lines and payout.currency not in self.told:
+            says = f"no statement of a bank in {payout.currency.upper()} was taken in yet"
+            return Break("bank", Ending.WAITS, says)
         if not lines:
-            return Break("bank", "the bank's statements do not hold it" + ("" if late else " yet"), late)
+            return Break("bank", broken_if_late, "the bank's statements do not hold it" + ("" if is_late else " yet"))
         got = sum(line.amount_minor for line in lines)
         if got != payout.booked_minor or any(line.currency != payout.currency for line in lines):
-            return Break("bank", "the bank got another amount than our books say", True)
+            return Break("bank", Ending.BROKEN, "the bank got another amount than our books say")
         return None
 
 

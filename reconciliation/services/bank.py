@@ -9,7 +9,6 @@ from django.db.models.functions import Now
 
 from foundation.database import database_now
 from foundation.errors import InvalidInput, NotFound
-from foundation.ids import parse_public_id
 from reconciliation import books
 from reconciliation.bank import files, legs, staging, walk
 from reconciliation.bank.staging import Expected, Staged
@@ -129,7 +128,7 @@ def link(*, line: str, payout: str, by: str, why: str) -> None:
     if known is None:
         raise NotFound(f"No payout is called {payout}.")
     with transaction.atomic():
-        row = BankLine.objects.select_for_update().filter(pk=parse_public_id(BankLine.PREFIX, line)).first()
+        row = BankLine.objects.select_for_update().filter(pk=BankLine.id_of(line)).first()
         if row is None:
             raise NotFound(f"No bank line is called {line}.")
         live = BankMatch.objects.filter(line=row, ended_at=None).first()

@@ -121,7 +121,7 @@ def link_bank_line(item: Discrepancy, action: DiscrepancyAction, given: ActionIn
     of_line = item.kind == Kind.BANK_LINE_UNEXPLAINED
     line, payout = (item.source, counterpart) if of_line else (counterpart, item.source)
     bank.link(line=line, payout=payout, by=action.by, why=action.note)
-    _made(action, counterpart)
+    _made(action, counterpart[:64])
     return f"{line} is payout {payout}."
 
 
