@@ -1,8 +1,12 @@
 """The provider's books are made to differ; reconciliation finds it; a manager closes one of the differences."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import date
+from io import BytesIO
+from typing import Any
 
+from foundation.database import database_now
 from reconciliation import selectors, services
 from reconciliation.states import OPEN_STATES
 from reconciliation.types import Action, Kind, RunReport
@@ -28,6 +32,18 @@ _NOTE = (
 def reconcile(day: date) -> RunReport:
     """Compare the day's books with the provider's."""
     return services.reconcile_day(day=day, by=_BY)
+
+
+def our_bank_tells(payouts: Sequence[Mapping[str, Any]]) -> None:
+    """The bank's statement of today: what was paid out, a customer's transfer, and money of Stripe's that nothing explains."""
+    if not payouts:
+        return
+    today = database_now().date()
+    rows = [f"P{n},{one['amount']},Stripe,payout {one['trace_id']['value']}" for n, one in enumerate(payouts, start=1)]
+    rows += ["T1,2500,Jane Doe,invoice 17", "S1,1234,Stripe,adjustment"]
+    lines = (f"{today},DE89370400440532013000,usd,{row}\n" for row in rows)
+    content = "booked_on,account,currency,reference,amount_minor,counterparty,text\n" + "".join(lines)
+    services.import_bank_statement(file=BytesIO(content.encode()), name=f"bank-{today}.csv", by=_BY)
 
 
 def close_one(order: str) -> None:

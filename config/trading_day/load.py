@@ -145,11 +145,11 @@ class Loader:
             advance()
             self._ask_for_much(self._day.today)
             advance()
-            if not self._diary.page.paid_out:
-                self._provider.pay_out("usd")
-                self._diary.write(paid_out=True)
+            paid_out = [] if self._diary.page.paid_out else self._provider.pay_out("usd")
+            self._diary.write(paid_out=True)
             advance()
         self._rest("Finance hears of both")
+        evening.our_bank_tells(paid_out)
 
     def _dispute(self, visits: Sequence[Visit]) -> None:
         """The first of these orders that was paid."""

@@ -94,10 +94,10 @@ class Provider:
         """A customer's bank takes a payment back."""
         self._control("POST", "disputes", {"payment_intent": intent, "reason": reason, "due_in_s": _ANSWER_WITHIN_S})
 
-    def pay_out(self, currency: str) -> None:
-        """Send everything in a currency to our bank, where it arrives."""
-        for payout in self._control("POST", "payouts", {"currency": currency, "include_pending": True})["payouts"]:
-            self._control("POST", "payouts/outcome", {"payout": payout["id"], "status": "paid"})
+    def pay_out(self, currency: str) -> list[Json]:
+        """Send everything in a currency to our bank, where it arrives; the payouts."""
+        made = self._control("POST", "payouts", {"currency": currency, "include_pending": True})["payouts"]
+        return [self._control("POST", "payouts/outcome", {"payout": one["id"], "status": "paid"}) for one in made]
 
     def waiting_webhooks(self) -> int:
         return int(self._control("GET", "webhooks")["waiting"])

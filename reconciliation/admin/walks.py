@@ -66,6 +66,8 @@ def _verdict(found: Walk) -> SafeString:
         return cells.badge("broken", "bad")
     if Ending.WAITS in endings or of_nothing:
         return cells.badge("not at its end yet", "info")
+    if all(link.break_ for link in found.links):
+        return cells.badge("no money moved", "quiet")
     return cells.badge("whole", "good")
 
 

@@ -13,9 +13,10 @@ from payments import ledger
 from payments.models import Payout, Posting
 from reconciliation import services
 from reconciliation.errors import AlreadyLinked, NotLinked
-from reconciliation.models import BankLine, BankMatch, Discrepancy
+from reconciliation.models import BankLine, BankMatch, Discrepancy, StatementFile
 from reconciliation.services import actions, bank, repairs
 from reconciliation.types import Action, ActionInput, Kind
+from tests.races import orders
 from tests.reconciliation.ledgers import DAY, found, our_payout
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -429,3 +430,55 @@ def test_the_worked_example_of_the_documents(look):
     act(late, Action.LINK_BANK_LINE, number_of("L5"))
     assert found() == {}
     assert at_bank("eur") == 7728 + 5000 + 5000
+
+
+# --- At once ----------------------------------------------------------------------------------------
+
+TURNS = orders("a", "a", "b", "b", alike=True)
+
+
+def two_people_link(race, turns: str) -> list[object]:
+    """Each another line to the same payout."""
+    paid("po_1")
+    statement(line("L1", counterparty="A bank"), line("L2", counterparty="A bank"))
+    race.stop("reconciliation.bank.legs.leg_for", at="after")
+    for name, reference in (("a", "L1"), ("b", "L2")):
+        number = number_of(reference)
+        race.actor(name, lambda number=number: bank.link(line=number, payout="po_1", by="clara", why="seen"))
+    return list(race.play(turns).values())
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_two_lines_linked_to_one_payout_at_once_are_one(race, turns):
+    results = two_people_link(race, turns)
+    assert BankMatch.objects.count() == 1
+    assert sorted(type(one).__name__ for one in results) == ["AlreadyLinked", "NoneType"]
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_control_without_the_constraint_a_payout_is_there_twice(race, unguarded, turns):
+    unguarded.unique("reconciliation_bankmatch", "payout_leg_is_one_bank_line")
+    two_people_link(race, turns)
+    assert BankMatch.objects.count() == 2
+
+
+def two_processes_take_in(race, turns: str) -> list[object]:
+    content = (HEAD + line("L1") + line("L2", 77)).encode()
+    race.stop("reconciliation.bank.staging.count_new", at="after")
+    for name in ("a", "b"):
+        race.actor(
+            name, lambda: services.import_bank_statement(file=io.BytesIO(content), name="bank.csv", by="test").replayed
+        )
+    return list(race.play(turns).values())
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_one_file_taken_in_twice_at_once_is_in_once(race, turns):
+    assert sorted(two_processes_take_in(race, turns), key=str) == [False, True]
+    assert (BankLine.objects.count(), StatementFile.objects.count()) == (2, 1)
+
+
+def test_control_without_the_constraint_a_file_is_in_twice(race, unguarded):
+    unguarded.unique("reconciliation_statementfile", "statement_file_once")
+    two_processes_take_in(race, "a b a b")
+    assert StatementFile.objects.count() == 2

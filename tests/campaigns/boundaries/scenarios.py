@@ -700,9 +700,11 @@ _A_MONTH = timedelta(days=30)
 def arrived(world: World) -> Payout:
     """What was sold a month ago was paid out, and is on our bank's account by our books; no statement tells of it."""
     world.trade_on(database_now() - _A_MONTH)
-    decided(world, "payouts", "payout", paid_out(world), "paid")
-    all_news(world)
-    return Payout.objects.get(status="paid")
+    made = paid_out(world)
+    world.sandbox.control("POST", "payouts/outcome", {"payout": made["id"], "status": "paid"})
+    payments.sync_payout(made["id"], by="news")
+    world.work()
+    return Payout.objects.get()
 
 
 def bank_tells(*lines: tuple[str, int, date, str, str]) -> BytesIO:
