@@ -123,6 +123,8 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
 
     def act_form(self, act: Act[Discrepancy], row: Discrepancy) -> ActForm:
         initial: dict[str, Any] = {"key": uuid4(), "order_number": row.order_reference}
+        if act.name == Action.LINK_BANK_LINE and len(row.evidence.get("candidates", [])) == 1:
+            initial["counterpart"] = row.evidence["candidates"][0]["number"]
         if act.name == Action.CLAIM:
             initial["note"] = "I look into it."
         return act.form(prefix=act.name, initial=initial)
