@@ -69,7 +69,6 @@ class BankLineAdmin(ReadOnlyAdmin[BankLine]):
         ("From the provider", "of_provider=yes"),
         ("From the provider, without a payout", "of_provider=yes&payout=none"),
     )
-    ordering = ("-booked_on", "-pk")
     search_help_text = "Number of a line, or the bank's own reference"
     acts = (
         Act(
@@ -93,6 +92,9 @@ class BankLineAdmin(ReadOnlyAdmin[BankLine]):
 
     def get_urls(self) -> list[URLPattern]:
         return [*walks.urls(self), *super().get_urls()]
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        return ("-booked_on", "-pk")
 
     def find(self, text: str) -> Q:
         return by_number(BankLine.id_of, text) if text.startswith("bnk_") else Q(reference=text) & ~Q(reference="")

@@ -8,7 +8,6 @@ Works in the caller's transaction, under `reconciliation.locks.one_writer`. What
 `recon_item` and `recon_found`, as `reconciliation.matching` leaves them for `findings`.
 """
 
-from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -246,7 +245,7 @@ def leg_for(payout: UUID, amount_minor: int) -> str:
     return Leg.ARRIVAL if row and row[0] * amount_minor >= 0 else Leg.RETURN
 
 
-def _parameters(now: datetime, starts_on: date | None, by: str) -> Mapping[str, Any]:
+def _parameters(now: datetime, starts_on: date | None, by: str) -> dict[str, Any]:
     return {
         "early": settings.BANK_EARLY_DAYS,
         "late": settings.BANK_LATE_DAYS,

@@ -146,13 +146,14 @@ def keep(staged: Staged, taken: StatementFile) -> None:
             account=one.account,
             currency=one.currency,
             number=one.number,
-            first_day=one.first_day or one.last_day,
-            last_day=max(filter(None, (one.first_day, one.last_day))),
+            first_day=one.first_day,
+            last_day=one.last_day,
             opening_minor=one.opening_minor,
             closing_minor=one.closing_minor,
             lines=staged.sums.get(index, (0, 0))[0],
         )
         for index, one in enumerate(staged.statements)
+        if one.first_day and one.last_day  # checked: each has both
     )
     marks = [f"%{mark.upper()}%" for mark in settings.BANK_PROVIDER_MARKS]
     with connection.cursor() as cursor:

@@ -56,7 +56,7 @@ class Booking:
     net_minor: int
     currency: str
     at: datetime
-    available_at: datetime | None
+    available_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ def _add_collected(walk: Walk) -> None:
             f" FROM {PAID_OUT_VIEW} WHERE payout_id = %s ORDER BY booked_at, transaction LIMIT {SHOWN}",
             [walk.payout.id],
         )
-        bookings = [Booking(*row, available_at=None) for row in cursor.fetchall()]
+        bookings = [Booking(*row) for row in cursor.fetchall()]
     walk.lines = _lines_of({walk.payout.id}).get(walk.payout.id, [])
     ours = _ours("m.source = ANY(%s)", [[one.source for one in bookings]]) if bookings else []
     walk.links = _linked(ours, bookings, dict.fromkeys((one.id for one in bookings), walk.payout))

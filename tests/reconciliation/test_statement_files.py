@@ -46,7 +46,9 @@ def refused(*lines: str | bytes, **options) -> list[tuple[int, str]]:
     report = take_in(*lines, **options)
     assert not ProviderTransaction.objects.exists()
     assert not RawRow.objects.exists()
-    assert not StatementFile.objects.exists()
+    file = StatementFile.objects.get()
+    assert (file.refused, file.added, file.by, file.whose) == (True, 0, "test", "provider")
+    assert file.problems == [[problem.line, problem.reason] for problem in report.problems]
     assert not DayTotal.objects.exists()
     return [(problem.line, problem.reason) for problem in report.problems]
 
