@@ -50,9 +50,8 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
     except _RefusedError as error:
         return note_refused(error.report, by=by, whose=Whose.PROVIDER)
     except IntegrityError:
-        before = StatementFile.objects.filter(
-            sha256=sha256, refused=False
-        ).first()  # somebody took the same file in meanwhile
+        # Somebody took the same file in meanwhile.
+        before = StatementFile.objects.filter(sha256=sha256, refused=False).first()
         if before is None:
             raise
         return report(before, replayed=True)
