@@ -276,7 +276,8 @@ PAYMENT_SETTLED_RECHECK_FACTOR = 4
 REFUND_SETTLED_RECHECK_FACTOR = 2
 SETTLED_RECHECK_BATCH = 20  # each interval, behind what is open: 2 reads a second at most, whatever has piled up
 INBOX_CATCH_UP_INTERVAL_S = 3600  # events that no webhook brought are listed hourly
-INBOX_CATCH_UP_MARGIN_S = 3600  # before what was listed last: the provider may list an event a little late
+# Before what was listed last: the provider may list an event a little late. Each start of a worker lists this much again.
+INBOX_CATCH_UP_MARGIN_S = 600
 INBOX_CATCH_UP_AT_START_S = 60  # of several processes that start, one asks for the list
 BOOKS_CUT_INTERVAL_S = 60
 # Postings between two cuts: one transaction of about a second, and the most that a reader adds up after the last one.

@@ -3,10 +3,13 @@
 What a role uses is the proportional set size (PSS) of its process tree, without shared memory: PostgreSQL's `shared_buffers`
 fill up to what they are set to, and say nothing about leaks. Whether it grows is judged by what each process has written
 itself (its anonymous resident memory), from one birth to one death: a page that was shared since the fork and is copied,
-or a sibling that dies, moves the PSS and leaks nothing.
+or a sibling that dies, moves the PSS and leaks nothing. And each life is cut where something was killed that processes stand
+on: the first time that a process loses its database it takes, once, what it needs to say so. (Measured: a worker whose
+connection was ended 120 times in a row wrote 2.5 MB with the first thirty, and nothing with the rest.)
 """
 
 import contextlib
+from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from typing import Any
 import redis
 
 MB = 2**20
+SHAKEN_S = 30.0  # after something was killed that processes stand on, they notice, complain and connect again
 WARM_UP_S = 180.0  # of a process: imports, connections, caches, and the first time of each kind of work
 # Growth over the measured time that is no growth: what allocators and caches do by themselves.
 FLAT_SHARE = 0.05
@@ -86,33 +90,41 @@ def _without_stream(samples: Iterable[Sample], info: dict[str, Any], at_s: float
     return []
 
 
-def trends(samples: Iterable[Sample]) -> dict[str, Trend]:
-    """Role → how its memory went."""
+def trends(samples: Iterable[Sample], shaken_at: Iterable[float] = ()) -> dict[str, Trend]:
+    """Role → how its memory went. `shaken_at`: when something was killed that processes stand on."""
     by_role: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_role[sample.role].append(sample)
-    return {role: _trend(found) for role, found in by_role.items()}
+    cuts = sorted(shaken_at)
+    return {role: _trend(found, cuts) for role, found in by_role.items()}
 
 
-def _trend(samples: Sequence[Sample]) -> Trend:
-    """Least squares with one slope for all processes and a level of its own for each."""
-    lives: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for sample in samples:
-        for pid, mb in sample.written.items():
-            lives[pid].append((sample.at_s, mb))
+def _trend(samples: Sequence[Sample], cuts: Sequence[float]) -> Trend:
+    """Least squares with one slope for all stretches of processes' lives and a level of its own for each."""
     above = below = lived_s = 0.0
-    for life in lives.values():
-        warm = [(at_s, mb) for at_s, mb in life if at_s - life[0][0] >= WARM_UP_S]
-        if len(warm) < 3:
-            continue
-        lived_s += warm[-1][0] - warm[0][0]
-        middle_s = sum(at_s for at_s, _ in warm) / len(warm)
-        middle_mb = sum(mb for _, mb in warm) / len(warm)
-        above += sum((at_s - middle_s) * (mb - middle_mb) for at_s, mb in warm)
-        below += sum((at_s - middle_s) ** 2 for at_s, _ in warm)
+    for stretch in _stretches(samples, cuts):
+        lived_s += stretch[-1][0] - stretch[0][0]
+        middle_s = sum(at_s for at_s, _ in stretch) / len(stretch)
+        middle_mb = sum(mb for _, mb in stretch) / len(stretch)
+        above += sum((at_s - middle_s) * (mb - middle_mb) for at_s, mb in stretch)
+        below += sum((at_s - middle_s) ** 2 for at_s, _ in stretch)
     processes = median(len(sample.written) for sample in samples)
     growth_mb_h = above / below * 3600 * processes if below else 0.0
     return Trend(median(sample.mb for sample in samples), growth_mb_h, lived_s / processes)
+
+
+def _stretches(samples: Sequence[Sample], cuts: Sequence[float]) -> list[list[tuple[float, float]]]:
+    """(when, MB) of each process, after its warm-up, from one cut to the next; whatever is too short to have a slope is left out."""
+    born: dict[int, float] = {}
+    found: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    for sample in samples:
+        shaken = bisect(cuts, sample.at_s)
+        is_calm = not shaken or sample.at_s - cuts[shaken - 1] >= SHAKEN_S
+        for pid, mb in sample.written.items():
+            lived_s = sample.at_s - born.setdefault(pid, sample.at_s)
+            if is_calm and lived_s >= WARM_UP_S:
+                found[pid, shaken].append((sample.at_s, mb))
+    return [stretch for stretch in found.values() if len(stretch) >= 3]
 
 
 def _children() -> dict[int, list[int]]:

@@ -46,6 +46,7 @@ NOT_JUDGED = {
     "sandbox": "not the product: it stands for the provider",
     "valkey": "holds the stream, whose length is limited (`OUTBOX_STREAM_MAX_LENGTH`)",
 }
+STOOD_ON = ("postgres", "backend", "valkey", "sandbox")  # killed, every process feels it
 # A table that grows must be here: kept on purpose, or cleaned.
 MONEY = "kept: money is never deleted"
 GOODS = "kept: the shop's books on orders and stock"
@@ -137,6 +138,10 @@ class Soak:
     rested_s: float = 0.0
     cents_off: int = 0
     findings: list[str] = field(default_factory=list)
+
+    @property
+    def shaken_at(self) -> list[float]:
+        return [at_s for at_s, target in self.kills.items() if target in STOOD_ON]
 
 
 def run(minutes: float, seed: int, folder: Path) -> Soak:
@@ -258,7 +263,7 @@ def look_after(soak: Soak, stack: RunningStack) -> None:
     soak.findings += [f"grows, and nobody cleans it: {name}" for name in grown(soak) if name not in STAYS]
     soak.findings += [
         f"memory of {role} grows by {trend.growth_mb_h:.0f} MB an hour"
-        for role, trend in memory.trends(soak.samples).items()
+        for role, trend in memory.trends(soak.samples, soak.shaken_at).items()
         if trend.verdict == "GROWS" and role not in NOT_JUDGED
     ]
     url = stack.info["database_url"]
@@ -345,7 +350,7 @@ def memory_rows(soak: Soak) -> list[list[object]]:
             round(trend.measured_s / 60, 1),
             NOT_JUDGED.get(role, trend.verdict),
         ]
-        for role, trend in memory.trends(soak.samples).items()
+        for role, trend in memory.trends(soak.samples, soak.shaken_at).items()
     ]
 
 

@@ -41,6 +41,22 @@ def test_memory_that_grows_a_little_in_each_life_grows():
     assert (trend.verdict, round(trend.growth_mb_h)) == ("GROWS", 60)
 
 
+def test_what_a_lost_database_costs_a_process_once_is_no_growth_and_a_leak_beside_it_is():
+    """A third of each life after the warm-up is over when it happens, and it costs 8 MB."""
+    shaken_at = [at_s + 220 for at_s in range(0, 1800, 300)]
+
+    def shaken(lived_s: float) -> float:
+        return 100 + 8 * (lived_s >= 220)
+
+    def leaking(lived_s: float) -> float:
+        return shaken(lived_s) + lived_s * 60 / 3600
+
+    assert trends(samples(shaken))["web"].verdict == "GROWS"
+    assert trends(samples(shaken), shaken_at)["web"].growth_mb_h == 0
+    trend = trends(samples(leaking), shaken_at)["web"]
+    assert round(trend.growth_mb_h) == 60
+
+
 def test_noise_is_no_growth():
     rng = random.Random(1)
     assert trends(samples(lambda _: 100 + rng.uniform(-3, 3)))["web"].verdict == "flat"
