@@ -15,7 +15,7 @@ import psycopg
 from celery import current_app
 from django.apps import apps
 from django.conf import settings
-from django.db import connection, models, transaction
+from django.db import connection, models
 from django.db.models.functions import Now
 from django.test import override_settings
 from psycopg.rows import namedtuple_row
@@ -166,7 +166,7 @@ class World:
 
     def fresh(self) -> None:
         """Nothing is left of earlier scenes, here or at the provider."""
-        _forget_all_rows()
+        cleaning.forget_all_rows()
         redis.client().flushdb()
         self.sandbox.control("POST", "reset")
         self.sandbox.control("POST", "webhooks", {"mode": "drop"})  # no web process listens; scenes bring the news
@@ -325,14 +325,6 @@ class Performance:
 
     def state(self) -> State:
         return {"answer": self._answer, "unfinished": self.world.unfinished(), **self.world.state()}
-
-
-def _forget_all_rows() -> None:
-    """For a few rows a table, DELETE costs a tenth of TRUNCATE."""
-    names = [connection.ops.quote_name(table) for table in cleaning.tables()]
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET LOCAL session_replication_role = replica")  # no triggers: they forbid to delete books
-        cursor.execute("; ".join(f"DELETE FROM {name}" for name in names))
 
 
 _kept: list[Any] = []  # never closed by a child: closing would speak to the server
