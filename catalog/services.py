@@ -31,7 +31,7 @@ _NEVER_MATCHES = bytes(32)
 # to answer it. Which keys are live, `selectors.live_keys` says, too. Use is noted once a minute: a write for each request would
 # cost more than the request.
 _FIND_LIVE_KEY = """
-SELECT secret_hash, id, merchant_id, scopes, coalesce(last_used_at > statement_timestamp() - interval '1 minute', false)
+SELECT secret_hash, id, merchant_id, scopes, name, coalesce(last_used_at > statement_timestamp() - interval '1 minute', false)
 FROM catalog_apikey
 WHERE prefix = %s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > statement_timestamp())
 """
@@ -218,10 +218,10 @@ def check_api_key(text: str) -> LiveKey | None:
         found = cursor.fetchone()
     if not hmac.compare_digest(bytes(found[0]) if found else _NEVER_MATCHES, _hash(secret)) or found is None:
         return None
-    _, key_id, merchant_id, scopes, use_is_noted = found
+    _, key_id, merchant_id, scopes, name, use_is_noted = found
     if not use_is_noted:
         ApiKey.objects.filter(pk=key_id).update(last_used_at=Now())
-    return LiveKey(id=key_id, merchant_id=merchant_id, scopes=scopes)
+    return LiveKey(key_id, merchant_id, scopes, name, prefix)
 
 
 def _hash(secret: str) -> bytes:

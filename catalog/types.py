@@ -38,11 +38,16 @@ class WebhookEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class LiveKey:
-    """Who calls: one key of one merchant, and what it may do."""
+    """Who calls: one key of one merchant, what it may do, and as what it stands in the history of what it did."""
 
     id: UUID
     merchant_id: UUID
     scopes: list[str]
+    name: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (ek_{self.prefix}_…)"
 
 
 @dataclass(frozen=True, slots=True)
