@@ -1,0 +1,20 @@
+"""What our bank tells at the end of the day of trading."""
+
+from config.trading_day import evening
+from payments import services as payments
+from reconciliation.models import BankMatch, Discrepancy
+from tests.reconciliation.conftest import books, settle_after_s
+
+__all__ = ["books", "settle_after_s"]
+
+
+def test_our_bank_tells_of_the_payout_of_a_customer_and_of_money_that_nothing_explains(books):
+    books.sell(1)
+    (made,) = books.sandbox.control("POST", "payouts", {"include_pending": True})["payouts"]
+    paid = books.sandbox.control("POST", "payouts/outcome", {"payout": made["id"], "status": "paid"})
+    payments.sync_payout(made["id"], by="test")
+    evening.our_bank_tells([paid])
+    assert BankMatch.objects.get().how == "trace_id"
+    assert Discrepancy.objects.get().kind == "bank_line_unexplained"
+    evening.our_bank_tells([])  # a load that is gone on with
+    assert BankMatch.objects.count() == 1
