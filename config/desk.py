@@ -20,6 +20,7 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Order to bank", "conversion_path", "reconciliation.bankline/walk"),
             ("Bank lines", "account_balance_wallet", "reconciliation.bankline"),
             ("Statement files", "upload_file", "reconciliation.statementfile"),
+            ("Periods", "event_available", "reconciliation.period"),
         ),
     ),
     (

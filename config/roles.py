@@ -31,6 +31,7 @@ _READ = (
     "reconciliation.view_reconciliationrun",
     "reconciliation.view_bankline",
     "reconciliation.view_statementfile",
+    "reconciliation.view_period",
 )
 # How the machinery stands.
 _MACHINERY = (
@@ -41,15 +42,19 @@ _MACHINERY = (
 )
 # Looking closer, and asking the provider: nothing of it moves money.
 _INVESTIGATE = ("payments.recheck_payment", "reconciliation.investigate_discrepancy")
+# Up to what the role may settle alone (SETTLE_ALONE_MINOR); above it a second person approves.
+_SETTLE = ("reconciliation.repair_discrepancy", "reconciliation.accept_discrepancy")
 
 ROLES: dict[str, tuple[str, ...]] = {
-    "clerk": (*_READ, *_INVESTIGATE),
+    "clerk": (*_READ, *_INVESTIGATE, *_SETTLE),
     "manager": (
         *_READ,
         *_MACHINERY,
         *_INVESTIGATE,
-        "reconciliation.repair_discrepancy",
-        "reconciliation.accept_discrepancy",
+        *_SETTLE,
+        "reconciliation.approve_discrepancy",
+        "reconciliation.close_period",
+        "reconciliation.reopen_period",
         "reconciliation.start_reconciliation",
         "payments.refund_payment",
         "payments.decide_payment",

@@ -310,6 +310,17 @@ RECONCILE_BALANCE_INTERVAL_S = (
 RECONCILE_RUN_LEASE_S = 300  # renewed with each batch; a run whose process died is taken over after this
 RECONCILE_STATEMENT_TIMEOUT_MS = 600_000  # matching a very large day is one long statement
 RECONCILE_ACTION_LEASE_S = 120  # an action whose process died can be taken up again after this
+# What one person of a role may settle on a discrepancy alone, in minor units by currency: above it a second person approves.
+# In a currency without a limit everything waits: a rate of which day would convert it? As JSON in the environment.
+SETTLE_ALONE_MINOR = env.json(
+    "SETTLE_ALONE_MINOR",
+    default={
+        "clerk": {"usd": 2_000, "eur": 2_000, "gbp": 2_000, "jpy": 2_000},
+        "manager": {"usd": 100_000, "eur": 100_000, "gbp": 100_000, "jpy": 100_000},
+    },
+)
+AUDIT_CHAIN_INTERVAL_S = 3600  # "was the chain extended today?": survives a beat that slept through midnight
+AUDIT_BLOCK_ROWS = 10_000  # rows a block: what is hashed at once stays within a megabyte
 
 # What a line of the bank's statement says where the provider sent the money: looked for in the other side's name and the text.
 BANK_PROVIDER_MARKS = ["STRIPE"]
@@ -390,6 +401,7 @@ _JOBS = {
     "payments.check_books": ("long", BOOKS_CHECK_INTERVAL_S),
     "reconciliation.nightly": ("long", RECONCILE_CHECK_INTERVAL_S),
     "reconciliation.read_balance": ("outside", RECONCILE_BALANCE_INTERVAL_S),
+    "reconciliation.extend_chain": ("long", AUDIT_CHAIN_INTERVAL_S),
 }
 CELERY_TASK_ROUTES = {name: {"queue": queue} for name, (queue, _) in _JOBS.items()} | {
     "reconciliation.reconcile_day": {"queue": "long"}  # a person asks for it

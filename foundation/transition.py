@@ -39,6 +39,17 @@ def protect_append_only() -> pgtrigger.Protect:
     return pgtrigger.Protect(name="append_only", operation=pgtrigger.Update | pgtrigger.Delete)
 
 
+def never_emptied() -> pgtrigger.Trigger:
+    """TRUNCATE passes by row triggers: it has one of its own."""
+    return pgtrigger.Trigger(
+        name="never_emptied",
+        level=pgtrigger.Statement,
+        when=pgtrigger.Before,
+        operation=pgtrigger.Truncate,
+        func="RAISE EXCEPTION 'pgtrigger: Cannot truncate % table: what is written stays written', TG_TABLE_NAME;",
+    )
+
+
 def transition(
     instance: models.Model,
     to: str,

@@ -55,6 +55,14 @@ class AccountOverdrawn(DomainError):
     status = 409
 
 
+class BooksNotSettled(DomainError):
+    """Transactions under way may still post before that moment: try again in a minute."""
+
+    code = "books_not_settled"
+    status = 503
+    retry_after_s = 60
+
+
 class EntryNotReversible(DomainError):
     """This entry follows from a payment, a refund or an order: what takes that back takes the entry back."""
 

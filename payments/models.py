@@ -7,7 +7,7 @@ from django.db.models.functions import Now
 
 from foundation.ids import Numbered, uuid7
 from foundation.money import POINTS
-from foundation.transition import TransitionRecord, protect_append_only, transition_guard
+from foundation.transition import TransitionRecord, never_emptied, protect_append_only, transition_guard
 from payments.states import (
     DISPUTE_CLOSED,
     DISPUTE_EDGES,
@@ -445,17 +445,6 @@ class PayoutTransaction(models.Model):
         return self.id
 
 
-def _never_emptied() -> pgtrigger.Trigger:
-    """TRUNCATE passes by row triggers: it has one of its own."""
-    return pgtrigger.Trigger(
-        name="never_emptied",
-        level=pgtrigger.Statement,
-        when=pgtrigger.Before,
-        operation=pgtrigger.Truncate,
-        func="RAISE EXCEPTION 'pgtrigger: Cannot truncate % table: what is written stays written', TG_TABLE_NAME;",
-    )
-
-
 class Account(models.Model):
     """An account of the ledger. Only a customer's keeps a balance: it alone is locked, and never overdrawn."""
 
@@ -552,7 +541,7 @@ class JournalEntry(models.Model):
         ]
         triggers = [
             protect_append_only(),
-            _never_emptied(),
+            never_emptied(),
             # First the transaction has its number, then the entry its moment; and no moment lies before a cut of the
             # books, even if a clock was turned back. Why that matters: payments/books.py, `settled_moment`.
             pgtrigger.Trigger(
@@ -616,7 +605,7 @@ class Posting(models.Model):
         ]
         triggers = [
             protect_append_only(),
-            _never_emptied(),
+            never_emptied(),
             pgtrigger.Trigger(
                 name="belongs_to_an_open_entry",
                 level=pgtrigger.Row,
@@ -649,7 +638,7 @@ class BookCut(models.Model):
     made_at = models.DateTimeField(db_default=Now())
 
     class Meta:
-        triggers = [protect_append_only(), _never_emptied()]
+        triggers = [protect_append_only(), never_emptied()]
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S.%f} UTC"
@@ -668,7 +657,7 @@ class BalanceSnapshot(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["account", "at"], name="snapshot_once_per_account_and_cut"),
         ]
-        triggers = [protect_append_only(), _never_emptied()]
+        triggers = [protect_append_only(), never_emptied()]
 
     def __str__(self) -> str:
         return f"{self.balance_minor}"
@@ -688,7 +677,7 @@ class KindTotal(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["cut", "kind", "currency"], name="total_once_per_cut_kind_and_currency"),
         ]
-        triggers = [protect_append_only(), _never_emptied()]
+        triggers = [protect_append_only(), never_emptied()]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.currency}"

@@ -30,6 +30,7 @@ from payments.types import (
     EntryView,
     Failure,
     Hour,
+    KindBalance,
     PaymentView,
     RefundView,
     Total,
@@ -356,6 +357,12 @@ def clearing_balances(currencies: Sequence[str], *, at: datetime) -> dict[str, i
     accounts = clearing_accounts(currencies)
     held = books.balances(list(accounts.values()), at=at)
     return {currency: held[accounts[currency]] if currency in accounts else 0 for currency in currencies}
+
+
+def trial_balance(*, at: datetime) -> list[KindBalance]:
+    """The trial balance of all that was posted before a moment, by currency and kind of account."""
+    lines = books.trial_balance(at=at).lines
+    return [KindBalance(one.kind, one.currency, one.debit_minor, one.credit_minor) for one in lines]
 
 
 def is_awaiting_booking(intent: str) -> bool:

@@ -157,6 +157,16 @@ class DisputesWaiting:
 
 
 @dataclass(frozen=True, slots=True)
+class KindBalance:
+    """All accounts of a kind in a currency: what was debited and credited before a moment, ever, in minor units."""
+
+    kind: str
+    currency: str
+    debit_minor: int
+    credit_minor: int
+
+
+@dataclass(frozen=True, slots=True)
 class BooksProof:
     """One day's proof that the books agree with themselves: when it finished, how many differences it found."""
 

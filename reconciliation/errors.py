@@ -91,3 +91,38 @@ class NotLinked(DomainError):
 
     code = "not_linked"
     status = 409
+
+
+class ApprovalPending(DomainError):
+    """An action on this item waits for a second person: approve or refuse that one first."""
+
+    code = "approval_pending"
+    status = 409
+
+
+class NothingToApprove(DomainError):
+    """Nothing of this item waits for a second person any more: look at how it stands now."""
+
+    code = "nothing_to_approve"
+    status = 409
+
+
+class PeriodNotReady(DomainError):
+    """Something stands in the way of closing or reopening this month."""
+
+    code = "period_not_ready"
+    status = 409
+
+
+class PeriodIsClosed(DomainError):
+    """This month is closed already."""
+
+    code = "period_is_closed"
+    status = 409
+
+
+class PeriodIsOpen(DomainError):
+    """This month is not closed: close it first."""
+
+    code = "period_is_open"
+    status = 409

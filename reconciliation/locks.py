@@ -10,6 +10,7 @@ from foundation.database import sqlstate
 from reconciliation.errors import BooksBusy
 
 _KEY = 0x5EC0_4C11
+_CHAIN_KEY = 0x5EC0_4C12
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
@@ -26,4 +27,15 @@ def one_writer(*, wait_s: float) -> Iterator[None]:
                 if sqlstate(error) != _LOCK_NOT_AVAILABLE:
                     raise
                 raise BooksBusy from error
+        yield
+
+
+@contextmanager
+def chain_writer() -> Iterator[None]:
+    """A transaction in which nobody else adds to the audit chain; taken after `one_writer` where both are needed."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+            cursor.execute(f"SET LOCAL lock_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_CHAIN_KEY])
         yield

@@ -1,19 +1,27 @@
 """The provider's books as we imported them, the runs that compared them with ours, and what they found."""
 
+from datetime import date, timedelta
+
 import pgtrigger
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from foundation.ids import Numbered, public_id, uuid7
-from foundation.transition import TransitionRecord, protect_append_only, transition_guard
+from foundation.transition import TransitionRecord, never_emptied, protect_append_only, transition_guard
 from reconciliation.states import (
     DISCREPANCY_EDGES,
+    ENDED,
+    NEVER_BEGUN,
+    PERIOD_EDGES,
     RUN_EDGES,
     UNRESOLVED_STATES,
     ClosedAs,
+    Decision,
     DiscrepancyState,
     Outcome,
+    PeriodState,
     RunState,
 )
 from reconciliation.types import KINDS, LAYOUTS, OBJECT_KINDS, Leg, MatchedBy, Severity, Whose
@@ -58,6 +66,8 @@ class ProviderTransaction(models.Model):
             models.Index(fields=["created_at"], name="provider_txn_by_day"),
             models.Index(fields=["source"], name="provider_txn_by_source"),
             models.Index(fields=["payment_number"], name="provider_txn_by_payment", condition=~Q(payment_number="")),
+            # What was read or withdrawn since the audit chain was extended: a few pages for each gigabyte of rows.
+            BrinIndex(fields=["seen_at", "withdrawn_at"], name="provider_txn_by_change", autosummarize=True),
         ]
 
     def __str__(self) -> str:
@@ -385,6 +395,8 @@ class Discrepancy(Numbered, models.Model):
     kind = models.CharField(max_length=40, choices=[(kind, info.label) for kind, info in KINDS.items()])
     object_kind = models.CharField(max_length=16, choices=_choices(*OBJECT_KINDS))
     business_date = models.DateField()  # the provider's day, ours where it has none
+    # The month that answers for it, its first day: its own, or the next open one where that is closed. A trigger says which.
+    period = models.DateField(null=True)
     severity = models.CharField(max_length=8, choices=_choices(Severity.HIGH, Severity.MEDIUM, Severity.LOW))
     state = models.CharField(
         max_length=20, choices=_choices(*UNRESOLVED_STATES, DiscrepancyState.RESOLVED), default=DiscrepancyState.OPEN
@@ -429,6 +441,7 @@ class Discrepancy(Numbered, models.Model):
             ("investigate_discrepancy", "Can claim, re-query and ignore discrepancies"),
             ("repair_discrepancy", "Can repair discrepancies: create, correct, take over, refund"),
             ("accept_discrepancy", "Can accept a difference or mark it as fraud"),
+            ("approve_discrepancy", "Can approve and refuse what somebody else may not settle alone"),
         ]
         constraints = [
             models.UniqueConstraint(fields=["fingerprint"], name="discrepancy_once_per_fingerprint"),
@@ -458,8 +471,29 @@ class Discrepancy(Numbered, models.Model):
             ),
             models.Index(fields=["business_date", "kind"], name="discrepancy_by_date"),
             models.Index(fields=["order_reference"], name="discrepancy_by_order"),
+            models.Index(fields=["period"], name="discrepancy_by_period"),
         ]
-        triggers = [transition_guard(field="state", edges=DISCREPANCY_EDGES)]
+        triggers = [
+            transition_guard(field="state", edges=DISCREPANCY_EDGES),
+            # What is settled stays where it was settled. All else belongs to its own month or, where that is closed, to the
+            # next open one; months close in their order, so that is the one after the last closed one.
+            pgtrigger.Trigger(
+                name="late_ones_fall_into_the_next_open_period",
+                level=pgtrigger.Row,
+                when=pgtrigger.Before,
+                operation=pgtrigger.Insert | pgtrigger.Update,
+                func="""
+                    IF TG_OP = 'UPDATE' AND OLD.state = 'resolved' AND NEW.state = 'resolved' THEN
+                        RETURN NEW;
+                    END IF;
+                    NEW.period := greatest(
+                        date_trunc('month', NEW.business_date)::date,
+                        (SELECT max(starts_on) + interval '1 month' FROM reconciliation_period WHERE state <> 'open')::date
+                    );
+                    RETURN NEW;
+                """,
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {self.source}"
@@ -486,7 +520,10 @@ class DiscrepancyHistory(TransitionRecord):
 
 
 class DiscrepancyAction(models.Model):
-    """What a person did about a discrepancy: written before it is done, completed once, kept for ever."""
+    """What a person did about a discrepancy: written before it is done, completed once, kept for ever.
+
+    What settles more than that person may settle alone waits for a second one; nothing of it is done before.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     discrepancy = models.ForeignKey(Discrepancy, on_delete=models.PROTECT, related_name="actions")
@@ -497,9 +534,18 @@ class DiscrepancyAction(models.Model):
     at = models.DateTimeField(db_default=Now())
     lease_until = models.DateTimeField()
     inputs = models.JSONField(default=dict)
+    # What it settles, in minor units; null for what settles nothing (a claim, a question).
+    amount_minor = models.BigIntegerField(null=True)
+    currency = models.CharField(max_length=3, blank=True, default="", db_default="")
+    # What that person may settle alone, as it was then: above it a second person approves. Null: no limit applied.
+    approval_above_minor = models.BigIntegerField(null=True)
+    approved_by = models.CharField(max_length=150, blank=True, default="", db_default="")
+    approved_at = models.DateTimeField(null=True)
     made = models.CharField(max_length=64, blank=True)  # the number of what it made, in that transaction
     outcome = models.CharField(
-        max_length=8, choices=_choices(Outcome.STARTED, Outcome.OK, Outcome.FAILED), default=Outcome.STARTED
+        max_length=8,
+        choices=_choices(Outcome.WAITING, Outcome.STARTED, *ENDED),
+        default=Outcome.STARTED,
     )
     result = models.TextField(blank=True)
     finished_at = models.DateTimeField(null=True)
@@ -510,7 +556,7 @@ class DiscrepancyAction(models.Model):
             models.CheckConstraint(condition=~Q(note=""), name="discrepancy_action_has_a_note"),
             models.UniqueConstraint(
                 fields=["discrepancy", "key"],
-                condition=~Q(outcome=Outcome.FAILED),
+                condition=~Q(outcome__in=[Outcome.FAILED, Outcome.REJECTED]),
                 name="discrepancy_action_once_per_key",
             ),
             models.UniqueConstraint(
@@ -518,15 +564,345 @@ class DiscrepancyAction(models.Model):
                 condition=Q(outcome=Outcome.STARTED),
                 name="discrepancy_one_action_at_a_time",
             ),
+            models.UniqueConstraint(
+                fields=["discrepancy"],
+                condition=Q(outcome=Outcome.WAITING),
+                name="discrepancy_one_action_waits_for_approval",
+            ),
+            # Maker and checker: nobody approves their own action, and nothing above the limit is begun without approval.
+            models.CheckConstraint(
+                condition=Q(approved_by="") | ~Q(approved_by=F("by")),
+                name="discrepancy_action_approver_is_a_second_person",
+            ),
+            models.CheckConstraint(
+                condition=Q(approved_by="", approved_at__isnull=True)
+                | ~Q(approved_by="") & Q(approved_at__isnull=False),
+                name="discrepancy_action_approval_is_dated",
+            ),
+            models.CheckConstraint(
+                condition=Q(approval_above_minor__isnull=True) | Q(amount_minor__isnull=False),
+                name="discrepancy_action_with_a_limit_has_an_amount",
+            ),
+            models.CheckConstraint(
+                condition=Q(approval_above_minor__isnull=True)
+                | Q(amount_minor__lte=F("approval_above_minor"))
+                | ~Q(approved_by="")
+                | Q(outcome__in=NEVER_BEGUN),
+                name="discrepancy_action_above_the_limit_is_approved",
+            ),
         ]
         triggers = [
             pgtrigger.Protect(name="never_deleted", operation=pgtrigger.Delete),
             pgtrigger.Protect(
                 name="completed_once",
                 operation=pgtrigger.Update,
-                condition=pgtrigger.Q(old__outcome__in=["ok", "failed"]),
+                condition=pgtrigger.Q(old__outcome__in=list(ENDED)),
+            ),
+            # What was asked for, by whom, and under which limit, is no matter of later opinion.
+            pgtrigger.ReadOnly(
+                name="terms_are_final",
+                fields=[
+                    *("discrepancy", "action", "key", "note", "by", "inputs"),
+                    *("amount_minor", "currency", "approval_above_minor"),
+                ],
+            ),
+            pgtrigger.Protect(
+                name="approved_once",
+                operation=pgtrigger.Update,
+                condition=~pgtrigger.Q(old__approved_by="")
+                & pgtrigger.Q(old__approved_by__df=pgtrigger.F("new__approved_by")),
             ),
         ]
 
     def __str__(self) -> str:
         return f"{self.action} by {self.by}"
+
+
+# --- Periods ----------------------------------------------------------------------------------------
+
+
+class Period(models.Model):
+    """A month of the books. Months close in their order; a closed one is reopened by two people, the last one first."""
+
+    starts_on = models.DateField(primary_key=True)  # its first day, UTC
+    state = models.CharField(
+        max_length=16,
+        choices=_choices(PeriodState.OPEN, PeriodState.CLOSED, PeriodState.REOPENING),
+        default=PeriodState.OPEN,
+        db_default=PeriodState.OPEN,
+    )
+    closings = models.PositiveIntegerField(default=0, db_default=0)  # how often it was closed
+
+    class Meta:
+        permissions = [
+            ("close_period", "Can close a month of the books"),
+            ("reopen_period", "Can ask for a closed month to be reopened, and decide what somebody else asked for"),
+        ]
+        constraints = [
+            models.CheckConstraint(condition=Q(starts_on__day=1), name="period_is_a_month"),
+            models.CheckConstraint(
+                condition=Q(state=PeriodState.OPEN) | Q(closings__gte=1), name="period_closed_has_a_closing"
+            ),
+        ]
+        triggers = [
+            transition_guard(field="state", edges=PERIOD_EDGES),
+            pgtrigger.Protect(name="never_deleted", operation=pgtrigger.Delete),
+            # It closes with the closing that says what it held, in the order of the months; it opens again where two people
+            # said so.
+            pgtrigger.Trigger(
+                name="closes_and_opens_as_written_down",
+                level=pgtrigger.Row,
+                when=pgtrigger.Before,
+                operation=pgtrigger.Update,
+                func="""
+                    IF OLD.state = 'open' AND NEW.state = 'closed' THEN
+                        IF NEW.closings <> OLD.closings + 1 OR NOT EXISTS (
+                            SELECT FROM reconciliation_periodclosing c
+                            WHERE c.period_id = NEW.starts_on AND c.number = NEW.closings
+                        ) THEN
+                            RAISE EXCEPTION 'period %: nothing says what it held', NEW.starts_on
+                                USING ERRCODE = '23514', CONSTRAINT = 'period_closed_has_its_closing';
+                        ELSIF EXISTS (
+                            SELECT FROM reconciliation_period p WHERE (p.starts_on < NEW.starts_on AND p.state = 'open')
+                               OR (p.starts_on > NEW.starts_on AND p.state <> 'open')
+                        ) THEN
+                            RAISE EXCEPTION 'period %: an earlier month is open, or a later one closed', NEW.starts_on
+                                USING ERRCODE = '23514', CONSTRAINT = 'period_closes_in_order';
+                        END IF;
+                    ELSIF NEW.closings <> OLD.closings THEN
+                        RAISE EXCEPTION 'period %: it is not closed by this', NEW.starts_on USING ERRCODE = '23514';
+                    ELSIF OLD.state <> 'open' AND NEW.state = 'open' THEN
+                        IF NOT EXISTS (
+                            SELECT FROM reconciliation_periodreopening r JOIN reconciliation_periodclosing c
+                                ON c.id = r.closing_id AND c.period_id = NEW.starts_on AND c.number = NEW.closings
+                            WHERE r.decision = 'approved'
+                        ) THEN
+                            RAISE EXCEPTION 'period %: two people reopen it', NEW.starts_on
+                                USING ERRCODE = '23514', CONSTRAINT = 'period_reopened_by_two';
+                        ELSIF EXISTS (
+                            SELECT FROM reconciliation_period p
+                            WHERE p.starts_on > NEW.starts_on AND p.state <> 'open'
+                        ) THEN
+                            RAISE EXCEPTION 'period %: a later month is closed', NEW.starts_on
+                                USING ERRCODE = '23514', CONSTRAINT = 'period_reopens_in_order';
+                        END IF;
+                    END IF;
+                    RETURN NEW;
+                """,
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.starts_on:%B %Y}"
+
+    @property
+    def name(self) -> str:
+        """As commands and files call it: `2026-10`."""
+        return f"{self.starts_on:%Y-%m}"
+
+    @property
+    def last_day(self) -> date:
+        return (self.starts_on + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+
+
+class PeriodHistory(TransitionRecord):
+    subject = models.ForeignKey(Period, on_delete=models.PROTECT, related_name="history")
+
+    class Meta:
+        verbose_name_plural = "period history"
+        triggers = [protect_append_only()]
+
+
+class PeriodClosing(models.Model):
+    """What a month held when it was closed. Written once; a month that was reopened gets another one."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    period = models.ForeignKey(Period, on_delete=models.PROTECT, related_name="+")
+    number = models.PositiveIntegerField()
+    closed_by = models.CharField(max_length=150)
+    note = models.TextField()
+    closed_at = models.DateTimeField(db_default=Now())
+    books_begin = models.DateField()  # what the provider booked before is in the opening balances
+    sealed_through = models.DateTimeField()  # the cut of the books before which nothing can be posted any more
+    after = models.BigIntegerField()  # the last block of the audit chain that the month before had seen; 0 for none
+    head = models.BigIntegerField()  # the last one that this closing has seen
+    statements = models.JSONField()  # currency → reconciliation.types.PeriodStatement
+    items = models.JSONField()  # {"states", "kinds", "late", "carried"}: how many
+    trial_balance = models.JSONField()  # of our own ledger at the end of the month
+    differences = models.JSONField(null=True)  # from the closing before it: reconciliation.services.periods.differences
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["period", "number"], name="period_closing_once_per_number"),
+            models.CheckConstraint(condition=Q(head__gte=F("after")), name="period_closing_sees_what_was_seen_before"),
+            models.CheckConstraint(
+                condition=Q(number=1) | Q(differences__isnull=False), name="period_closed_again_says_what_changed"
+            ),
+        ]
+        triggers = [
+            protect_append_only(),
+            # An entry's moment is never before the last cut of the books (`dated_by_the_database`). So nothing is posted into a
+            # month that was cut at its end: no sale waits for a closing, or looks for one.
+            pgtrigger.Trigger(
+                name="closes_on_settled_books",
+                level=pgtrigger.Row,
+                when=pgtrigger.Before,
+                operation=pgtrigger.Insert,
+                func="""
+                    IF coalesce(payments_sealed_through(), '-infinity') < (NEW.period_id + interval '1 month') AT TIME ZONE 'UTC' THEN
+                        RAISE EXCEPTION 'period %: entries can still be posted into it', NEW.period_id
+                            USING ERRCODE = '23514', CONSTRAINT = 'period_closes_on_settled_books';
+                    END IF;
+                    RETURN NEW;
+                """,
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.period_id:%Y-%m}, closing {self.number}"
+
+
+class PeriodReopening(models.Model):
+    """Somebody asked to reopen a closed month, and what a second person said."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    closing = models.ForeignKey(PeriodClosing, on_delete=models.PROTECT, related_name="reopenings")
+    asked_by = models.CharField(max_length=150)
+    why = models.TextField()
+    asked_at = models.DateTimeField(db_default=Now())
+    decision = models.CharField(max_length=8, choices=_choices(Decision.APPROVED, Decision.REFUSED), blank=True)
+    decided_by = models.CharField(max_length=150, blank=True)
+    decided_why = models.TextField(blank=True)
+    decided_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=~Q(why=""), name="period_reopening_has_a_reason"),
+            models.CheckConstraint(
+                condition=~Q(decision=Decision.APPROVED) | ~Q(decided_by=F("asked_by")),
+                name="period_reopening_takes_a_second_person",
+            ),
+            models.CheckConstraint(
+                condition=Q(decision="", decided_by="", decided_at__isnull=True)
+                | ~Q(decision="") & ~Q(decided_by="") & ~Q(decided_why="") & Q(decided_at__isnull=False),
+                name="period_reopening_decision_has_a_name",
+            ),
+            models.UniqueConstraint(
+                fields=["closing"], condition=Q(decision=""), name="period_reopening_one_at_a_time"
+            ),
+            models.UniqueConstraint(
+                fields=["closing"], condition=Q(decision=Decision.APPROVED), name="period_reopened_once_per_closing"
+            ),
+        ]
+        triggers = [
+            pgtrigger.Protect(name="never_deleted", operation=pgtrigger.Delete),
+            pgtrigger.ReadOnly(name="question_is_final", fields=["closing", "asked_by", "why", "asked_at"]),
+            pgtrigger.Protect(
+                name="decided_once", operation=pgtrigger.Update, condition=~pgtrigger.Q(old__decision="")
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.closing}, asked by {self.asked_by}"
+
+
+# --- The audit chain --------------------------------------------------------------------------------
+
+
+class AuditBlock(models.Model):
+    """Some rows of one kind and month, chained to all blocks before: sha256 of a header that names the block before.
+
+    PostgreSQL itself numbers it, writes the header and hashes it. Built by a daily job, never beside what it is about.
+    """
+
+    number = models.BigIntegerField(primary_key=True)  # counted without a gap
+    kind = models.CharField(max_length=16)  # reconciliation.types.AUDITED
+    period = models.DateField()  # the first day of the month
+    rows = models.PositiveIntegerField()
+    root = models.BinaryField(max_length=32)  # sha256 of its rows' hashes, in their order
+    before = models.BinaryField(max_length=32)  # of the block before; zeros for the first
+    header = models.TextField()
+    sha256 = models.BinaryField(max_length=32)  # of the header, in UTF-8
+    made_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = [models.Index(fields=["period", "kind", "number"], name="audit_block_by_period")]
+        triggers = [
+            protect_append_only(),
+            never_emptied(),
+            pgtrigger.Trigger(
+                name="chained_by_the_database",
+                level=pgtrigger.Row,
+                when=pgtrigger.Before,
+                operation=pgtrigger.Insert,
+                declare=[("last", "record")],
+                func="""
+                    SELECT b.number, b.sha256 INTO last FROM reconciliation_auditblock b ORDER BY b.number DESC LIMIT 1;
+                    NEW.number := coalesce(last.number, 0) + 1;
+                    NEW.before := coalesce(last.sha256, decode(repeat('00', 32), 'hex'));
+                    NEW.header := jsonb_build_object(
+                        'number', NEW.number, 'kind', NEW.kind, 'period', to_char(NEW.period, 'YYYY-MM'),
+                        'rows', NEW.rows, 'root', encode(NEW.root, 'hex'), 'before', encode(NEW.before, 'hex'))::text;
+                    NEW.sha256 := sha256(convert_to(NEW.header, 'UTF8'));
+                    RETURN NEW;
+                """,
+            ),
+            pgtrigger.Trigger(
+                name="root_is_of_its_rows",
+                level=pgtrigger.Row,
+                when=pgtrigger.After,
+                operation=pgtrigger.Insert,
+                timing=pgtrigger.Deferred,
+                declare=[("found", "record")],
+                func="""
+                    SELECT count(*) AS rows,
+                           sha256(string_agg(sha256(convert_to(r.body, 'UTF8')), ''::bytea ORDER BY r.position)) AS root
+                    INTO found FROM reconciliation_auditrow r WHERE r.block_id = NEW.number;
+                    IF found.rows <> NEW.rows OR found.root IS DISTINCT FROM NEW.root THEN
+                        RAISE EXCEPTION 'audit block % is not what its rows say', NEW.number USING ERRCODE = '23514';
+                    END IF;
+                    RETURN NULL;
+                """,
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.number}: {self.kind} of {self.period:%Y-%m}"
+
+
+class AuditRow(models.Model):
+    """One fact as it stood when it was chained: JSON text, whose bytes are hashed."""
+
+    id = models.BigAutoField(primary_key=True)
+    block = models.ForeignKey(AuditBlock, on_delete=models.PROTECT, related_name="contents", db_index=False)
+    position = models.PositiveIntegerField()  # in its block, from 0
+    object = models.CharField(max_length=300)  # `raw:txn_…`: what it is about; a later row of the same name follows it
+    body = models.TextField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["block", "position"], name="audit_row_once_per_position")]
+        indexes = [models.Index(fields=["object", "-block"], name="audit_row_by_object")]
+        triggers = [
+            protect_append_only(),
+            never_emptied(),
+            pgtrigger.Trigger(
+                name="belongs_to_an_open_block",
+                level=pgtrigger.Statement,
+                when=pgtrigger.After,
+                operation=pgtrigger.Insert,
+                referencing=pgtrigger.Referencing(new="added"),  # type: ignore[no-untyped-call]
+                func="""
+                    IF EXISTS (
+                        SELECT FROM (SELECT DISTINCT block_id FROM added) a
+                        JOIN reconciliation_auditblock b ON b.number = a.block_id
+                        WHERE b.rows < (SELECT count(*) FROM reconciliation_auditrow r WHERE r.block_id = a.block_id)
+                    ) THEN
+                        RAISE EXCEPTION 'an audit block is complete' USING ERRCODE = '23514';
+                    END IF;
+                    RETURN NULL;
+                """,
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.object

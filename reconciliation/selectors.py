@@ -6,8 +6,9 @@ from datetime import date, timedelta
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Case, CharField, Count, Sum, Value, When
-from django.db.models.functions import Abs, Coalesce, NullIf
+from django.contrib.auth.models import User
+from django.db.models import Case, CharField, Count, Q, Sum, Value, When
+from django.db.models.functions import Abs, Coalesce, Now, NullIf
 
 from foundation.database import database_now
 from foundation.errors import NotFound
@@ -15,15 +16,19 @@ from orders import selectors as orders
 from orders.types import OrderView
 from payments import selectors as payments
 from payments.types import PaymentView, RefundView
+from reconciliation import books
 from reconciliation.books import starts_on
 from reconciliation.models import (
     Discrepancy,
     DiscrepancyAction,
     DiscrepancyHistory,
+    Period,
+    PeriodClosing,
+    PeriodReopening,
     ProviderTransaction,
     ReconciliationRun,
 )
-from reconciliation.states import OPEN_STATES, DiscrepancyState, RunState
+from reconciliation.states import OPEN_STATES, DiscrepancyState, Outcome, PeriodState, RunState
 from reconciliation.types import (
     AGE_BUCKETS,
     KINDS,
@@ -159,10 +164,20 @@ def discrepancy_page(discrepancy_id: UUID) -> DiscrepancyPage:
     )
 
 
+def waiting_action(item: Discrepancy) -> DiscrepancyAction | None:
+    """What waits for a second person; or what that person approved, where the process that did it died."""
+    if item.state != DiscrepancyState.AWAITING_APPROVAL:
+        return None
+    dead = Q(outcome=Outcome.STARTED, lease_until__lt=Now()) & ~Q(approved_by="")
+    return item.actions.filter(Q(outcome=Outcome.WAITING) | dead).order_by("id").last()
+
+
 def offered_actions(item: Discrepancy) -> list[ActionInfo]:
     """The actions that make sense in the discrepancy's present state."""
     if item.state == DiscrepancyState.RESOLVED:
         return []
+    if waiting_action(item):
+        return [info for info in actions_of(item.kind, item.object_kind) if info.name == Action.REQUERY]
     hidden = {
         DiscrepancyState.TIMING: {Action.RELEASE, Action.IGNORE_UNTIL},
         DiscrepancyState.OPEN: {Action.RELEASE},
@@ -176,6 +191,103 @@ def offered_actions(item: Discrepancy) -> list[ActionInfo]:
 def discrepancies_of(order_number: str) -> list[Discrepancy]:
     """What was ever found about an order, newest first."""
     return list(Discrepancy.objects.filter(order_reference=order_number).order_by("-id"))
+
+
+# --- Who may settle what alone ------------------------------------------------------------------------
+
+
+def settles_alone_minor(by: str, currency: str) -> int | None:
+    """What a person may settle without a second one, in minor units of a currency: the most that one of their roles may.
+    0 for a currency without a limit, and for staff without a role that has one: there everything waits.
+
+    None, no limit, for what is no login at all: a job, a command. Superusers are bound as the role that may most.
+    """
+    user = User.objects.filter(username=by).first()
+    if user is None:
+        return None
+    limits = settings.SETTLE_ALONE_MINOR
+    roles = limits if user.is_superuser else set(user.groups.values_list("name", flat=True))
+    return max((limits.get(role, {}).get(currency, 0) for role in roles), default=0)
+
+
+# --- Periods ------------------------------------------------------------------------------------------
+
+
+def month_of(day: date) -> date:
+    """A month is named by its first day."""
+    return day.replace(day=1)
+
+
+def month_after(month: date) -> date:
+    return month_of(month + timedelta(days=31))
+
+
+def month_before(month: date) -> date:
+    return month_of(month - timedelta(days=1))
+
+
+def closing_of(month: date) -> PeriodClosing | None:
+    """The newest closing of a month, whether or not the month was reopened since."""
+    return PeriodClosing.objects.filter(period=month).order_by("-number").first()
+
+
+def obstacles(period: Period, *, carry_open: bool = False) -> list[str]:
+    """What stands in the way of closing a month; empty where nothing does. `carry_open`: open items may go on."""
+    if database_now().date() <= period.last_day:
+        return [f"it ends on {period.last_day}"]
+    begin = books.first_day()
+    if begin is None or begin > period.last_day:
+        return ["the books begin later"]
+    found = [
+        f"{one.name} is open, and comes first"
+        for one in Period.objects.filter(starts_on__lt=period.starts_on, state=PeriodState.OPEN).order_by("starts_on")
+    ]
+    found += _days_to_reconcile(max(begin, period.starts_on), period.last_day)
+    waits = Q(outcome=Outcome.WAITING, discrepancy__state=DiscrepancyState.AWAITING_APPROVAL)
+    is_begun = Q(outcome=Outcome.STARTED, lease_until__gt=Now())
+    waiting = DiscrepancyAction.objects.filter(waits | is_begun, discrepancy__period=period.pk).count()
+    if waiting:
+        found.append(f"{waiting} actions are under way, or wait for a second person")
+    still_open = Discrepancy.objects.filter(period=period.pk, state__in=OPEN_STATES).count()
+    if still_open and not carry_open:
+        found.append(f"{still_open} items are open: settle them, or carry them over to the next month")
+    found += [
+        f"the statement of {one.day} leaves {one.residual_minor} {one.currency} (minor units) unexplained"
+        for one in books.statements(period.last_day)
+        if one.residual_minor
+    ]
+    return found
+
+
+def _days_to_reconcile(first: date, last: date) -> list[str]:
+    runs = ReconciliationRun.objects.filter(date__range=(first, last))
+    completed = runs.filter(state=RunState.COMPLETED, provisional=False)
+    done = set(completed.values_list("date", flat=True).distinct())
+    days = [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
+    missing = [day for day in days if day not in done]
+    found = [f"{len(missing)} days are not reconciled, {missing[0]} the first of them"] if missing else []
+    if runs.filter(state=RunState.RUNNING, lease_until__gt=Now()).exists():
+        found.append("one of its days is being reconciled")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodPage:
+    """All that a month's page shows."""
+
+    period: Period
+    obstacles: Sequence[str]  # of an open month
+    closings: Sequence[PeriodClosing]  # the newest first
+    question: PeriodReopening | None  # that waits for a second person
+
+
+def period_page(period: Period) -> PeriodPage:
+    return PeriodPage(
+        period=period,
+        obstacles=obstacles(period) if period.state == PeriodState.OPEN else [],
+        closings=list(PeriodClosing.objects.filter(period=period).order_by("-number")),
+        question=PeriodReopening.objects.filter(closing__period=period, decision="").first(),
+    )
 
 
 def _order(reference: str) -> OrderView | None:

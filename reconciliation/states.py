@@ -38,19 +38,24 @@ DISCREPANCY_EDGES = frozenset(
     {
         (_S.TIMING, _S.OPEN),  # a run: its time is up
         (_S.TIMING, _S.INVESTIGATING),  # somebody does not want to wait
+        (_S.TIMING, _S.AWAITING_APPROVAL),
         (_S.TIMING, _S.RESOLVED),
         (_S.OPEN, _S.INVESTIGATING),  # claimed
-        (_S.OPEN, _S.AWAITING_APPROVAL),  # above the clerk's limit
+        (_S.OPEN, _S.AWAITING_APPROVAL),  # above what that person may settle alone
         (_S.OPEN, _S.IGNORED),  # a person, until a date
         (_S.OPEN, _S.RESOLVED),  # a run (auto), an action (fixed, accepted)
         (_S.INVESTIGATING, _S.OPEN),  # given back
         (_S.INVESTIGATING, _S.AWAITING_APPROVAL),
         (_S.INVESTIGATING, _S.IGNORED),
         (_S.INVESTIGATING, _S.RESOLVED),
-        (_S.AWAITING_APPROVAL, _S.INVESTIGATING),  # refused by the second person
+        (
+            _S.AWAITING_APPROVAL,
+            _S.INVESTIGATING,
+        ),  # refused by the second person; or approved, and the difference remains
         (_S.AWAITING_APPROVAL, _S.RESOLVED),  # approved by the second person
         (_S.IGNORED, _S.OPEN),  # a run: the date has passed
         (_S.IGNORED, _S.INVESTIGATING),
+        (_S.IGNORED, _S.AWAITING_APPROVAL),
         (_S.IGNORED, _S.RESOLVED),
         (_S.RESOLVED, _S.OPEN),  # a run saw it again
     }
@@ -63,6 +68,37 @@ UNRESOLVED_STATES = (_S.TIMING, *OPEN_STATES, _S.IGNORED)
 class Outcome:
     """What became of an action that a person took."""
 
+    WAITING: Final = "waiting"  # for a second person: nothing was done yet
     STARTED: Final = "started"
     OK: Final = "ok"
     FAILED: Final = "failed"
+    REJECTED: Final = "rejected"  # the second person said no, or nothing was left to approve
+
+
+NEVER_BEGUN = (Outcome.WAITING, Outcome.REJECTED)
+ENDED = (Outcome.OK, Outcome.FAILED, Outcome.REJECTED)
+
+
+class PeriodState:
+    OPEN: Final = "open"
+    CLOSED: Final = "closed"
+    REOPENING: Final = "reopening"  # closed, and somebody asked to reopen it
+
+
+_P = PeriodState
+
+PERIOD_EDGES = frozenset(
+    {
+        (_P.OPEN, _P.CLOSED),
+        (_P.CLOSED, _P.REOPENING),  # the first person
+        (_P.REOPENING, _P.CLOSED),  # refused, or taken back
+        (_P.REOPENING, _P.OPEN),  # the second person
+    }
+)
+
+
+class Decision:
+    """What the second person said."""
+
+    APPROVED: Final = "approved"
+    REFUSED: Final = "refused"

@@ -23,3 +23,10 @@ def reconcile_day(day: str, by: str) -> None:
 def read_balance() -> None:
     """Write down what the provider holds for us now: statements are proved against it."""
     services.read_balance()
+
+
+@shared_task(name="reconciliation.extend_chain")
+def extend_chain() -> None:
+    """Add what changed to the audit chain, once a day; and a row for each month of the books."""
+    services.open_periods()
+    services.extend_chain_of_today()

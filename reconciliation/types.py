@@ -287,6 +287,41 @@ class MatchedBy:
 
 
 @dataclass(frozen=True, slots=True)
+class PeriodStatement:
+    """A month of the provider's books in one currency: opening + Σ net of late + Σ net of lines = closing.
+
+    `late` belongs to earlier months, and was told after they had been closed. `proofs` are those of the month's last day.
+    """
+
+    opening_minor: int
+    late: tuple[StatementLine, ...]
+    lines: tuple[StatementLine, ...]
+    closing_minor: int
+    proofs: tuple[Proof, ...] = ()
+
+
+class Audited:
+    """What stands in the audit chain, and in an auditor's pack."""
+
+    RAW: Final = "raw"  # the provider's rows: the hash of each as it was read, and what it moved
+    ITEM: Final = "item"  # discrepancies
+    DECISION: Final = "decision"  # what people did about them, and who approved it
+    HISTORY: Final = "history"  # each change of a discrepancy's state
+    STATEMENT: Final = "statement"  # months as they were closed
+    CLOSING: Final = "closing"  # who closed and reopened a month, when and why
+
+
+@dataclass(frozen=True, slots=True)
+class PackReport:
+    """An auditor's pack that was written: the block at which the chain ended, and its hash, hexadecimal."""
+
+    path: str
+    rows: int
+    blocks: int
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with one line of a statement file, counted from 1 as an editor does."""
 
@@ -347,6 +382,11 @@ class ActionInfo:
     permission: str  # `app_label.codename`
     asks_for: tuple[str, ...] = ()  # of order_number, amount_minor, owner, until, counterpart
     repairs: bool = False  # whether it can make both sides equal
+
+    @property
+    def settles(self) -> bool:
+        """Whether it puts an amount right or lets it be: above what a person may settle alone it takes a second one."""
+        return self.permission in (_REPAIR, _ACCEPT)
 
 
 @dataclass(frozen=True, slots=True)

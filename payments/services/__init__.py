@@ -11,7 +11,7 @@ from payments.services.attempts import (
     record_cancelling,
     record_opening,
 )
-from payments.services.books import adjust_entry, check_books, cut_books, reverse_entry
+from payments.services.books import adjust_entry, check_books, cut_books, reverse_entry, seal_books
 from payments.services.credit_grants import approve_grant, grant_store_credit, refuse_grant
 from payments.services.decisions import end_unanswered, is_unanswered, settled_by_hand
 from payments.services.desk import (
@@ -89,6 +89,7 @@ __all__ = [
     "request_refund",
     "reverse_entry",
     "reverse_sale",
+    "seal_books",
     "settled_by_hand",
     "sync_dispute",
     "sync_payment",

@@ -18,7 +18,7 @@ from foundation.errors import InvalidInput, NotFound
 from foundation.ids import public_id
 from foundation.money import require_money
 from payments import books, ledger
-from payments.errors import EntryNotReversible
+from payments.errors import BooksNotSettled, EntryNotReversible
 from payments.ledger import KEEPS_BALANCE, AccountKey
 from payments.locks import lock_payment, lock_refund
 from payments.models import Account, BooksCheck, JournalEntry, Payment, Posting, Refund
@@ -44,11 +44,31 @@ def cut_books() -> int:
     return cuts
 
 
-def _cut_once(settled: datetime) -> bool:
+def seal_books(*, through: datetime) -> datetime:
+    """Cut the books so that nothing can be posted before `through` any more, and return the moment of the last cut.
+
+    From then on the trigger `dated_by_the_database` gives every entry a later moment, whatever its INSERT says: closing a
+    period asks nothing more of a sale than it pays already. Belongs outside of transactions. Raises BooksNotSettled.
+    """
+    last = books.last_cut()[1]
+    if last and last >= through:
+        return last
+    settled = books.settled_moment(wait_s=settings.BOOKS_SETTLE_WAIT_S)
+    if settled is None or settled < through:
+        raise BooksNotSettled
+    while _cut_once(settled):
+        pass
+    while (last := books.last_cut()[1]) is None or last < through:  # nothing was posted since, so no cut was due
+        _cut_once(settled, at=through)
+    return last
+
+
+def _cut_once(settled: datetime, *, at: datetime | None = None) -> bool:
+    """The next cut, where one is due or a moment is given; False where none was made."""
     with transaction.atomic(durable=True):
         before, since = books.last_cut()
-        at = _next_cut_at(since, settled)
-        if at is None or not _insert_cut(before + 1, since, at):
+        at = at or _next_cut_at(since, settled)
+        if at is None or (since and at <= since) or not _insert_cut(before + 1, since, at):
             return False
         _snapshot_balances(since, at)
         _add_up_totals(before, since, at)

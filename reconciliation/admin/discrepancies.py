@@ -15,7 +15,7 @@ from foundation.desk import Act, ActForm, ReadOnlyAdmin, by_number, choice_filte
 from foundation.sections import Cell, Custom, Entry, Facts, Page, Section, Table, Timeline
 from orders.types import OrderView
 from reconciliation import selectors
-from reconciliation.admin import shared
+from reconciliation.admin import approvals, shared
 from reconciliation.admin.acts import act_of
 from reconciliation.admin.filters import AgeFilter, CurrencyFilter, KindFilter, OwnerFilter, StateFilter
 from reconciliation.admin.shared import SEVERITY, linked, order_link, run_link, state, walk_link
@@ -49,13 +49,17 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
         ("Open, oldest first", "state=open"),
         ("Mine", "owner=me"),
         ("Nobody's", "owner=nobody"),
+        ("Waiting for a second person", "state=awaiting_approval"),
         ("Timing", "state=timing"),
         ("Ignored", "state=ignored"),
         ("Resolved", "state=resolved"),
         ("All", "state=all"),
     )
     search_help_text = "Number of an order or discrepancy, or ch_…, re_…"
-    acts = tuple(act_of(info) for info in {info.name: info for infos in ACTIONS.values() for info in infos}.values())
+    acts = (
+        *approvals.ACTS,
+        *(act_of(info) for info in {info.name: info for infos in ACTIONS.values() for info in infos}.values()),
+    )
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         newest_first = request.GET.get("state") in (DiscrepancyState.RESOLVED, "all")
@@ -114,7 +118,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
     # --- The page ---
 
     def offered(self, row: Discrepancy) -> list[str]:
-        return [info.name for info in selectors.offered_actions(row)]
+        return [*approvals.offered(row), *(info.name for info in selectors.offered_actions(row))]
 
     def suggested(self, request: HttpRequest, row: Discrepancy) -> str:
         allowed = [info for info in selectors.offered_actions(row) if request.user.has_perm(info.permission)]
@@ -143,6 +147,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
             main=[
                 _compare(request, item),
                 *_proposed(request, item),
+                *approvals.section(item),
                 _actions_log(found.actions),
                 *_order(request, found.order),
                 _transactions(found.transactions),
@@ -172,6 +177,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
     def _facts(self, request: HttpRequest, row: Discrepancy) -> Facts:
         facts: list[tuple[str, Cell]] = [
             ("Owner", row.owner or cells.NOTHING),
+            ("Answered for by", f"{row.period:%B %Y}" if row.period else cells.NOTHING),
             ("Order", order_link(request, row.order_reference)),
             ("Payment", linked(request, "payments.payment", row.payment_id, row.payment_number)),
             ("Refund", linked(request, "payments.refund", row.refund_id, row.refund_number)),

@@ -21,7 +21,14 @@ class StateFilter(ChoiceFilter):
     title = "state"
     parameter_name = "state"
     field = "state"
-    options = ("open", DiscrepancyState.TIMING, DiscrepancyState.IGNORED, DiscrepancyState.RESOLVED, "all")
+    options = (
+        "open",
+        DiscrepancyState.AWAITING_APPROVAL,
+        DiscrepancyState.TIMING,
+        DiscrepancyState.IGNORED,
+        DiscrepancyState.RESOLVED,
+        "all",
+    )
     default = "open"
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:

@@ -1,6 +1,7 @@
 """Everything that writes: imports, runs, what they find, and what people do about it."""
 
 from reconciliation.services.actions import perform
+from reconciliation.services.approvals import approve_action, reject_action
 from reconciliation.services.balances import read_balance
 from reconciliation.services.bank import (
     import_bank_statement,
@@ -8,6 +9,7 @@ from reconciliation.services.bank import (
     match_bank_lines,
     unlink_bank_line,
 )
+from reconciliation.services.chain import extend_chain, extend_chain_of_today
 from reconciliation.services.news import (
     note_contradiction,
     note_dispute_contradiction,
@@ -17,10 +19,24 @@ from reconciliation.services.news import (
     open_discrepancy,
 )
 from reconciliation.services.opening import start_books
+from reconciliation.services.packing import write_pack
+from reconciliation.services.periods import (
+    approve_reopening,
+    ask_reopening,
+    close_period,
+    open_periods,
+    refuse_reopening,
+)
 from reconciliation.services.runs import reconcile_day, reconcile_missing_days, request_run
 from reconciliation.services.statements import import_statement
 
 __all__ = [
+    "approve_action",
+    "approve_reopening",
+    "ask_reopening",
+    "close_period",
+    "extend_chain",
+    "extend_chain_of_today",
     "import_bank_statement",
     "import_statement",
     "link_bank_line",
@@ -31,11 +47,15 @@ __all__ = [
     "note_over_refunded",
     "note_refund_contradiction",
     "open_discrepancy",
+    "open_periods",
     "perform",
     "read_balance",
     "reconcile_day",
     "reconcile_missing_days",
+    "refuse_reopening",
+    "reject_action",
     "request_run",
     "start_books",
     "unlink_bank_line",
+    "write_pack",
 ]

@@ -5,9 +5,11 @@ closes the item as fixed, and the next run confirms that or opens it again.
 """
 
 import logging
+from ast import literal_eval
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import date
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -17,9 +19,10 @@ from django.db.models.functions import Now
 from foundation.database import database_now, in_seconds
 from foundation.errors import DomainError, InvalidInput, MissingInput, NotFound
 from foundation.ids import uuid7
+from foundation.money import format_minor
 from foundation.transition import transition
-from reconciliation import books, matching
-from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyResolved, NoteMissing
+from reconciliation import books, matching, selectors
+from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyResolved, ApprovalPending, NoteMissing
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory
 from reconciliation.services import findings
@@ -48,9 +51,10 @@ def perform(
 
     `key` names the press of the button (a form's nonce): the same key is done once, and answers again with what it
     did. Without one, an action is done once each time the discrepancy is opened, except those that are meant to be
-    repeated. Belongs outside of transactions.
+    repeated. What settles more than that person may settle alone is written down, and waits for a second one
+    (services/approvals.py). Belongs outside of transactions.
 
-    Raises NotFound, NoteMissing, MissingInput, InvalidInput, ActionNotOffered, AlreadyResolved, ActionInProgress,
+    Raises ApprovalPending, NotFound, NoteMissing, MissingInput, InvalidInput, ActionNotOffered, AlreadyResolved, ActionInProgress,
     BooksBusy, IllegalTransition, and what the repair itself raises (ProviderUnavailable, ContradictsProvider, …).
     """
     if not note.strip():
@@ -64,16 +68,73 @@ def perform(
     given = given or ActionInput()
     key = key or (f"{action}:{uuid7()}" if action in _REPEATABLE else f"{action}:{item.cycle}")
     _check(action, given)
-    record, is_new = _begin(item, action, key=key, by=by, note=note.strip(), given=given)
+    stake = _stake(item, info, given, by)
+    record, is_new = _begin(item, action, key=key, by=by, note=note.strip(), given=given, stake=stake)
     if not is_new:
         return ActionResult(record.result, item.state, item.closed_as, replayed=True)
+    if record.outcome == Outcome.WAITING:
+        return ActionResult(record.result, DiscrepancyState.AWAITING_APPROVAL, "")
+    return carry_out(item, record, given)
+
+
+def carry_out(item: Discrepancy, record: DiscrepancyAction, given: ActionInput | None = None) -> ActionResult:
+    """Do what a record that is begun asks for, and complete the record. Belongs outside of transactions.
+
+    `given` None: as the record keeps it. Raises what the action raises; the record then says that it failed.
+    """
+    given = given or _given(record)
+    info = next(one for one in actions_of(item.kind, item.object_kind) if one.name == record.action)
     try:
-        done = REPAIRS[action](item, record, given) if action in REPAIRS else ""
+        done = REPAIRS[record.action](item, record, given) if record.action in REPAIRS else ""
         return _finish(item, info, record, given, done)
     except Exception as error:
         detail = error.detail if isinstance(error, DomainError) else f"{type(error).__name__}: {error}"
         _close_record(record, Outcome.FAILED, detail)
+        if record.approved_by:
+            item.refresh_from_db()
+            to_be_looked_at(item, by=record.by, why=f"{record.action} failed")
         raise
+
+
+def to_be_looked_at(item: Discrepancy, *, by: str, why: str) -> None:
+    """What waited for a second person waits for nobody any more, and is not settled: somebody looks at it again."""
+    if item.state == DiscrepancyState.AWAITING_APPROVAL:
+        with transaction.atomic():
+            transition(
+                item,
+                DiscrepancyState.INVESTIGATING,
+                edges=DISCREPANCY_EDGES,
+                history=DiscrepancyHistory,
+                by=by,
+                why=why,
+                field="state",
+            )
+
+
+def _given(record: DiscrepancyAction) -> ActionInput:
+    """What the record keeps as text."""
+    kept: dict[str, Any] = dict(record.inputs)
+    for one in fields(ActionInput):
+        if one.name in kept and not isinstance(one.default, str):
+            text = kept[one.name]
+            kept[one.name] = date.fromisoformat(text) if one.name == "until" else literal_eval(text)
+    return ActionInput(**kept)
+
+
+def _stake(item: Discrepancy, info: ActionInfo, given: ActionInput, by: str) -> dict[str, Any]:
+    """What an action settles, and what that person may settle alone: the columns of its record.
+
+    The difference, or what is named to be given back; where both sides say the same amount, or no difference can be
+    told, all of it.
+    """
+    if not info.settles:
+        return {}
+    whole_minor = max(item.ours_amount_minor or 0, item.theirs_amount_minor or 0)
+    return {
+        "amount_minor": max(abs(item.difference_minor or 0) or whole_minor, given.amount_minor or 0),
+        "currency": item.currency,
+        "approval_above_minor": selectors.settles_alone_minor(by, item.currency),
+    }
 
 
 def _check(action: str, given: ActionInput) -> None:
@@ -91,15 +152,23 @@ def _today() -> date:
 
 
 def _begin(
-    item: Discrepancy, action: str, *, key: str, by: str, note: str, given: ActionInput
+    item: Discrepancy, action: str, *, key: str, by: str, note: str, given: ActionInput, stake: Mapping[str, Any]
 ) -> tuple[DiscrepancyAction, bool]:
-    """The action's record, and whether it is ours to do. The unique constraints decide between twins."""
+    """The action's record, and whether it is ours to do; one that waits for a second person is nobody's for now. The unique
+    constraints decide between twins."""
     known = DiscrepancyAction.objects.filter(discrepancy=item, key=key).exclude(outcome=Outcome.FAILED)
-    done = known.filter(outcome=Outcome.OK).first()
+    known = known.exclude(outcome=Outcome.REJECTED)
+    done = known.filter(outcome__in=[Outcome.OK, Outcome.WAITING]).first()
     if done:
         return done, False
     if item.state == DiscrepancyState.RESOLVED:
         raise AlreadyResolved
+    if stake and selectors.waiting_action(item):
+        raise ApprovalPending
+    inputs = {name: str(value) for name, value in asdict(given).items() if value not in ("", None)}
+    limit_minor = stake.get("approval_above_minor")
+    if limit_minor is not None and stake["amount_minor"] > limit_minor:
+        return _wait(item, action=action, key=key, note=note, by=by, inputs=inputs, **stake), True
     lease_until = in_seconds(settings.RECONCILE_ACTION_LEASE_S)
     # Its process died: the same press goes on where that one stopped, another one ends it.
     if known.filter(lease_until__lt=Now()).update(lease_until=lease_until):
@@ -107,17 +176,45 @@ def _begin(
     DiscrepancyAction.objects.filter(discrepancy=item, outcome=Outcome.STARTED, lease_until__lt=Now()).update(
         outcome=Outcome.FAILED, result="Its process was silent for too long.", finished_at=Now()
     )
-    inputs = {name: str(value) for name, value in asdict(given).items() if value not in ("", None)}
     try:
         with transaction.atomic():
             return DiscrepancyAction.objects.create(
-                discrepancy=item, action=action, key=key, note=note, by=by, lease_until=lease_until, inputs=inputs
+                discrepancy=item,
+                action=action,
+                key=key,
+                note=note,
+                by=by,
+                lease_until=lease_until,
+                inputs=inputs,
+                **stake,
             ), True
     except IntegrityError as error:
         done = known.filter(outcome=Outcome.OK).first()  # the twin was faster, and is done
         if done:
             return done, False
         raise ActionInProgress from error
+
+
+def _wait(item: Discrepancy, **columns: Any) -> DiscrepancyAction:
+    """Write an action down, and nothing more: a second person decides. One that waited for an item as it was then ends."""
+    limit = format_minor(columns["approval_above_minor"], columns["currency"]) if columns["currency"] else "nothing"
+    text = f"It settles more than {limit}, which {columns['by']} may settle alone: a second person has to approve it."
+    try:
+        with one_writer(wait_s=WAIT_FOR_RUN_S):
+            item = Discrepancy.objects.select_for_update().get(pk=item.pk)
+            if item.state != DiscrepancyState.AWAITING_APPROVAL:
+                DiscrepancyAction.objects.filter(discrepancy=item, outcome=Outcome.WAITING).update(
+                    outcome=Outcome.REJECTED, result="It was settled otherwise meanwhile.", finished_at=Now()
+                )
+            record = DiscrepancyAction.objects.create(
+                discrepancy=item, outcome=Outcome.WAITING, lease_until=Now(), result=text, **columns
+            )
+            if item.state != DiscrepancyState.AWAITING_APPROVAL:
+                cleared = {"ignored_until": None, "becomes_break_at": None}
+                _move(item, DiscrepancyState.AWAITING_APPROVAL, record, values=cleared)
+            return record
+    except IntegrityError as error:
+        raise ApprovalPending from error
 
 
 def _finish(
@@ -129,6 +226,9 @@ def _finish(
         item = Discrepancy.objects.select_for_update().get(pk=item.pk)
         text = _compare_again(item, info, record, done) if compares else _decide(item, info, record, given, done)
         _close_record(record, Outcome.OK, text)
+        item.refresh_from_db()
+        if record.approved_by:
+            to_be_looked_at(item, by=record.by, why=f"{record.action} was done, and the difference remains")
     item.refresh_from_db()
     return ActionResult(text, item.state, item.closed_as)
 

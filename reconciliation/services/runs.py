@@ -27,6 +27,7 @@ from reconciliation.models import ReconciliationRun
 from reconciliation.services import bank, findings
 from reconciliation.services.balances import read_balance
 from reconciliation.services.importing import Progress, import_day, read_window
+from reconciliation.services.periods import open_periods
 from reconciliation.states import RunState
 from reconciliation.types import KindCounts, RunReport, Statement
 
@@ -198,6 +199,7 @@ def _compare(run: ReconciliationRun, imported: int, began: float, *, unbooked: l
         )
         if not completed:
             raise RunTakenOver
+        open_periods()
     if any(report.residual.values()):
         log.error("run of %s: nothing accounts for %s", run.date, report.residual)
     return report

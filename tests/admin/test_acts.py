@@ -530,15 +530,42 @@ def test_a_stale_page_says_what_happened(as_role, item):
     assert "resolved already" in answer.content.decode()
 
 
-def test_a_clerk_claims_and_asks_but_does_not_repair(as_role, item):
+def test_a_clerk_claims_and_asks_and_an_operator_does_not(as_role, item):
     client = as_role("clerk")
     press(client, item, "claim", note="I look into it.", key=uuid4())
     press(client, item, "requery", note="is it still so?", key=uuid4())
     item.refresh_from_db()
     assert (item.state, item.owner) == ("investigating", "clerk")
-    for act in ("post_correction", "refund_customer", "mark_fraud", "accept"):
-        assert press(client, item, act, note="let me", key=uuid4()).status_code == 403, act
-    assert press(as_role("operator"), item, "claim", note="me too", key=uuid4()).status_code == 403
+    for act in ("claim", "post_correction", "refund_customer", "mark_fraud", "accept", "approve", "reject"):
+        assert press(as_role("operator"), item, act, note="me too", key=uuid4()).status_code == 403, act
+
+
+def test_above_a_clerks_limit_a_manager_approves_what_the_clerk_asked_for(as_role, books, item, settings):
+    settings.SETTLE_ALONE_MINOR = {"clerk": {"usd": abs(item.difference_minor) - 1}, "manager": {"usd": 100_000}}
+    clerk, manager = as_role("clerk"), as_role("manager")
+    answer = press(clerk, item, "post_correction", note="Stripe is right", key=uuid4())
+    assert "a second person has to approve it" in answer.content.decode()
+    page = manager.get(page_url(item)).content.decode()
+    for told in ("Waits for a second person", "clerk", "Stripe is right", "post correction"):
+        assert told in page, told
+    assert press(clerk, item, "approve", note="I am sure").status_code == 403
+    press(manager, item, "approve", note="so am I")
+    item.refresh_from_db()
+    assert (item.state, item.closed_as, item.resolved_by) == ("resolved", "fixed", "clerk")
+    done = DiscrepancyAction.objects.get()
+    assert (done.by, done.approved_by, done.outcome) == ("clerk", "manager", "ok")
+    assert press(manager, item, "approve", note="again").status_code == 409
+    books.reconcile()
+    item.refresh_from_db()
+    assert item.verified_at is not None
+
+
+def test_a_manager_refuses_what_a_clerk_asked_for(as_role, item, settings):
+    settings.SETTLE_ALONE_MINOR = {"clerk": {}, "manager": {"usd": 100_000}}
+    press(as_role("clerk"), item, "accept", note="never mind", key=uuid4())
+    press(as_role("manager"), item, "reject", note="I do mind")
+    item.refresh_from_db()
+    assert (item.state, DiscrepancyAction.objects.get().outcome) == ("investigating", "rejected")
 
 
 def test_an_action_without_a_note_is_refused(as_role, item):

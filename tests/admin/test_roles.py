@@ -27,6 +27,7 @@ BOOKS = [
     "reconciliation_reconciliationrun",
     "reconciliation_bankline",
     "reconciliation_statementfile",
+    "reconciliation_period",
 ]
 MACHINERY = ["durability_sagarun", "durability_delivery", "durability_message", "django_celery_beat_periodictask"]
 KEYS = ["catalog_apikey"]

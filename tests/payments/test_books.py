@@ -15,6 +15,7 @@ from django.test import override_settings
 from foundation.database import database_now
 from foundation.money import UnknownCurrency
 from payments import books, ledger, services
+from payments.errors import BooksNotSettled
 from payments.models import Account, BalanceSnapshot, BookCut, BooksCheck, JournalEntry, KindTotal, Posting
 from payments.services.books import LAWS, check_books_of_today
 from tests.payments.test_ledger import CLEARING, CUSTOMER, FEES, MERCHANT, post
@@ -102,6 +103,22 @@ def test_a_day_that_ended_is_cut_however_little_was_posted():
     assert services.cut_books() == 1
     assert BookCut.objects.get().at.astimezone(UTC).time() == datetime.min.time()
     assert services.cut_books() == 0
+
+
+def test_books_are_sealed_at_a_moment_though_nothing_was_posted():
+    """From then on no entry bears an earlier moment, whatever its INSERT says: months close behind such a cut."""
+    through = datetime(2026, 2, 1, tzinfo=UTC)
+    assert services.seal_books(through=through) == through
+    assert services.seal_books(through=through - timedelta(days=31)) == through  # sealed already
+    assert list(BookCut.objects.values_list("number", "at", "postings")) == [(1, through, 0)]
+    trade(3)
+    ahead = database_now() - timedelta(microseconds=1)
+    sealed = services.seal_books(through=ahead)
+    assert sealed >= ahead
+    assert BookCut.objects.latest("number").at == sealed
+    assert proof() == []
+    with pytest.raises(BooksNotSettled):
+        services.seal_books(through=database_now() + timedelta(hours=1))
 
 
 def test_more_lines_of_one_moment_than_a_batch_holds_are_one_cut():

@@ -7,6 +7,7 @@ follows by itself: what the played part asked for is done in the same process, a
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, timedelta
 from datetime import datetime as moment
 from datetime import time as time_of_day
@@ -16,6 +17,7 @@ from typing import Any
 
 import requests
 import stripe
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models.functions import Now
 
@@ -28,7 +30,8 @@ from payments import gateway
 from payments import services as payments
 from payments.models import Dispute, Payment, Payout, Refund
 from reconciliation import services as reconciliation
-from reconciliation.models import BankLine, BankMatch, Discrepancy
+from reconciliation.errors import AlreadyResolved, NothingToApprove, PeriodIsClosed, PeriodIsOpen
+from reconciliation.models import BankLine, BankMatch, Discrepancy, DiscrepancyAction
 from reconciliation.services.repairs import REPAIRS
 from reconciliation.types import ACTIONS, Action, ActionInput, Kind
 from tests.campaigns.boundaries.world import Scene, World, run_task
@@ -806,6 +809,58 @@ for _kind, _offered in ACTIONS.items():
 SCENARIOS[f"ask the provider again: {Kind.AMOUNT_MISMATCH}"] = _action(Action.REQUERY, Kind.AMOUNT_MISMATCH)
 
 
+@scenario("what one person may not settle alone is approved")
+def approved(world: World) -> Played:
+    """Pressed again by who approved it, it goes on where it stopped."""
+    _found_at_night(world, Kind.AMOUNT_MISMATCH)
+    User.objects.create(username="trainee", is_staff=True)  # of no role: may settle nothing alone
+    item = Discrepancy.objects.get(kind=Kind.AMOUNT_MISMATCH)
+    reconciliation.perform(discrepancy_id=item.pk, action=Action.POST_CORRECTION, by="trainee", note="Stripe is right")
+    asked = DiscrepancyAction.objects.get()
+
+    def play() -> None:
+        with suppress(NothingToApprove, AlreadyResolved):  # done before
+            reconciliation.approve_action(action_id=asked.pk, by="clara", note="it is")
+
+    return play
+
+
+def _last_month(world: World) -> date:
+    """A month of one day, traded and reconciled; its first day."""
+    last = database_now().date().replace(day=1) - timedelta(days=1)
+    world.trade_on(moment.combine(last, time_of_day(12), UTC))
+    refund(world, bought(world), 500)
+    all_news(world)
+    run_task("reconciliation.reconcile_day", day=last.isoformat(), by="clara")
+    return last.replace(day=1)
+
+
+@scenario("a month is closed")
+def month_closed(world: World) -> Played:
+    month = _last_month(world)
+
+    def play() -> None:
+        with suppress(PeriodIsClosed):
+            reconciliation.close_period(period=month, by="clara", note="month's end", carry_open=True)
+
+    return play
+
+
+@scenario("a month is reopened by two, and closed again")
+def month_reopened(world: World) -> Played:
+    month = _last_month(world)
+    reconciliation.close_period(period=month, by="clara", note="month's end", carry_open=True)
+    reconciliation.ask_reopening(period=month, by="clara", why="a row came late")
+
+    def play() -> None:
+        with suppress(NothingToApprove, PeriodIsOpen):
+            reconciliation.approve_reopening(period=month, by="paul", why="I have seen it")
+        with suppress(PeriodIsClosed):
+            reconciliation.close_period(period=month, by="paul", note="now it is right", carry_open=True)
+
+    return play
+
+
 # --- Upkeep -----------------------------------------------------------------------------------------
 
 
@@ -830,6 +885,12 @@ def books(world: World) -> Played:
     refund(world, bought(world), 500)
     all_news(world)
     return _several("payments.cut_books", "payments.check_books")
+
+
+@scenario("the audit chain is extended")
+def chain(world: World) -> Played:
+    _found_at_night(world, Kind.AMOUNT_MISMATCH)
+    return _several("reconciliation.extend_chain")
 
 
 @scenario("the provider's balance is read")

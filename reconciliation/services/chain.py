@@ -1,0 +1,190 @@
+"""The audit chain: what the books were told, item by item as it stood, in blocks of which each names the one before.
+
+Built by a daily job, never in the transaction that writes: a sale, a run or an action does not know that it exists. What
+changed since it was chained is chained anew, under the same name. `audit_pack --verify` follows the chain without a database.
+"""
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from foundation.database import database_now
+from payments.selectors import NUMBER_FUNCTION
+from reconciliation import books, matching
+from reconciliation.locks import chain_writer
+from reconciliation.models import AuditBlock, AuditRow, PeriodClosing
+from reconciliation.states import ENDED, UNRESOLVED_STATES
+from reconciliation.types import Audited
+
+log = logging.getLogger(__name__)
+
+# Rows of a transaction that was open when the job last looked: longer than any transaction of ours lasts.
+_LOOK_BACK = timedelta(days=1)
+
+# Each source: object, period, place (its order in its month) and body, of what may have changed since %(since)s.
+_SOURCES: Mapping[str, str] = {
+    # A row that the provider does not list any more counts nothing. `was`: what the chain said of it before.
+    Audited.RAW: """
+SELECT 'raw:' || t.id AS object, date_trunc('month', t.created_at AT TIME ZONE 'UTC')::date AS period,
+       t.created_at::text AS place,
+       jsonb_build_object(
+           'id', t.id, 'day', (t.created_at AT TIME ZONE 'UTC')::date, 'sha256', encode(t.sha256, 'hex'),
+           'currency', t.currency, 'category', t.reporting_category, 'withdrawn', t.withdrawn_at IS NOT NULL,
+           'gross', CASE WHEN t.withdrawn_at IS NULL THEN t.amount_minor ELSE 0 END,
+           'fee', CASE WHEN t.withdrawn_at IS NULL THEN t.fee_minor ELSE 0 END,
+           'net', CASE WHEN t.withdrawn_at IS NULL THEN t.net_minor ELSE 0 END) AS body
+FROM reconciliation_providertransaction t
+WHERE t.created_at >= %(begin)s AND (t.seen_at >= %(since)s OR t.withdrawn_at >= %(since)s)
+""",
+    Audited.ITEM: f"""
+SELECT 'item:' || d.id, d.period, d.id::text,
+       jsonb_build_object(
+           'item', {NUMBER_FUNCTION}('dis', d.id), 'kind', d.kind, 'object', d.object_kind, 'day', d.business_date,
+           'period', to_char(d.period, 'YYYY-MM'), 'source', d.source, 'order', d.order_reference, 'state', d.state,
+           'cycle', d.cycle, 'closed_as', d.closed_as, 'resolved_by', d.resolved_by, 'resolved_at', d.resolved_at,
+           'verified', d.verified_at IS NOT NULL, 'ours_minor', d.ours_amount_minor, 'ours_currency', d.ours_currency,
+           'ours_status', d.ours_status, 'theirs_minor', d.theirs_amount_minor, 'theirs_currency', d.theirs_currency,
+           'theirs_status', d.theirs_status, 'difference_minor', d.difference_minor)
+FROM reconciliation_discrepancy d
+WHERE d.period IS NOT NULL
+  AND (d.state = ANY(%(unresolved)s) OR greatest(d.resolved_at, d.verified_at) >= %(since)s)
+""",  # noqa: S608  constants
+    Audited.DECISION: f"""
+SELECT 'decision:' || a.id, d.period, a.id::text,
+       jsonb_build_object(
+           'item', {NUMBER_FUNCTION}('dis', d.id), 'action', a.action, 'by', a.by, 'at', a.at, 'note', a.note,
+           'inputs', a.inputs, 'amount_minor', a.amount_minor, 'currency', a.currency,
+           'approval_above_minor', a.approval_above_minor, 'approved_by', a.approved_by, 'approved_at', a.approved_at,
+           'outcome', a.outcome, 'made', a.made, 'result', a.result, 'finished_at', a.finished_at)
+FROM reconciliation_discrepancyaction a JOIN reconciliation_discrepancy d ON d.id = a.discrepancy_id
+WHERE d.period IS NOT NULL AND a.outcome = ANY(%(ended)s) AND a.finished_at >= %(since)s
+""",  # noqa: S608  constants
+    Audited.HISTORY: f"""
+SELECT 'history:' || h.id, d.period, lpad(h.id::text, 20, '0'),
+       jsonb_build_object(
+           'item', {NUMBER_FUNCTION}('dis', d.id), 'from', h.from_state, 'to', h.to_state, 'by', h.by, 'why', h.why,
+           'at', h.at)
+FROM reconciliation_discrepancyhistory h JOIN reconciliation_discrepancy d ON d.id = h.subject_id
+WHERE d.period IS NOT NULL AND h.at >= %(since)s
+""",  # noqa: S608  constants
+    Audited.STATEMENT: """
+SELECT 'statement:' || c.id || ':' || s.key, c.period_id, lpad(c.number::text, 10, '0') || s.key,
+       jsonb_build_object('closing', c.number, 'currency', s.key) || s.value
+FROM reconciliation_periodclosing c CROSS JOIN jsonb_each(c.statements) s
+WHERE c.closed_at >= %(since)s
+""",
+    Audited.CLOSING: """
+SELECT 'closing:' || c.id, c.period_id, lpad(c.number::text, 10, '0'),
+       jsonb_build_object(
+           'what', 'closing', 'number', c.number, 'by', c.closed_by, 'note', c.note, 'at', c.closed_at,
+           'books_begin', c.books_begin, 'sealed_through', c.sealed_through, 'after', c.after, 'head', c.head, 'items', c.items,
+           'trial_balance', c.trial_balance, 'differences', c.differences)
+FROM reconciliation_periodclosing c WHERE c.closed_at >= %(since)s
+UNION ALL
+SELECT 'reopening:' || r.id, c.period_id, lpad(c.number::text, 10, '0') || 'reopened' || r.id,
+       jsonb_build_object(
+           'what', 'reopening', 'closing', c.number, 'asked_by', r.asked_by, 'why', r.why, 'asked_at', r.asked_at,
+           'decision', r.decision, 'decided_by', r.decided_by, 'decided_why', r.decided_why, 'decided_at', r.decided_at)
+FROM reconciliation_periodreopening r JOIN reconciliation_periodclosing c ON c.id = r.closing_id
+WHERE r.decision <> '' AND r.decided_at >= %(since)s
+""",
+}
+
+# What is not in the chain yet, or in other words. Numbered within its month, in its order.
+_STAGE = """
+CREATE TEMPORARY TABLE audit_fresh ON COMMIT DROP AS
+SELECT s.period, s.object,
+       CASE WHEN s.object LIKE 'raw:%%' THEN s.body || jsonb_build_object('was', before.body) ELSE s.body END::text AS body,
+       row_number() OVER (PARTITION BY s.period ORDER BY s.place, s.object) - 1 AS n
+FROM ({source}) AS s (object, period, place, body)
+LEFT JOIN LATERAL (
+    SELECT r.body::jsonb - 'was' AS body FROM reconciliation_auditrow r
+    WHERE r.object = s.object ORDER BY r.block_id DESC LIMIT 1
+) before ON true
+WHERE before.body IS DISTINCT FROM s.body
+"""
+_BLOCK = """
+INSERT INTO reconciliation_auditblock (kind, period, rows, root)
+SELECT %(kind)s, period, count(*), sha256(string_agg(sha256(convert_to(body, 'UTF8')), ''::bytea ORDER BY n))
+FROM audit_fresh WHERE period = %(period)s AND n / %(size)s = %(part)s
+GROUP BY period
+RETURNING number
+"""
+_CONTENTS = """
+INSERT INTO reconciliation_auditrow (block_id, position, object, body)
+SELECT %(number)s, n %% %(size)s, object, body FROM audit_fresh
+WHERE period = %(period)s AND n / %(size)s = %(part)s ORDER BY n
+"""
+
+
+def extend_chain_of_today() -> bool:
+    """Extend the chain once a UTC day, whoever asks and however often; whether something was added now. A closing whose
+    process died before it was chained is chained at once."""
+    last = AuditBlock.objects.order_by("-number").values_list("made_at", flat=True).first()
+    if last and last.date() == database_now().date() and _newest_closing_is_chained():
+        return False
+    return bool(extend_chain())
+
+
+def _newest_closing_is_chained() -> bool:
+    newest = PeriodClosing.objects.order_by("-closed_at").first()
+    return newest is None or AuditRow.objects.filter(object=f"closing:{newest.pk}").exists()
+
+
+def extend_chain() -> int:
+    """Chain what is not chained yet, or changed since; how many blocks that made. Belongs outside of transactions.
+
+    The hash of the last block is logged: who keeps the log elsewhere can tell later that the chain was not written anew.
+    """
+    with transaction.atomic(durable=True):
+        blocks = extend()
+    if blocks:
+        newest = AuditBlock.objects.latest("number")
+        log.info("audit chain: block %s, sha256 %s", newest.number, bytes(newest.sha256).hex())
+    return blocks
+
+
+def extend() -> int:
+    """The same in the caller's transaction: for a closing, which is written with all that it has seen."""
+    with chain_writer():
+        return sum(_extend(kind) for kind in _SOURCES)
+
+
+def last_block() -> int:
+    """The number of the newest block; 0 before the first."""
+    return AuditBlock.objects.order_by("-number").values_list("number", flat=True).first() or 0
+
+
+def _extend(kind: str) -> int:
+    begin = books.first_day()
+    if begin is None:
+        return 0
+    parameters = {
+        "begin": matching.window(begin)[0],
+        "since": _looked_at_until(kind) or "-infinity",
+        "unresolved": list(UNRESOLVED_STATES),
+        "ended": list(ENDED),
+    }
+    size = settings.AUDIT_BLOCK_ROWS
+    blocks = 0
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS pg_temp.audit_fresh")
+        cursor.execute(_STAGE.format(source=_SOURCES[kind]), parameters)
+        cursor.execute("SELECT period, count(*) FROM audit_fresh GROUP BY period ORDER BY period")
+        for period, rows in cursor.fetchall():
+            for part in range(-(-rows // size)):
+                block: dict[str, Any] = {"kind": kind, "period": period, "size": size, "part": part}
+                cursor.execute(_BLOCK, block)
+                block["number"] = cursor.fetchone()[0]
+                cursor.execute(_CONTENTS, block)
+                blocks += 1
+    return blocks
+
+
+def _looked_at_until(kind: str) -> datetime | None:
+    newest = AuditBlock.objects.filter(kind=kind).order_by("-number").values_list("made_at", flat=True).first()
+    return newest - _LOOK_BACK if newest else None
