@@ -15,6 +15,8 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         "Desk",
         (
             ("Discrepancies", "difference", "reconciliation.discrepancy"),
+            ("Incidents", "crisis_alert", "reconciliation.incident"),
+            ("Bulk actions", "playlist_add_check", "reconciliation.bulkaction"),
             ("Reconciliation runs", "fact_check", "reconciliation.reconciliationrun"),
             ("Statement", "receipt", "reconciliation.reconciliationrun/statement"),
             ("Order to bank", "conversion_path", "reconciliation.bankline/walk"),

@@ -28,6 +28,8 @@ _READ = (
     "inventory.view_stockmovement",
     "inventory.view_stockcheck",
     "reconciliation.view_discrepancy",
+    "reconciliation.view_incident",
+    "reconciliation.view_bulkaction",
     "reconciliation.view_reconciliationrun",
     "reconciliation.view_bankline",
     "reconciliation.view_statementfile",

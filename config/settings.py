@@ -278,6 +278,7 @@ SETTLED_RECHECK_BATCH = 20  # each interval, behind what is open: 2 reads a seco
 INBOX_CATCH_UP_INTERVAL_S = 3600  # events that no webhook brought are listed hourly
 # Before what was listed last: the provider may list an event a little late. Each start of a worker lists this much again.
 INBOX_CATCH_UP_MARGIN_S = 600
+INBOX_REPLAY_LISTED = 2000  # events that are listed around one moment to find those about one object
 INBOX_CATCH_UP_AT_START_S = 60  # of several processes that start, one asks for the list
 BOOKS_CUT_INTERVAL_S = 60
 # Postings between two cuts: one transaction of about a second, and the most that a reader adds up after the last one.
@@ -309,6 +310,20 @@ RECONCILE_BALANCE_INTERVAL_S = (
 )
 RECONCILE_RUN_LEASE_S = 300  # renewed with each batch; a run whose process died is taken over after this
 RECONCILE_STATEMENT_TIMEOUT_MS = 600_000  # matching a very large day is one long statement
+RECONCILE_BULK_ROWS = 1000  # of one bulk action: what a person can look through before it is confirmed
+RECONCILE_BULK_WORK_FOR_S = 30  # one task; then the queue's other tasks have their turn
+RECONCILE_BULK_INTERVAL_S = 15  # a confirmed one is begun at once; this finds what a worker left half-way
+RECONCILE_BULK_ATTEMPTS = 5  # of a row whose provider or books are busy
+RECONCILE_BULK_PAUSE_S = 20  # between them
+RECONCILE_BULK_PLANS_KEPT_FOR_DAYS = 2  # a preview that nobody confirmed
+RECONCILE_WAKE_INTERVAL_S = 1800  # what was ignored until today comes back soon after midnight
+RECONCILE_GAP_S = 600  # a busy shop hears of something each minute: so long without any news is a gap
+RECONCILE_NEWS_SKEW_S = 5  # an event may bear an earlier second than the booking that it tells of
+RECONCILE_INCIDENT_PAUSE_S = 3600  # items of one kind with a longer pause between them have causes of their own
+RECONCILE_CANDIDATES_WITHIN_S = (
+    2 * 86_400
+)  # an order is paid within minutes; its payment link may be opened a day later
+RECONCILE_CANDIDATES_SHOWN = 10
 RECONCILE_ACTION_LEASE_S = 120  # an action whose process died can be taken up again after this
 # What one person of a role may settle on a discrepancy alone, in minor units by currency: above it a second person approves.
 # In a currency without a limit everything waits: a rate of which day would convert it? As JSON in the environment.
@@ -402,6 +417,8 @@ _JOBS = {
     "reconciliation.nightly": ("long", RECONCILE_CHECK_INTERVAL_S),
     "reconciliation.read_balance": ("outside", RECONCILE_BALANCE_INTERVAL_S),
     "reconciliation.extend_chain": ("long", AUDIT_CHAIN_INTERVAL_S),
+    "reconciliation.work_on_bulk": ("long", RECONCILE_BULK_INTERVAL_S),
+    "reconciliation.wake_ignored": ("own", RECONCILE_WAKE_INTERVAL_S),
 }
 CELERY_TASK_ROUTES = {name: {"queue": queue} for name, (queue, _) in _JOBS.items()} | {
     "reconciliation.reconcile_day": {"queue": "long"}  # a person asks for it

@@ -243,7 +243,7 @@ class DeskAdmin(ModelAdmin[Row]):
     list_filter_submit = True
     ordering = ("-pk",)
     sortable_by = ()
-    actions = None
+    actions: Sequence[str] | None = None
     empty_value_display = "—"
     list_before_template = "admin/desk/saved_views.html"
     # Saved views over the list: (name, query string). The first is what the bare list shows.

@@ -1,12 +1,13 @@
 """Reading orders, with their items and payments."""
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 from uuid import UUID
 
-from django.db.models import QuerySet, Sum, prefetch_related_objects
+from django.db.models import F, QuerySet, Sum, prefetch_related_objects
 
 from foundation.errors import NotFound
+from foundation.ids import first_id_at
 from orders.models import DailySales, MerchantCall, Order
 from orders.types import Customer, DaysSales, ItemView, OrderView
 from payments import selectors as payments
@@ -34,6 +35,15 @@ def orders_of(*, merchant_id: UUID, customer: str = "", status: str = "") -> Que
     if customer:
         rows = rows.filter(customer=customer)
     return rows.filter(status=status) if status else rows
+
+
+def orders_asking(*, total_minor: int, currency: str, since: datetime, until: datetime, limit: int) -> list[OrderView]:
+    """Orders that were placed in a window and ask for just that amount, those that nobody paid first, the newest first."""
+    placed = Order.objects.filter(pk__gte=first_id_at(since), pk__lt=first_id_at(until))
+    rows = placed.filter(total_minor=total_minor, currency=currency).order_by(
+        F("paid_at").desc(nulls_first=True), "-pk"
+    )
+    return views(list(rows[:limit]))
 
 
 def daily_sales(*, since: date, limit: int) -> list[DaysSales]:

@@ -110,8 +110,8 @@ class Provider(Protocol):
     def retrieve_balance(self) -> list[ProviderBalance]:
         """What the provider holds for us, by currency: the sum of all bookings' nets."""
 
-    def list_events(self, *, since: datetime) -> Iterator[ProviderEvent]:
-        """News since a moment, newest first, as far back as the provider keeps them."""
+    def list_events(self, *, since: datetime, until: datetime | None = None) -> Iterator[ProviderEvent]:
+        """News of [since, until), newest first, as far back as the provider keeps them; without an end, up to now."""
 
     def parse_webhook(self, payload: bytes, headers: Mapping[str, str]) -> ProviderEvent:
         """The news in a webhook that is proved to be the provider's, and fresh. Raises SignatureInvalid."""

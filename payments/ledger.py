@@ -10,7 +10,7 @@
 | refund succeeded | refunds in flight             | provider clearing, or bank |
 | refund failed    | refunds in flight             | whence it was taken |
 | … after success  | provider clearing             | refunds owed        |
-| correction       | provider clearing (or credit) | write-offs          |
+| correction       | provider clearing (or credit) | write-offs, or accounts of ours that a person names |
 | dispute opened   | disputes                      | provider clearing   |
 | dispute won      | provider clearing             | disputes            |
 | dispute lost     | merchant payable, or customer | disputes            |
@@ -22,7 +22,8 @@
 | credit refunded  | as a refund requested, or store credit held | refunds in flight, then store credit |
 | points earned    | points issued                 | points              |
 | … differs from what was posted | fees            | provider clearing   |
-| provider's adjustment | provider clearing        | write-offs          |
+| provider's adjustment | provider clearing        | write-offs, or accounts of ours that a person names |
+| balance written off   | provider clearing        | write-offs          |
 | bank got more of a payout | bank                 | write-offs          |
 | opening balance  | provider clearing             | unallocated receipts |
 | reversal         | what the old entry credited   | what it debited     |
@@ -45,10 +46,12 @@ from uuid import UUID, uuid5
 from django.db import connection
 from django.db.models import Sum
 
+from foundation.errors import InvalidInput
 from foundation.ids import uuid7
-from foundation.money import POINTS
+from foundation.money import POINTS, format_minor
 from payments.errors import AccountOverdrawn
 from payments.models import CUSTOMER_KINDS, Account, JournalEntry, Posting
+from payments.types import CORRECTED_AGAINST
 
 _NAMESPACE = UUID("6a3f4c1e-8d5b-5e0e-9a57-2f7f0c9f1c11")
 Kind = Account.Kind
@@ -134,6 +137,32 @@ def points_issued(merchant_id: UUID) -> AccountKey:
 
 def merchant_payable(merchant_id: UUID, currency: str) -> AccountKey:
     return AccountKey(Kind.MERCHANT_PAYABLE, currency, merchant_id)
+
+
+def against_clearing(
+    currency: str, amount_minor: int, parts: Sequence[tuple[str, int]]
+) -> list[tuple[AccountKey, int]]:
+    """The lines of an entry that moves an amount to the provider's clearing account from accounts of ours: each part a
+    kind of CORRECTED_AGAINST and what of the amount it bears; without parts, all from write-offs.
+
+    Raises InvalidInput: another account, a part of nothing, or parts that do not add up.
+    """
+    borne: Counter[str] = Counter()
+    for kind, minor in parts or [(str(Kind.WRITE_OFFS), amount_minor)]:
+        if kind not in CORRECTED_AGAINST:
+            raise InvalidInput(f"{kind} is no account that a correction may be booked on.", param="parts")
+        borne[kind] += minor
+    if sum(borne.values()) != amount_minor:
+        told = (
+            f"{format_minor(sum(borne.values()), currency)}, the difference is {format_minor(amount_minor, currency)}"
+        )
+        raise InvalidInput(f"The parts add up to {told}.", param="parts")
+    if not all(borne.values()):
+        raise InvalidInput("A part of nothing corrects nothing.", param="parts")
+    return [
+        (clearing(currency), amount_minor),
+        *((AccountKey(kind, currency), -minor) for kind, minor in borne.items()),
+    ]
 
 
 def post(

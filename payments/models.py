@@ -763,6 +763,7 @@ class InboxEvent(models.Model):
             models.Index(fields=["object_id"], name="inbox_by_object"),
             models.Index(fields=["intent_id"], name="inbox_by_intent"),
             models.Index(fields=["received_at"], name="inbox_received"),
+            models.Index(fields=["provider_created_at"], name="inbox_by_moment"),
         ]
 
     def __str__(self) -> str:

@@ -59,6 +59,8 @@ PAYOUTS_AT_BANK_VIEW = "payments_payout_at_bank"
 # Which payout paid a booking out, for those that the provider lists: transaction (txn_…), payout_id, payout (po_…), and the
 # booking's reporting_category, source, amount_minor, fee_minor, net_minor, currency, booked_at. A payout's own is not there.
 PAID_OUT_VIEW = "payments_paid_out"
+# The provider's news that reached us, each by the provider's clock (told_at; indexed), with what they name: object_id, intent_id.
+NEWS_VIEW = "payments_news"
 NUMBER_FUNCTION = "payments_number"  # (prefix, id) → the number that people see
 
 _BALANCE_TRIES = 5
@@ -132,6 +134,12 @@ def get_refund(number: str, *, merchant_id: UUID | None = None) -> RefundView:
     if refund is None:
         raise NotFound
     return refund_view(refund)
+
+
+def refund_statuses(numbers: Sequence[str]) -> dict[str, str]:
+    """The state of each of some refunds, by number."""
+    found = Refund.objects.filter(pk__in=[Refund.id_of(number) for number in numbers])
+    return {refund.number: refund.status for refund in found.only("pk", "status")}
 
 
 def find_by_provider_reference(reference: str) -> PaymentView | None:
@@ -237,6 +245,11 @@ def inbox_of(provider_references: Sequence[str]) -> list[InboxEvent]:
             "received_at"
         )
     )
+
+
+def news_between(since: datetime, until: datetime) -> int:
+    """How many of the provider's events of a time, by its clock and both ends included, have reached us."""
+    return InboxEvent.objects.filter(provider_created_at__range=(since, until)).count()
 
 
 def tries_of(number: str) -> list[ProviderTry]:

@@ -8,6 +8,9 @@ from uuid import UUID
 
 from payments.states import refund_status
 
+# Kinds of accounts of ours on which a correction of what the provider holds may be booked: nobody else's money.
+CORRECTED_AGAINST = ("write_offs", "fees", "rounding", "unallocated_receipts")
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

@@ -28,7 +28,7 @@ from payments.types import LearntFee
 from reconciliation import matching
 from reconciliation.models import BooksStart, DayTotal, ProviderBalanceReading, ProviderTransaction, ReconciliationRun
 from reconciliation.states import UNRESOLVED_STATES, RunState
-from reconciliation.types import Proof, Proved, Statement, StatementLine
+from reconciliation.types import BROKEN_PROMISE, Proof, Proved, Statement, StatementLine
 
 # Our clock and the provider's may differ by so much: a posting of before the cut may belong to a booking of after it.
 _SKEW = timedelta(hours=1)
@@ -284,6 +284,7 @@ coalesce(CASE
           ON t.source = m.source AND t.reporting_category = 'charge' AND t.withdrawn_at IS NULL
         WHERE m.kind = 'charge' AND m.id = p.object_id)
     WHEN p.kind = 'opening' THEN '-infinity'
+    WHEN p.kind = 'write_off' THEN split_part(p.key, ':', 2)::timestamp AT TIME ZONE 'UTC'
 END, (
     SELECT m.occurred_at FROM {MOVEMENTS_VIEW} m
     WHERE m.kind = CASE split_part(p.subject, '_', 1)
@@ -310,6 +311,7 @@ WITH objects AS (
     FROM reconciliation_discrepancy d
     WHERE d.object_kind NOT IN ('statement', 'bank') AND d.business_date <= %(day)s
       AND (d.state = ANY(%(unresolved)s) OR d.closed_as = 'accepted')
+      AND NOT jsonb_exists(d.evidence, '{BROKEN_PROMISE}') -- both books hold it alike
     GROUP BY d.object_kind, d.source
     UNION
     -- On its way to our bank: the provider has booked it, we book it when it arrives.

@@ -126,3 +126,17 @@ class PeriodIsOpen(DomainError):
 
     code = "period_is_open"
     status = 409
+
+
+class NothingToDo(DomainError):
+    """None of these rows can be done: the preview says why."""
+
+    code = "nothing_to_do"
+    status = 409
+
+
+class TooMany(DomainError):
+    """These are more rows than one bulk action takes: narrow the list down, or do it in several steps."""
+
+    code = "too_many"
+    status = 409

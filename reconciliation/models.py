@@ -11,12 +11,15 @@ from django.db.models.functions import Now
 from foundation.ids import Numbered, public_id, uuid7
 from foundation.transition import TransitionRecord, never_emptied, protect_append_only, transition_guard
 from reconciliation.states import (
+    BULK_EDGES,
     DISCREPANCY_EDGES,
     ENDED,
     NEVER_BEGUN,
     PERIOD_EDGES,
     RUN_EDGES,
     UNRESOLVED_STATES,
+    BulkItemState,
+    BulkState,
     ClosedAs,
     Decision,
     DiscrepancyState,
@@ -24,7 +27,7 @@ from reconciliation.states import (
     PeriodState,
     RunState,
 )
-from reconciliation.types import KINDS, LAYOUTS, OBJECT_KINDS, Leg, MatchedBy, Severity, Whose
+from reconciliation.types import KINDS, LAYOUTS, OBJECT_KINDS, Cause, Leg, MatchedBy, Severity, Whose
 
 
 def _choices(*values: str) -> list[tuple[str, str]]:
@@ -381,6 +384,58 @@ class ReconciliationRun(Numbered, models.Model):
         return f"{self.date:%Y-%m-%d}{' (provisional)' if self.provisional else ''}"
 
 
+class Incident(Numbered, models.Model):
+    """Discrepancies that one cause explains (docs/reconciliation.md says which belong together). Its number stays; it is
+    open while one of its items is, and opens again with them.
+
+    Counts and sums are kept by the writer of its items: Σ |difference| by currency in minor units.
+    """
+
+    PREFIX = "inc"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    key = models.CharField(max_length=500)  # what it was founded for: the same gap, or the same kind at the same moment
+    cause = models.CharField(max_length=16, choices=_choices(Cause.WEBHOOK_GAP, Cause.SAME_KIND))
+    kind = models.CharField(max_length=40, blank=True)  # of a gap: empty, it has items of several
+    endpoint = models.CharField(max_length=32, blank=True)  # the part of the provider's API, of ENDPOINTS
+    mark = models.CharField(
+        max_length=500, blank=True
+    )  # what else its items share: an installation, a category, a proof
+    gap_since = models.DateTimeField(null=True)  # the last event that reached us before, by the provider's clock
+    gap_until = models.DateTimeField(null=True)  # the first one after; null while there is none
+    first_at = models.DateTimeField()  # of its items, by the provider's clock
+    last_at = models.DateTimeField()
+    items = models.PositiveIntegerField(default=0)
+    open_items = models.PositiveIntegerField(default=0)
+    value = models.JSONField(default=dict)  # currency → minor units of all its items
+    open_value = models.JSONField(default=dict)
+    opened_at = models.DateTimeField(db_default=Now())
+    closed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["key"], name="incident_once_per_key"),
+            models.CheckConstraint(
+                condition=Q(cause=Cause.WEBHOOK_GAP, gap_since__isnull=False)
+                | Q(cause=Cause.SAME_KIND, gap_since__isnull=True, gap_until__isnull=True) & ~Q(kind=""),
+                name="incident_says_what_its_items_share",
+            ),
+            models.CheckConstraint(
+                condition=Q(last_at__gte=models.F("first_at")), name="incident_ends_after_it_begins"
+            ),
+            models.CheckConstraint(condition=Q(open_items__lte=models.F("items")), name="incident_counts_its_items"),
+            models.CheckConstraint(
+                condition=Q(open_items=0, closed_at__isnull=False) | Q(open_items__gt=0, closed_at__isnull=True),
+                name="incident_is_open_while_an_item_is",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["kind", "endpoint", "mark", "first_at"], name="incident_by_kind"),
+            models.Index(fields=["id"], name="incident_open", condition=Q(closed_at__isnull=True)),
+        ]
+        triggers = [pgtrigger.Protect(name="never_deleted", operation=pgtrigger.Delete)]
+
+
 class Discrepancy(Numbered, models.Model):
     """One difference between our books and the provider's: found by runs, closed by a run or a person.
 
@@ -421,6 +476,10 @@ class Discrepancy(Numbered, models.Model):
     evidence = models.JSONField(default=dict)  # {"matched_by", "transactions": [txn_…], "timing", "instance"}
     becomes_break_at = models.DateTimeField(null=True)
     ignored_until = models.DateField(null=True)
+    # What it was grouped with when it opened for the first time; for good.
+    incident = models.ForeignKey(
+        Incident, on_delete=models.PROTECT, null=True, related_name="discrepancies", db_index=False
+    )
     cycle = models.PositiveIntegerField(default=1)  # counts how often it was opened: an action is done once a cycle
     # Null where news told of it before any run saw it.
     first_seen_run = models.ForeignKey(ReconciliationRun, on_delete=models.PROTECT, null=True, related_name="+")
@@ -471,6 +530,9 @@ class Discrepancy(Numbered, models.Model):
             ),
             models.Index(fields=["business_date", "kind"], name="discrepancy_by_date"),
             models.Index(fields=["order_reference"], name="discrepancy_by_order"),
+            models.Index(
+                fields=["incident", "id"], name="discrepancy_by_incident", condition=Q(incident__isnull=False)
+            ),
             models.Index(fields=["period"], name="discrepancy_by_period"),
         ]
         triggers = [
@@ -509,6 +571,13 @@ class Discrepancy(Numbered, models.Model):
     @property
     def currency(self) -> str:
         return self.theirs_currency or self.ours_currency
+
+    @property
+    def value_minor(self) -> int:
+        """What it weighs: |difference|, else the provider's amount, else ours."""
+        if self.difference_minor is not None:
+            return abs(self.difference_minor)
+        return self.theirs_amount_minor if self.theirs_amount_minor is not None else self.ours_amount_minor or 0
 
 
 class DiscrepancyHistory(TransitionRecord):
@@ -906,3 +975,77 @@ class AuditRow(models.Model):
 
     def __str__(self) -> str:
         return self.object
+
+
+class BulkAction(Numbered, models.Model):
+    """One action on many discrepancies: a preview first, then confirmed with a note, then done row by row by workers."""
+
+    PREFIX = "blk"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)  # made with the form: one press, one plan
+    action = models.CharField(max_length=32)
+    inputs = models.JSONField(default=dict)  # owner, until: the same for all rows
+    scope = models.CharField(max_length=300)  # where its rows were chosen, in words
+    incident = models.ForeignKey(Incident, on_delete=models.PROTECT, null=True, related_name="bulk_actions")
+    state = models.CharField(
+        max_length=8,
+        choices=_choices(BulkState.PLANNED, BulkState.RUNNING, BulkState.STOPPED, BulkState.DONE),
+        default=BulkState.PLANNED,
+    )
+    planned_by = models.CharField(max_length=150)
+    planned_at = models.DateTimeField(db_default=Now())
+    note = models.TextField(blank=True)
+    by = models.CharField(max_length=150, blank=True)  # who confirmed it, and so acts on each row
+    confirmed_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(state=BulkState.PLANNED) | ~Q(note="") & ~Q(by="") & Q(confirmed_at__isnull=False),
+                name="bulk_action_is_confirmed_with_a_note",
+            ),
+            models.CheckConstraint(
+                condition=Q(state=BulkState.DONE, finished_at__isnull=False)
+                | ~Q(state=BulkState.DONE) & Q(finished_at__isnull=True),
+                name="bulk_action_done_is_dated",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["id"], name="bulk_action_running", condition=Q(state=BulkState.RUNNING)),
+            models.Index(fields=["planned_at"], name="bulk_action_plans", condition=Q(state=BulkState.PLANNED)),
+        ]
+        triggers = [transition_guard(field="state", edges=BULK_EDGES)]
+
+
+class BulkItem(models.Model):
+    """One discrepancy of a bulk action, and what came of it."""
+
+    id = models.BigAutoField(primary_key=True)
+    bulk = models.ForeignKey(BulkAction, on_delete=models.CASCADE, related_name="rows")
+    discrepancy = models.ForeignKey(Discrepancy, on_delete=models.PROTECT, related_name="+")
+    state = models.CharField(
+        max_length=8,
+        choices=_choices(BulkItemState.PLANNED, BulkItemState.REFUSED, BulkItemState.DONE, BulkItemState.FAILED),
+        default=BulkItemState.PLANNED,
+    )
+    currency = models.CharField(max_length=3, blank=True)  # as the preview showed it
+    value_minor = models.BigIntegerField(default=0)
+    result = models.TextField(blank=True)  # why it cannot, or what came of it
+    attempts = models.PositiveIntegerField(default=0)
+    available_at = models.DateTimeField(db_default=Now())  # not tried before: a pause after a failure, or a lease
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["bulk", "discrepancy"], name="bulk_item_once_per_discrepancy"),
+            models.CheckConstraint(
+                condition=Q(state=BulkItemState.PLANNED) | ~Q(result=""), name="bulk_item_says_what_came_of_it"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["bulk", "id"], name="bulk_item_to_do", condition=Q(state=BulkItemState.PLANNED)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.bulk_id} {self.discrepancy_id}"

@@ -1,5 +1,6 @@
 """What dashboards, metrics, pages and commands read about reconciliation."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -19,26 +20,35 @@ from payments.types import PaymentView, RefundView
 from reconciliation import books
 from reconciliation.books import starts_on
 from reconciliation.models import (
+    BulkAction,
     Discrepancy,
     DiscrepancyAction,
     DiscrepancyHistory,
+    Incident,
     Period,
     PeriodClosing,
     PeriodReopening,
     ProviderTransaction,
     ReconciliationRun,
 )
-from reconciliation.states import OPEN_STATES, DiscrepancyState, Outcome, PeriodState, RunState
+from reconciliation.states import OPEN_STATES, BulkItemState, DiscrepancyState, Outcome, PeriodState, RunState
 from reconciliation.types import (
     AGE_BUCKETS,
+    HINTS,
     KINDS,
     Action,
     ActionInfo,
+    BulkPage,
+    Cause,
+    IncidentPage,
+    Kind,
     KindBacklog,
     KindInfo,
     Pile,
+    Proved,
     actions_of,
     info_of,
+    info_of_action,
 )
 
 
@@ -141,6 +151,8 @@ class DiscrepancyPage:
     history: Sequence[DiscrepancyHistory]
     actions: Sequence[DiscrepancyAction]  # what people did, oldest first
     offered: Sequence[ActionInfo]  # what can be done now
+    # Where nothing says to which order a charge belongs: those that asked for just that amount not long before.
+    candidates: Sequence[OrderView] = ()
 
 
 def discrepancy_page(discrepancy_id: UUID) -> DiscrepancyPage:
@@ -148,11 +160,13 @@ def discrepancy_page(discrepancy_id: UUID) -> DiscrepancyPage:
     item = Discrepancy.objects.select_related("first_seen_run", "last_seen_run").filter(pk=discrepancy_id).first()
     if item is None:
         raise NotFound
+    order = _order(item.order_reference)
     return DiscrepancyPage(
         item=item,
         info=info_of(item.kind, item.object_kind),
         age_days=(database_now().date() - item.business_date).days,
-        order=_order(item.order_reference),
+        order=order,
+        candidates=candidate_orders(item) if order is None else (),
         payment=payments.get_payment(item.payment_number) if item.payment_id else None,
         refund=payments.get_refund(item.refund_number) if item.refund_id else None,
         transactions=list(
@@ -186,6 +200,130 @@ def offered_actions(item: Discrepancy) -> list[ActionInfo]:
         DiscrepancyState.IGNORED: {Action.RELEASE, Action.IGNORE_UNTIL},
     }[item.state]
     return [info for info in actions_of(item.kind, item.object_kind) if info.name not in hidden]
+
+
+def candidate_orders(item: Discrepancy) -> list[OrderView]:
+    """Orders to which a charge that we miss may belong: of its amount and currency, placed not long before it. A person
+    chooses; nothing is matched by guess.
+    """
+    if item.kind != Kind.MISSING_IN_OUR_SYSTEM or item.object_kind != "charge" or item.theirs_at is None:
+        return []
+    if item.state == DiscrepancyState.RESOLVED:
+        return []
+    return orders.orders_asking(
+        total_minor=item.theirs_amount_minor or 0,
+        currency=item.theirs_currency,
+        since=item.theirs_at - timedelta(seconds=settings.RECONCILE_CANDIDATES_WITHIN_S),
+        until=item.theirs_at + timedelta(seconds=settings.RECONCILE_NEWS_SKEW_S),
+        limit=settings.RECONCILE_CANDIDATES_SHOWN,
+    )
+
+
+def candidate_movements(item: Discrepancy) -> list[Discrepancy]:
+    """Movements of ours that Stripe does not know, of the same amount and currency as one of Stripe's that we do not know:
+    what it may be linked with."""
+    missing = {
+        Kind.MISSING_IN_OUR_SYSTEM: Kind.MISSING_IN_STRIPE,
+        Kind.MISSING_IN_OUR_SYSTEM_REFUND: Kind.MISSING_IN_STRIPE_REFUND,
+    }
+    if item.kind not in missing or item.state == DiscrepancyState.RESOLVED:
+        return []
+    found = Discrepancy.objects.filter(
+        state__in=OPEN_STATES,
+        kind=missing[item.kind],
+        ours_currency=item.theirs_currency,
+        ours_amount_minor=item.theirs_amount_minor,
+    )
+    return list(found.order_by("business_date", "pk")[: settings.RECONCILE_CANDIDATES_SHOWN])
+
+
+# --- Many at once -----------------------------------------------------------------------------------
+
+
+def why_not(item: Discrepancy, action: str) -> str:
+    """Why an action cannot be done to a discrepancy with others, in a sentence; empty where it can."""
+    info = info_of_action(action)
+    if item.state == DiscrepancyState.RESOLVED:
+        return "It is resolved already."
+    if info not in actions_of(item.kind, item.object_kind):
+        return f"{info.label} does not fit {info_of(item.kind, item.object_kind).label.lower()}."
+    if info not in offered_actions(item):
+        return f"It is {item.state.replace('_', ' ')}: {info.label.lower()} is not offered."
+    if action == Action.CREATE_MISSING_PAYMENT and not orders.is_order(item.order_reference):
+        return "Its metadata name no order: choose one on its page."
+    if action == Action.REFUND_CUSTOMER:
+        return _why_not_refunded(item)
+    if action == Action.MARK_FRAUD and item.payment_id is None:
+        return "No payment of ours stands for it."
+    if action == Action.WRITE_OFF and item.object_kind == "statement" and item.evidence.get("proof") != Proved.CLEARING:
+        return "Stripe's own rows do not add up: no entry of ours mends that."
+    return ""
+
+
+def _why_not_refunded(item: Discrepancy) -> str:
+    if item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE) and not orders.is_order(item.order_reference):
+        return "Its metadata name no order, so no customer: choose one on its page."
+    if item.kind == Kind.AMOUNT_MISMATCH and item.ours_status == "succeeded" and (item.difference_minor or 0) <= 0:
+        return "Stripe did not take too much: say on its page how much to give back."
+    return ""
+
+
+def bulk_page(bulk: BulkAction) -> BulkPage:
+    """How a bulk action stands. One query over its rows."""
+    piles: dict[str, Pile] = {}
+    reasons: Counter[str] = Counter()
+    for state, currency, value_minor, result in bulk.rows.values_list("state", "currency", "value_minor", "result"):
+        piles.setdefault(state, Pile()).add(1, currency, value_minor)
+        if state in (BulkItemState.REFUSED, BulkItemState.FAILED):
+            reasons[result] += 1
+    return BulkPage(piles, dict(reasons.most_common()))
+
+
+# --- What belongs together --------------------------------------------------------------------------
+
+
+def incident_page(incident: Incident) -> IncidentPage:
+    """What an incident's page shows beside its row. Four queries, however many items it has."""
+    items = Discrepancy.objects.filter(incident=incident)
+    value = Coalesce(Abs("difference_minor"), "theirs_amount_minor", "ours_amount_minor", 0)
+    rows = (
+        items.values_list("kind", Coalesce(NullIf("theirs_currency", Value("")), "ours_currency"))
+        .annotate(count=Count("pk"), value=Sum(value))
+        .order_by()
+    )
+    kinds: dict[str, Pile] = {}
+    for kind, currency, count, value_minor in rows:
+        kinds.setdefault(kind, Pile()).add(count, currency, value_minor)
+    kinds = {kind: kinds[kind] for kind in KINDS if kind in kinds}
+    reach = items.aggregate(
+        merchants=Count("merchant_id", distinct=True), orders=Count(NullIf("order_reference", Value("")), distinct=True)
+    )
+    return IncidentPage(
+        hint=hint(incident, {kind: pile.count for kind, pile in kinds.items()}),
+        kinds=kinds,
+        states=dict(items.values_list("state").annotate(Count("pk")).order_by()),
+        merchants=reach["merchants"],
+        orders=reach["orders"],
+        news_meanwhile=payments.news_between(incident.first_at, incident.last_at),
+    )
+
+
+def hint(incident: Incident, kinds: dict[str, int]) -> str:
+    """What probably lies behind an incident, in a sentence or two."""
+    if incident.cause == Cause.SAME_KIND:
+        return HINTS[incident.kind]
+    since, until = incident.gap_since, incident.gap_until
+    assert since
+    if until is None:
+        silence = f"No webhook has arrived since {since:%d %b %H:%M} UTC"
+    else:
+        end = f"{until:%H:%M}" if until.date() == since.date() else f"{until:%d %b %H:%M}"
+        silence = f"No webhook arrived between {since:%d %b %H:%M} and {end} UTC"
+    what = [f"{count} × {KINDS[kind].label.lower()}" for kind, count in kinds.items()]
+    return (
+        f"{silence}; of that time: {', '.join(what)}. Look whether the endpoint was down, or its secret was changed; "
+        "then replay the events of all items."
+    )
 
 
 def discrepancies_of(order_number: str) -> list[Discrepancy]:

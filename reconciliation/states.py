@@ -97,8 +97,35 @@ PERIOD_EDGES = frozenset(
 )
 
 
+class BulkState:
+    PLANNED: Final = "planned"  # a preview: nothing was done
+    RUNNING: Final = "running"  # confirmed with a note; workers do row after row
+    STOPPED: Final = "stopped"  # a person, half-way
+    DONE: Final = "done"  # no row is left to do; some may have failed
+
+
+_B = BulkState
+
+BULK_EDGES = frozenset(
+    {
+        (_B.PLANNED, _B.RUNNING),  # confirmed
+        (_B.RUNNING, _B.DONE),  # a worker found no row left
+        (_B.RUNNING, _B.STOPPED),  # a person
+        (_B.STOPPED, _B.RUNNING),  # a person: it goes on
+        (_B.DONE, _B.RUNNING),  # a person: what failed is tried again
+    }
+)
+
+
 class Decision:
     """What the second person said."""
 
     APPROVED: Final = "approved"
     REFUSED: Final = "refused"
+
+
+class BulkItemState:
+    PLANNED: Final = "planned"
+    REFUSED: Final = "refused"  # the preview says why it cannot be done
+    DONE: Final = "done"
+    FAILED: Final = "failed"

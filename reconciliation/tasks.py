@@ -30,3 +30,15 @@ def extend_chain() -> None:
     """Add what changed to the audit chain, once a day; and a row for each month of the books."""
     services.open_periods()
     services.extend_chain_of_today()
+
+
+@shared_task(name="reconciliation.work_on_bulk")
+def work_on_bulk() -> None:
+    """Go on with what people asked for on many discrepancies at once."""
+    services.work_on_bulk()
+
+
+@shared_task(name="reconciliation.wake_ignored")
+def wake_ignored() -> None:
+    """Bring back what was ignored until today."""
+    services.wake_ignored()

@@ -34,6 +34,9 @@ class Kind:
     BANK_AMOUNT_MISMATCH: Final = "bank_amount_mismatch"
 
 
+# In an item's evidence: the refund that was to settle it failed. Both books agree, and the customer still waits.
+BROKEN_PROMISE: Final = "refund_came_to_nothing"
+
 # What a discrepancy is about. `adjustment` is a row of the provider's that stands for itself (a reserve, a top-up), `other`
 # one whose category we do not know, `statement` a balance that is off, `bank` a payout or line that our bank's statement is
 # about: those are looked at by `reconciliation.bank` alone.
@@ -380,8 +383,11 @@ class ActionInfo:
     label: str
     explanation: str
     permission: str  # `app_label.codename`
-    asks_for: tuple[str, ...] = ()  # of order_number, amount_minor, owner, until, counterpart
+    asks_for: tuple[str, ...] = ()  # fields of ActionInput
     repairs: bool = False  # whether it can make both sides equal
+    in_bulk: bool = (
+        True  # whether it can be done to many at once: what each item needs of its own, nobody can say for all
+    )
 
     @property
     def settles(self) -> bool:
@@ -430,6 +436,10 @@ class KindBacklog:
 
 class Action:
     REQUERY: Final = "requery"
+    REPLAY_EVENT: Final = "replay_event"
+    LINK: Final = "link"
+    WRITE_OFF: Final = "write_off"
+    SPLIT: Final = "split"
     CREATE_MISSING_PAYMENT: Final = "create_missing_payment"
     CREATE_MISSING_REFUND: Final = "create_missing_refund"
     POST_CORRECTION: Final = "post_correction"
@@ -458,6 +468,14 @@ _ALL = {
             _INVESTIGATE,
         ),
         ActionInfo(
+            Action.REPLAY_EVENT,
+            "Replay its events",
+            "Works on Stripe's events about this object once more, as if they had just arrived, and fetches those that no "
+            "webhook brought. What they name is read at Stripe and taken over, with all that follows.",
+            _REPAIR,
+            repairs=True,
+        ),
+        ActionInfo(
             Action.CREATE_MISSING_PAYMENT,
             "Create the missing payment",
             "Creates our payment from Stripe's charge and attaches it to its order. An open order is then paid and "
@@ -474,10 +492,37 @@ _ALL = {
             repairs=True,
         ),
         ActionInfo(
+            Action.LINK,
+            "Link with one of ours",
+            "Says that Stripe's charge or refund is a payment or refund of ours that names another one, or none. Both must "
+            "be the same money, and what ours named until now must have taken none.",
+            _REPAIR,
+            asks_for=("number",),
+            repairs=True,
+            in_bulk=False,
+        ),
+        ActionInfo(
             Action.POST_CORRECTION,
             "Post a correcting entry",
-            "Posts the difference against write-offs, so that our books say what Stripe's say. No money moves.",
+            "Posts the difference, so that our books say what Stripe's say: on write-offs, or where it belongs. No money moves.",
             _REPAIR,
+            asks_for=("account",),
+            repairs=True,
+        ),
+        ActionInfo(
+            Action.SPLIT,
+            "Split the difference",
+            "Posts the difference in parts, each on an account of its own. They have to add up to it. No money moves.",
+            _REPAIR,
+            asks_for=("parts",),
+            repairs=True,
+            in_bulk=False,
+        ),
+        ActionInfo(
+            Action.WRITE_OFF,
+            "Write it off",
+            "Gives the difference up: it is posted on write-offs as a loss, or as a gain. No money moves.",
+            _ACCEPT,
             repairs=True,
         ),
         ActionInfo(
@@ -504,6 +549,7 @@ _ALL = {
             _REPAIR,
             asks_for=("counterpart",),
             repairs=True,
+            in_bulk=False,
         ),
         ActionInfo(
             Action.MARK_FRAUD,
@@ -537,26 +583,31 @@ def _offer(*repairs: str, requery: bool = True) -> tuple[ActionInfo, ...]:
     return tuple(_ALL[name] for name in (*((Action.REQUERY,) if requery else ()), *repairs, *desk))
 
 
+# A difference in amounts goes on the books: on write-offs or where it belongs, in parts, or as a loss.
+_POSTED = (Action.POST_CORRECTION, Action.SPLIT, Action.WRITE_OFF)
+
 # Refunding is not offered for what is missing at Stripe: it has nothing to give back. A currency is corrected by nobody:
 # what was taken in the wrong one can only go back.
 ACTIONS: Mapping[str, tuple[ActionInfo, ...]] = {
-    Kind.MISSING_IN_STRIPE: _offer(Action.POST_CORRECTION, Action.MARK_FRAUD),
-    Kind.MISSING_IN_OUR_SYSTEM: _offer(Action.CREATE_MISSING_PAYMENT, Action.REFUND_CUSTOMER),
-    Kind.AMOUNT_MISMATCH: _offer(Action.POST_CORRECTION, Action.REFUND_CUSTOMER, Action.MARK_FRAUD),
-    Kind.STATUS_MISMATCH: _offer(Action.TAKE_PROVIDER_STATUS, Action.MARK_FRAUD),
-    Kind.MISSING_IN_STRIPE_REFUND: _offer(Action.TAKE_PROVIDER_STATUS, Action.POST_CORRECTION),
-    Kind.MISSING_IN_OUR_SYSTEM_REFUND: _offer(Action.CREATE_MISSING_REFUND),
-    Kind.AMOUNT_MISMATCH_REFUND: _offer(Action.POST_CORRECTION),
-    Kind.STATUS_MISMATCH_REFUND: _offer(Action.TAKE_PROVIDER_STATUS),
+    Kind.MISSING_IN_STRIPE: _offer(*_POSTED, Action.MARK_FRAUD),
+    Kind.MISSING_IN_OUR_SYSTEM: _offer(
+        Action.CREATE_MISSING_PAYMENT, Action.REPLAY_EVENT, Action.LINK, Action.REFUND_CUSTOMER
+    ),
+    Kind.AMOUNT_MISMATCH: _offer(*_POSTED, Action.REFUND_CUSTOMER, Action.MARK_FRAUD),
+    Kind.STATUS_MISMATCH: _offer(Action.TAKE_PROVIDER_STATUS, Action.REPLAY_EVENT, Action.MARK_FRAUD),
+    Kind.MISSING_IN_STRIPE_REFUND: _offer(Action.TAKE_PROVIDER_STATUS, *_POSTED),
+    Kind.MISSING_IN_OUR_SYSTEM_REFUND: _offer(Action.CREATE_MISSING_REFUND, Action.REPLAY_EVENT, Action.LINK),
+    Kind.AMOUNT_MISMATCH_REFUND: _offer(*_POSTED),
+    Kind.STATUS_MISMATCH_REFUND: _offer(Action.TAKE_PROVIDER_STATUS, Action.REPLAY_EVENT),
     Kind.CURRENCY_MISMATCH: _offer(Action.REFUND_CUSTOMER),
     Kind.DUPLICATE_CHARGE: _offer(Action.REFUND_CUSTOMER),
     Kind.FOREIGN_INSTANCE: _offer(),
-    Kind.UNKNOWN_TYPE: _offer(Action.POST_CORRECTION),
+    Kind.UNKNOWN_TYPE: _offer(*_POSTED),
     Kind.FEE_VARIANCE: _offer(Action.POST_CORRECTION),
-    Kind.DISPUTE_UNEXPECTED: _offer(Action.TAKE_PROVIDER_STATUS),
-    Kind.DISPUTE_MISSING: _offer(Action.TAKE_PROVIDER_STATUS),
-    Kind.PAYOUT_DIFFERENCE: _offer(Action.TAKE_PROVIDER_STATUS),
-    Kind.STATEMENT_RESIDUAL: _offer(requery=False),
+    Kind.DISPUTE_UNEXPECTED: _offer(Action.TAKE_PROVIDER_STATUS, Action.REPLAY_EVENT),
+    Kind.DISPUTE_MISSING: _offer(Action.TAKE_PROVIDER_STATUS, Action.REPLAY_EVENT),
+    Kind.PAYOUT_DIFFERENCE: _offer(Action.TAKE_PROVIDER_STATUS, Action.REPLAY_EVENT),
+    Kind.STATEMENT_RESIDUAL: _offer(Action.WRITE_OFF, requery=False),
     Kind.REFUND_FAILED_LATE: _offer(Action.REFUND_CUSTOMER, requery=False),
     Kind.OVER_REFUNDED: _offer(requery=False),
     Kind.PAYOUT_NOT_AT_BANK: _offer(
@@ -574,7 +625,7 @@ _ADJUSTMENT = KindInfo(
     "Stripe changed our balance without a charge, refund, dispute or payout: a reserve, a top-up, a manual adjustment. Our "
     "books do not hold it.",
 )
-_OF_ADJUSTMENTS = _offer(Action.POST_CORRECTION)
+_OF_ADJUSTMENTS = _offer(*_POSTED)
 
 
 def info_of(kind: str, object_kind: str) -> KindInfo:
@@ -596,3 +647,97 @@ class ActionInput:
     owner: str = ""
     until: date | None = None
     counterpart: str = ""  # what an item is linked to: the number of a bank line, or of a payout
+    number: str = ""  # a payment or refund of ours
+    account: str = ""  # of CORRECTED_AGAINST; empty for write-offs
+    parts: tuple[tuple[str, int], ...] = ()  # (account, minor units, positive where Stripe holds more)
+
+
+def info_of_action(action: str) -> ActionInfo:
+    """Raises KeyError."""
+    return _ALL[action]
+
+
+# --- Many at once -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BulkPage:
+    """How an action on many discrepancies stands: rows by state, and by state and currency what they are worth."""
+
+    piles: Mapping[str, Pile]  # BulkItemState → Pile
+    reasons: Mapping[str, int]  # why rows were refused or failed → how many
+
+    @property
+    def total(self) -> int:
+        return sum(pile.count for pile in self.piles.values())
+
+
+# --- What belongs together --------------------------------------------------------------------------
+
+
+class Cause:
+    WEBHOOK_GAP: Final = "webhook_gap"  # no event of that time reached us
+    SAME_KIND: Final = "same_kind"  # the same kind of difference, at the same endpoint, at about the same time
+
+
+# Differences that news would have kept from arising: they may lie in a gap of news.
+HEALED_BY_NEWS: Final = (
+    Kind.MISSING_IN_OUR_SYSTEM,
+    Kind.STATUS_MISMATCH,
+    Kind.MISSING_IN_OUR_SYSTEM_REFUND,
+    Kind.STATUS_MISMATCH_REFUND,
+    Kind.DISPUTE_UNEXPECTED,
+    Kind.DISPUTE_MISSING,
+    Kind.PAYOUT_DIFFERENCE,
+)
+
+# The part of the provider's API that tells of an object.
+ENDPOINTS: Final[Mapping[str, str]] = {
+    "charge": "charges",
+    "refund": "refunds",
+    "dispute": "disputes",
+    "payout": "payouts",
+    "adjustment": "balance_transactions",
+    "other": "balance_transactions",
+    "statement": "balance",
+    "bank": "our bank",
+}
+
+# A first guess at what lies behind many differences of one kind. A hint, for whoever begins to look.
+HINTS: Final[Mapping[str, str]] = {
+    Kind.MISSING_IN_STRIPE: "Our books hold captures that Stripe's do not: look for test sales, a restored database, or a key "
+    "of another account.",
+    Kind.MISSING_IN_OUR_SYSTEM: "Stripe took money without us: look for a payment link, a terminal, or somebody at the dashboard.",
+    Kind.AMOUNT_MISMATCH: "Stripe took other amounts than we hold: look for what was deployed just before.",
+    Kind.STATUS_MISMATCH: "News about these payments came, and were not taken over: look at the deliveries that are parked.",
+    Kind.MISSING_IN_STRIPE_REFUND: "Refunds that we hold for paid are not in Stripe's books.",
+    Kind.MISSING_IN_OUR_SYSTEM_REFUND: "Refunds were made without us: ask who worked at the dashboard.",
+    Kind.AMOUNT_MISMATCH_REFUND: "Stripe gave other amounts back than we hold.",
+    Kind.STATUS_MISMATCH_REFUND: "Refunds came back, or went through, and we hold another end: look at the deliveries that are parked.",
+    Kind.CURRENCY_MISMATCH: "Another currency was taken than asked for: look at the merchant's currency and at what was deployed.",
+    Kind.DUPLICATE_CHARGE: "Customers were charged twice: look for what charges beside us, and refund them.",
+    Kind.FOREIGN_INSTANCE: "Another installation shares this Stripe account: its books hold these movements.",
+    Kind.UNKNOWN_TYPE: "Stripe books something new: look the category up, and update this software.",
+    Kind.FEE_VARIANCE: "Stripe's fees changed after the fact: compare them with your contract.",
+    Kind.DISPUTE_UNEXPECTED: "Disputes were opened, and their news did not reach us.",
+    Kind.DISPUTE_MISSING: "Disputes gave money back, and their news did not reach us.",
+    Kind.PAYOUT_DIFFERENCE: "Payouts changed, and their news did not reach us.",
+    Kind.STATEMENT_RESIDUAL: "The statement does not close: see the runbook.",
+    Kind.REFUND_FAILED_LATE: "Refunds came back from the customers' bank, one bank perhaps.",
+    Kind.PAYOUT_NOT_AT_BANK: "Payouts did not arrive, or their days' bank statements were not taken in.",
+    Kind.BANK_LINE_UNEXPLAINED: "The bank got money that no payout explains: look for payouts that we have not heard of.",
+    Kind.BANK_AMOUNT_MISMATCH: "The bank got other amounts than were paid out: look for its charges, or an exchange.",
+    Kind.OVER_REFUNDED: "Refunds were made at the dashboard beside ours: ask who worked there.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentPage:
+    """All that an incident's page shows: what its items are, and what speaks for the cause."""
+
+    hint: str
+    kinds: Mapping[str, Pile]  # kind → all of its items
+    states: Mapping[str, int]
+    merchants: int
+    orders: int  # how many orders they are about
+    news_meanwhile: int  # events of the provider's that reached us, of the time of its items

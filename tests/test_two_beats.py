@@ -20,6 +20,7 @@ from catalog.models import Merchant
 from durability import stream
 from durability.models import Delivery, Heartbeat, IdempotencyKey, Message, Subscription
 from foundation.database import database_now
+from foundation.ids import uuid7
 from foundation.redis import client
 from inventory.models import StockCheck, StockMovement
 from orders import locks, timer
@@ -30,7 +31,16 @@ from payments import services as payments_services
 from payments.models import BookCut, BooksCheck, InboxEvent, JournalEntry, Payment, Posting
 from payments.providers import stripe as provider
 from payments.services import attempts
-from reconciliation.models import Discrepancy, ProviderBalanceReading, ReconciliationRun
+from reconciliation import services as reconciliation_services
+from reconciliation.models import (
+    BulkItem,
+    Discrepancy,
+    DiscrepancyAction,
+    DiscrepancyHistory,
+    ProviderBalanceReading,
+    ReconciliationRun,
+)
+from reconciliation.types import Action, ActionInput
 from tests.races import Race
 from tests.shop import Shop, open_shop, settle
 
@@ -205,6 +215,44 @@ def reconciled_once(shop: Shop) -> None:
     assert set(found.values()) == {1}
 
 
+def found_yesterday(shop: Shop) -> Discrepancy:
+    yesterday(shop)
+    reconciliation_services.reconcile_day(day=(database_now() - timedelta(days=1)).date(), by="test")
+    return Discrepancy.objects.get()
+
+
+def confirmed_in_bulk(shop: Shop) -> None:
+    item = found_yesterday(shop)
+    bulk_id = uuid7()
+    reconciliation_services.plan_bulk(
+        bulk_id=bulk_id, action=Action.ACCEPT, discrepancies=[item.pk], by="test", scope="one"
+    )
+    reconciliation_services.carry_out(bulk_id=bulk_id, by="test", note="a test")
+
+
+def acted_once(shop: Shop) -> None:
+    assert list(BulkItem.objects.values_list("state", "attempts")) == [("done", 1)]
+    assert list(DiscrepancyAction.objects.values_list("action", "outcome")) == [("accept", "ok")]
+
+
+def ignored_until_today(shop: Shop) -> None:
+    item = found_yesterday(shop)
+    today = database_now().date()
+    reconciliation_services.perform(
+        discrepancy_id=item.pk,
+        action=Action.IGNORE_UNTIL,
+        by="test",
+        note="a test",
+        given=ActionInput(until=today + timedelta(days=1)),
+    )
+    Discrepancy.objects.update(ignored_until=today)
+
+
+def woken_once(shop: Shop) -> None:
+    assert Discrepancy.objects.get().state == "open"
+    assert DiscrepancyHistory.objects.filter(from_state="ignored").count() == 1
+
+
 def posted_yesterday(shop: Shop) -> None:
     """Nobody can date a posting: past the triggers, as a superuser may."""
     shop.bought()
@@ -251,6 +299,8 @@ JOBS = {
         captured, "reconciliation.services.balances.payments.read_provider_balance", balance_read_alike
     ),
     "reconciliation.nightly": Job(yesterday, "reconciliation.services.runs._begin", reconciled_once),
+    "reconciliation.work_on_bulk": Job(confirmed_in_bulk, "reconciliation.services.bulk._claim", acted_once),
+    "reconciliation.wake_ignored": Job(ignored_until_today, "commit", woken_once),
 }
 
 

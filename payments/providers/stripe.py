@@ -159,9 +159,10 @@ def list_payout_transactions(payout: str) -> Iterator[BalanceTransaction]:
         yield _balance_transaction(row)
 
 
-def list_events(*, since: datetime) -> Iterator[ProviderEvent]:
+def list_events(*, since: datetime, until: datetime | None = None) -> Iterator[ProviderEvent]:
     """Stripe keeps them for 30 days."""
-    for row in _listing("events", {"created": {"gte": int(since.timestamp())}}):
+    created = {"gte": int(since.timestamp())} | ({"lt": int(until.timestamp())} if until else {})
+    for row in _listing("events", {"created": created}):
         yield _event(row)
 
 

@@ -22,7 +22,14 @@ from payments.services.desk import (
     take_provider_status,
 )
 from payments.services.disputes import sync_dispute
-from payments.services.inbox import catch_up_since, receive_webhook, replay_event, replay_events
+from payments.services.inbox import (
+    catch_up_since,
+    receive_webhook,
+    replay_event,
+    replay_events,
+    replay_events_about,
+)
+from payments.services.links import link_charge, link_refund
 from payments.services.payment_news import take_credit
 from payments.services.payouts import sync_payout
 from payments.services.provider_books import (
@@ -31,6 +38,7 @@ from payments.services.provider_books import (
     post_booking,
     post_learnt_fees,
     post_opening_balance,
+    write_off_balance,
 )
 from payments.services.refund_sending import (
     flag_refund,
@@ -63,6 +71,8 @@ __all__ = [
     "flag_refund",
     "grant_store_credit",
     "is_unanswered",
+    "link_charge",
+    "link_refund",
     "mark_fraud",
     "open_at_provider",
     "open_count",
@@ -86,6 +96,7 @@ __all__ = [
     "release_refundable",
     "replay_event",
     "replay_events",
+    "replay_events_about",
     "request_refund",
     "reverse_entry",
     "reverse_sale",
@@ -97,4 +108,5 @@ __all__ = [
     "sync_refund",
     "take_credit",
     "take_provider_status",
+    "write_off_balance",
 ]

@@ -1,5 +1,6 @@
 """What finance staff do to the books, each once per cause, with a name and a reason."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -173,10 +174,13 @@ def _let_refund_go(number: str, reference: str, *, by: str, why: str) -> None:
     Refund.objects.filter(pk=refund.pk).update(provider_reference=None)
 
 
-def post_correction(*, number: str, amount_minor: int, cause: str, by: str, why: str) -> bool:
+def post_correction(
+    *, number: str, amount_minor: int, cause: str, by: str, why: str, against: Sequence[tuple[str, int]] = ()
+) -> bool:
     """Post a correcting entry against what the provider holds: positive, it holds more than our books said.
 
-    `number` is a payment's or a refund's; `cause` names what is corrected and posts once. Raises InvalidInput.
+    `number` is a payment's or a refund's; `cause` names what is corrected and posts once. `against` says on which of our
+    accounts (payments.types.CORRECTED_AGAINST) how much of it is booked; without it, all on write-offs. Raises InvalidInput.
     """
     if not amount_minor:
         raise InvalidInput("A correction of nothing corrects nothing.")
@@ -188,12 +192,10 @@ def post_correction(*, number: str, amount_minor: int, cause: str, by: str, why:
         else:
             row = payment = lock_payment(Payment.id_of(number))
             change, corrected = amount_minor, f"capture:{number}"
-        posted = ledger.post(
+        posted = ledger.post_lines(
             key=f"correction:{cause}",
             kind="correction",
-            debit=ledger.clearing(row.currency),
-            credit=ledger.write_offs(row.currency),
-            amount_minor=amount_minor,
+            lines=ledger.against_clearing(row.currency, amount_minor, against),
             by=by,
             merchant_id=row.merchant_id,
             subject=number,

@@ -4,25 +4,29 @@ An event is a hint, stored once by its id, and worked on by re-reading the objec
 second Event object about the same change has a second effect.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.db.models.functions import Greatest, Now
 
 from durability import services as durability
 from foundation.database import database_now, delete_in_batches
 from foundation.errors import NotFound
 from payments import gateway, metrics
+from payments.errors import ContradictsProvider, ProviderBusy, ProviderRefused, ProviderUnsure
 from payments.events import ProviderEventReceived
 from payments.metrics import count_after_commit
 from payments.models import InboxEvent, InboxMark
-from payments.services.rereads import is_handled
+from payments.services.rereads import is_handled, sync_provider_object, unavailable
 from payments.types import ProviderEvent
 
 _PAGE = 100  # as the provider lists them
+# A change is told within seconds; a dispute's or payout's row may be booked a little before or after it.
+_TOLD_BEFORE, _TOLD_AFTER = timedelta(minutes=1), timedelta(minutes=5)
 
 
 def receive_webhook(*, payload: bytes, headers: Mapping[str, str]) -> bool:
@@ -72,6 +76,35 @@ def replay_event(event_id: str) -> None:
         if event is None:
             raise NotFound
         _publish(event)
+
+
+def replay_events_about(references: Sequence[str], *, around: datetime | None) -> tuple[int, int]:
+    """Work on every event about some of the provider's objects here and now, as if it had just arrived; those that no
+    webhook brought are listed first, `around` the moment at which they changed: (worked on, new to us).
+
+    An event is a hint: each object that is named is read at the provider and applied, so a repeat changes nothing.
+    Belongs outside of transactions. Raises ProviderUnavailable, ContradictsProvider.
+    """
+    names = [reference for reference in references if reference]
+    about = Q(object_id__in=names) | Q(intent_id__in=names)
+    new = 0
+    try:
+        if around:
+            since, until = around - _TOLD_BEFORE, around + _TOLD_AFTER
+            for event in islice(gateway.list_events(since=since, until=until), settings.INBOX_REPLAY_LISTED):
+                if event.object_id in names or event.intent_id in names:
+                    new += _store_event(event)
+        told = InboxEvent.objects.filter(about).order_by("provider_created_at", "id")
+        events = list(told.values_list("type", "object_id", "intent_id"))
+        for event_type, object_id, intent_id in dict.fromkeys(events):
+            sync_provider_object(event_type=event_type, object_id=object_id, intent_id=intent_id)
+    except (ProviderUnsure, ProviderBusy) as error:
+        raise unavailable(error) from error
+    except ProviderRefused as refusal:
+        raise ContradictsProvider(
+            f"The provider does not know what its own event names: {refusal.message}"
+        ) from refusal
+    return len(events), new
 
 
 @transaction.atomic(durable=True)

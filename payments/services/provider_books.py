@@ -5,6 +5,7 @@ The statement is the only voucher that there is for these. Each is posted once, 
 """
 
 from collections.abc import Sequence
+from datetime import date
 
 from django.db import transaction
 
@@ -62,14 +63,36 @@ def correct_fee(*, transaction_id: str, amount_minor: int, cause: str, by: str, 
     )
 
 
-def post_booking(*, transaction_id: str, currency: str, amount_minor: int, by: str, why: str) -> bool:
+def post_booking(
+    *,
+    transaction_id: str,
+    currency: str,
+    amount_minor: int,
+    by: str,
+    why: str,
+    against: Sequence[tuple[str, int]] = (),
+) -> bool:
     """Take over a booking of the provider's that nothing of ours stands for: an adjustment, a reserve, a top-up.
 
-    Positive, the provider holds more than our books said. Against write-offs, whence a person can move it on.
+    Positive, the provider holds more than our books said. `against` as in `post_correction`. Raises InvalidInput.
     """
-    return ledger.post(
+    return ledger.post_lines(
         key=f"booking:{transaction_id}",
         kind="provider_booking",
+        lines=ledger.against_clearing(currency, amount_minor, against),
+        by=by,
+        memo=why,
+    )
+
+
+def write_off_balance(*, currency: str, amount_minor: int, day: date, cause: str, by: str, why: str) -> bool:
+    """Give up looking for what our clearing account and the provider's statement of a day differ by, once a cause.
+
+    Positive, the provider holds more than our books said.
+    """
+    return ledger.post(
+        key=f"write_off:{day.isoformat()}:{cause}",
+        kind="write_off",
         debit=ledger.clearing(currency),
         credit=ledger.write_offs(currency),
         amount_minor=amount_minor,

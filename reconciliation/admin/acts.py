@@ -7,11 +7,14 @@ from django.contrib.auth.models import User
 
 from foundation import numbers
 from foundation.desk import Act, NoteForm
+from payments.types import CORRECTED_AGAINST
 from reconciliation import services
 from reconciliation.models import Discrepancy
 from reconciliation.types import Action, ActionInfo, ActionInput
 
 _COLLEAGUES_SHOWN = 200
+_PARTS = 3  # of a difference that is split: more are a matter for the journal
+ACCOUNTS = [(kind, kind.replace("_", " ").capitalize()) for kind in CORRECTED_AGAINST]
 
 
 def colleagues() -> list[tuple[str, str]]:
@@ -46,6 +49,48 @@ class RefundForm(OrderForm):
     field_order = ("amount", "order_number", "note")
 
 
+class NumberForm(ActionForm):
+    number = forms.CharField(
+        label="Payment or refund of ours",
+        max_length=64,
+        widget=forms.TextInput(attrs={"placeholder": "pay_… or ref_…"}),
+    )
+    field_order = ("number", "note")
+
+
+class AccountForm(ActionForm):
+    account = forms.ChoiceField(label="On which account", choices=ACCOUNTS, required=False)
+    field_order = ("account", "note")
+
+
+class PartsForm(ActionForm):
+    """Up to _PARTS parts of a difference. Amounts are written without a sign: they are parts of it, whoever has more."""
+
+    field_order = (*(f"{field}_{part}" for part in range(1, _PARTS + 1) for field in ("account", "amount")), "note")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for part in range(1, _PARTS + 1):
+            needed = part <= 2
+            account = forms.ChoiceField(label=f"Part {part}, account", choices=ACCOUNTS, required=needed)
+            amount = forms.CharField(
+                label=f"Part {part}, amount",
+                required=needed,
+                help_text=numbers.explained("As {}.") if part == 1 else "",
+                widget=forms.TextInput(attrs={"inputmode": "decimal"}),
+            )
+            self.fields[f"account_{part}"], self.fields[f"amount_{part}"] = account, amount
+            for field in (account, amount):
+                field.widget.attrs.update({"class": "ec-input", "aria-label": str(field.label)})
+        self.order_fields(self.field_order)
+
+
+def parts_of(data: dict[str, Any], currency: str, sign: int) -> tuple[tuple[str, int], ...]:
+    """What a PartsForm was filled in with, in minor units with the sign of the difference. Raises InvalidInput."""
+    typed = [(data.get(f"account_{part}", ""), data.get(f"amount_{part}", "").strip()) for part in range(1, _PARTS + 1)]
+    return tuple((account, sign * numbers.read(amount, currency)) for account, amount in typed if amount)
+
+
 class OwnerForm(ActionForm):
     owner = forms.ChoiceField(label="Colleague", choices=colleagues)
     field_order = ("owner", "note")
@@ -72,9 +117,16 @@ _FORMS: dict[tuple[str, ...], type[ActionForm]] = {
     ("owner",): OwnerForm,
     ("until",): UntilForm,
     ("counterpart",): CounterpartForm,
+    ("number",): NumberForm,
+    ("account",): AccountForm,
+    ("parts",): PartsForm,
 }
 _ICONS = {
     Action.REQUERY: "sync",
+    Action.REPLAY_EVENT: "replay",
+    Action.LINK: "link",
+    Action.SPLIT: "call_split",
+    Action.WRITE_OFF: "money_off",
     Action.CREATE_MISSING_PAYMENT: "add_card",
     Action.CREATE_MISSING_REFUND: "add_circle",
     Action.POST_CORRECTION: "edit_note",
@@ -102,6 +154,9 @@ def act_of(info: ActionInfo) -> Act[Discrepancy]:
             owner=data.get("owner", ""),
             until=data.get("until"),
             counterpart=data.get("counterpart", ""),
+            number=data.get("number", ""),
+            account=data.get("account", ""),
+            parts=parts_of(data, item.currency, -1 if (item.difference_minor or 0) < 0 else 1),
         )
         result = services.perform(
             discrepancy_id=item.pk, action=info.name, by=by, note=data["note"], key=str(data["key"]), given=given

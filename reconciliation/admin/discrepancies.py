@@ -1,12 +1,15 @@
 """Discrepancies on the finance desk: ours beside theirs, and what can be done about the difference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 from django.contrib import admin
-from django.db.models import Q
-from django.http import HttpRequest
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from foundation import cells
@@ -15,7 +18,7 @@ from foundation.desk import Act, ActForm, ReadOnlyAdmin, by_number, choice_filte
 from foundation.sections import Cell, Custom, Entry, Facts, Page, Section, Table, Timeline
 from orders.types import OrderView
 from reconciliation import selectors
-from reconciliation.admin import approvals, shared
+from reconciliation.admin import approvals, plans, shared
 from reconciliation.admin.acts import act_of
 from reconciliation.admin.filters import AgeFilter, CurrencyFilter, KindFilter, OwnerFilter, StateFilter
 from reconciliation.admin.shared import SEVERITY, linked, order_link, run_link, state, walk_link
@@ -60,6 +63,24 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
         *approvals.ACTS,
         *(act_of(info) for info in {info.name: info for infos in ACTIONS.values() for info in infos}.values()),
     )
+
+    actions = ("act_on_chosen",)
+
+    def get_urls(self) -> list[URLPattern]:
+        return [*plans.urls(self), *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(
+            request, {"bulk_url": f"plan/?{request.GET.urlencode()}", **(extra_context or {})}
+        )
+
+    @admin.action(description="Act on the chosen ones…")
+    def act_on_chosen(self, request: HttpRequest, rows: QuerySet[Discrepancy]) -> HttpResponseRedirect:
+        """To the page that says what can be done to them, and plans it."""
+        if request.POST.get("select_across") == "1":
+            return HttpResponseRedirect(f"plan/?{request.GET.urlencode()}")
+        chosen = rows.values_list("pk", flat=True)[: self.list_per_page]
+        return HttpResponseRedirect(f"plan/?{urlencode([(plans.CHOSEN, str(pk)) for pk in chosen])}")
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         newest_first = request.GET.get("state") in (DiscrepancyState.RESOLVED, "all")
@@ -122,7 +143,9 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
 
     def suggested(self, request: HttpRequest, row: Discrepancy) -> str:
         allowed = [info for info in selectors.offered_actions(row) if request.user.has_perm(info.permission)]
-        repairs = [info for info in allowed if info.repairs]
+        repairs = [
+            info for info in allowed if info.repairs and info.name != Action.WRITE_OFF
+        ]  # a loss suggests itself never
         return next((info.name for info in [*repairs, *allowed]), "")
 
     def act_form(self, act: Act[Discrepancy], row: Discrepancy) -> ActForm:
@@ -131,7 +154,19 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
             initial["counterpart"] = row.evidence["candidates"][0]["number"]
         if act.name == Action.CLAIM:
             initial["note"] = "I look into it."
-        return act.form(prefix=act.name, initial=initial)
+        form = act.form(prefix=act.name, initial=initial)
+        if "order_number" in form.fields and not row.order_reference:
+            _suggest(form, "order_number", self._once(row, selectors.candidate_orders), _order_words)
+        if "number" in form.fields:
+            _suggest(form, "number", self._once(row, selectors.candidate_movements), _movement_words)
+        return form
+
+    def _once(self, row: Discrepancy, find: Callable[[Discrepancy], Iterable[Any]]) -> Iterable[Any]:
+        """Read once a page, however many forms suggest the same."""
+        known: dict[Any, Iterable[Any]] = row.__dict__.setdefault("candidates", {})
+        if find not in known:
+            known[find] = find(row)
+        return known[find]
 
     def page(self, request: HttpRequest, row: Discrepancy) -> Page:
         found = selectors.discrepancy_page(row.pk)
@@ -150,6 +185,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
                 *approvals.section(item),
                 _actions_log(found.actions),
                 *_order(request, found.order),
+                *_candidates_table(request, found.candidates),
                 _transactions(found.transactions),
                 self._facts(request, item),
                 _history(found.history),
@@ -184,6 +220,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
             ("The bank's, or Stripe's" if row.object_kind == "bank" else "Stripe's object", cells.code(row.source)),
             ("Follow the money", walk_link(request, row.source if row.object_kind != "statement" else "")),
             ("Intent", cells.code(row.intent)),
+            ("Incident", shared.incident_link(request, row.incident_id)),
             ("Matched by", str(row.evidence.get("matched_by", "")).replace("_", " ") or cells.NOTHING),
             ("First seen", cells.beside(run_link(request, row.first_seen_run), cells.moment(row.first_seen_at))),
             ("Last seen", run_link(request, row.last_seen_run)),
@@ -199,6 +236,53 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
             verified = cells.beside(run_link(request, row.verified_by_run), cells.moment(row.verified_at))
             facts.append(("Confirmed by a later look", verified if row.verified_at else "not yet"))
         return Facts("Item", facts)
+
+
+def _suggest(form: ActForm, name: str, candidates: Iterable[Any], words: Callable[[Any], tuple[str, str]]) -> None:
+    """Candidates to choose from beside the field; any other can be typed."""
+    options = [words(one) for one in candidates]
+    if not options:
+        return
+    field = form.fields[name]
+    list_id = f"{form.prefix}-{name}-candidates"
+    field.widget.attrs["list"] = list_id
+    field.help_text = format_html(
+        '{} candidates: choose one, or type another.<datalist id="{}">{}</datalist>',
+        len(options),
+        list_id,
+        format_html_join("", '<option value="{}">{}</option>', options),
+    )
+
+
+def _order_words(order: OrderView) -> tuple[str, str]:
+    return order.number, f"{order.customer.id}, {order.status}, {order.created_at:%d %b %H:%M}"
+
+
+def _movement_words(item: Discrepancy) -> tuple[str, str]:
+    number = item.refund_number or item.payment_number
+    return number, f"{item.source}, of {item.business_date:%d %b}, order {item.order_reference or 'unknown'}"
+
+
+def _candidates_table(request: HttpRequest, candidates: Sequence[OrderView]) -> list[Section]:
+    if not candidates:
+        return []
+    return [
+        Table(
+            "Orders that it may belong to",
+            ["Order", "Customer", "Status", "Placed", cells.right("Asks for")],
+            [
+                [
+                    cells.link(request, "orders.order", one.id, cells.code(one.number)),
+                    one.customer.id,
+                    cells.state(one.status),
+                    cells.brief(one.created_at),
+                    cells.money(one.total_minor, one.currency),
+                ]
+                for one in candidates
+            ],
+            empty="",
+        )
+    ]
 
 
 def _compare(request: HttpRequest, row: Discrepancy) -> Custom:

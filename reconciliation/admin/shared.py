@@ -1,12 +1,15 @@
 """What several pages show: an item's state and age, links to what it is about, and the residual of a run."""
 
+from collections.abc import Mapping
+from uuid import UUID
+
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from foundation import cells
 from foundation.errors import NotFound
-from foundation.ids import parse_public_id
-from reconciliation.models import Discrepancy, ReconciliationRun
+from foundation.ids import parse_public_id, public_id
+from reconciliation.models import Discrepancy, Incident, ReconciliationRun
 from reconciliation.states import DiscrepancyState
 from reconciliation.types import Severity
 
@@ -41,6 +44,17 @@ def walk_link(request: HttpRequest, text: str, shown: str | SafeString = "order 
 
 def linked(request: HttpRequest, model: str, pk: object, number: str) -> SafeString:
     return cells.link(request, model, pk, cells.short(number)) if pk else cells.NOTHING
+
+
+def incident_link(request: HttpRequest, incident_id: UUID | None) -> SafeString:
+    """What it was grouped with."""
+    number = public_id(Incident.PREFIX, incident_id) if incident_id else ""
+    return linked(request, "reconciliation.incident", incident_id, number)
+
+
+def piles(value: Mapping[str, int]) -> SafeString:
+    """Sums of several currencies, one below the other."""
+    return cells.lines([cells.money(minor, currency) for currency, minor in sorted(value.items()) if minor])
 
 
 def run_link(request: HttpRequest, run: ReconciliationRun | None) -> SafeString:

@@ -1,6 +1,6 @@
 """Everything that writes: imports, runs, what they find, and what people do about it."""
 
-from reconciliation.services.actions import perform
+from reconciliation.services.actions import perform, wake_ignored
 from reconciliation.services.approvals import approve_action, reject_action
 from reconciliation.services.balances import read_balance
 from reconciliation.services.bank import (
@@ -9,6 +9,7 @@ from reconciliation.services.bank import (
     match_bank_lines,
     unlink_bank_line,
 )
+from reconciliation.services.bulk import carry_out, plan_bulk, stop, work_on_bulk
 from reconciliation.services.chain import extend_chain, extend_chain_of_today
 from reconciliation.services.news import (
     note_contradiction,
@@ -34,6 +35,7 @@ __all__ = [
     "approve_action",
     "approve_reopening",
     "ask_reopening",
+    "carry_out",
     "close_period",
     "extend_chain",
     "extend_chain_of_today",
@@ -49,6 +51,7 @@ __all__ = [
     "open_discrepancy",
     "open_periods",
     "perform",
+    "plan_bulk",
     "read_balance",
     "reconcile_day",
     "reconcile_missing_days",
@@ -56,6 +59,9 @@ __all__ = [
     "reject_action",
     "request_run",
     "start_books",
+    "stop",
     "unlink_bank_line",
+    "wake_ignored",
+    "work_on_bulk",
     "write_pack",
 ]

@@ -1,4 +1,5 @@
 """What people do about a discrepancy: one service, a note each time, done once however often the button is pressed.
+Many at once are the same service, row by row: services/bulk.py.
 
 Written down before it is done, done outside of transactions, then compared again: an action that made both sides equal
 closes the item as fixed, and the next run confirms that or opens it again.
@@ -8,33 +9,43 @@ import logging
 from ast import literal_eval
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from foundation.database import database_now, in_seconds
 from foundation.errors import DomainError, InvalidInput, MissingInput, NotFound
-from foundation.ids import uuid7
+from foundation.ids import parse_public_id, uuid7
 from foundation.money import format_minor
 from foundation.transition import transition
+from payments.types import CORRECTED_AGAINST
 from reconciliation import books, matching, selectors
 from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyResolved, ApprovalPending, NoteMissing
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory
-from reconciliation.services import findings
+from reconciliation.services import findings, incidents
 from reconciliation.services.repairs import REPAIRS, compare
-from reconciliation.states import DISCREPANCY_EDGES, ClosedAs, DiscrepancyState, Outcome
-from reconciliation.types import Action, ActionInfo, ActionInput, ActionResult, actions_of
+from reconciliation.states import DISCREPANCY_EDGES, UNRESOLVED_STATES, ClosedAs, DiscrepancyState, Outcome
+from reconciliation.types import (
+    BROKEN_PROMISE,
+    NOT_JUDGED_BY_RUNS,
+    Action,
+    ActionInfo,
+    ActionInput,
+    ActionResult,
+    actions_of,
+)
 
 log = logging.getLogger(__name__)
 
 WAIT_FOR_RUN_S = 5  # a person is waiting; a run stores its results in seconds
 # Meant to be pressed again and again: each press is one of its own.
-_REPEATABLE = {Action.REQUERY, Action.CLAIM, Action.ASSIGN, Action.RELEASE, Action.IGNORE_UNTIL}
+_REPEATABLE = {Action.REQUERY, Action.REPLAY_EVENT, Action.CLAIM, Action.ASSIGN, Action.RELEASE, Action.IGNORE_UNTIL}
 _CLOSES = {Action.ACCEPT, Action.MARK_FRAUD}
 
 
@@ -67,7 +78,7 @@ def perform(
         raise ActionNotOffered
     given = given or ActionInput()
     key = key or (f"{action}:{uuid7()}" if action in _REPEATABLE else f"{action}:{item.cycle}")
-    _check(action, given)
+    check(action, given)
     stake = _stake(item, info, given, by)
     record, is_new = _begin(item, action, key=key, by=by, note=note.strip(), given=given, stake=stake)
     if not is_new:
@@ -137,7 +148,14 @@ def _stake(item: Discrepancy, info: ActionInfo, given: ActionInput, by: str) -> 
     }
 
 
-def _check(action: str, given: ActionInput) -> None:
+def check(action: str, given: ActionInput) -> None:
+    """Whether all is there that an action asks for. Raises MissingInput, InvalidInput."""
+    if action == Action.LINK and not given.number.strip():
+        raise MissingInput("Say which payment or refund of ours it is.", param="number")
+    if action == Action.SPLIT and len(given.parts) < 2:
+        raise MissingInput("Say at least two parts.", param="parts")
+    if given.account and given.account not in CORRECTED_AGAINST:
+        raise InvalidInput(f"{given.account} is no account that a correction may be booked on.", param="account")
     if action == Action.ASSIGN and not given.owner.strip():
         raise MissingInput("Say to whom.", param="owner")
     if action == Action.IGNORE_UNTIL:
@@ -145,6 +163,15 @@ def _check(action: str, given: ActionInput) -> None:
             raise MissingInput("Say until when.", param="until")
         if given.until <= _today():
             raise InvalidInput("The date must lie ahead.", param="until")
+
+
+def wake_ignored() -> int:
+    """Open again what was ignored until a date that has come, whether or not a run sees it. Returns how many.
+
+    Raises BooksBusy.
+    """
+    with one_writer(wait_s=WAIT_FOR_RUN_S):
+        return findings.wake_ignored(by="calendar", now=database_now())
 
 
 def _today() -> date:
@@ -165,7 +192,7 @@ def _begin(
         raise AlreadyResolved
     if stake and selectors.waiting_action(item):
         raise ApprovalPending
-    inputs = {name: str(value) for name, value in asdict(given).items() if value not in ("", None)}
+    inputs = {name: str(value) for name, value in asdict(given).items() if value not in ("", None, ())}
     limit_minor = stake.get("approval_above_minor")
     if limit_minor is not None and stake["amount_minor"] > limit_minor:
         return _wait(item, action=action, key=key, note=note, by=by, inputs=inputs, **stake), True
@@ -225,6 +252,7 @@ def _finish(
     with one_writer(wait_s=WAIT_FOR_RUN_S):
         item = Discrepancy.objects.select_for_update().get(pk=item.pk)
         text = _compare_again(item, info, record, done) if compares else _decide(item, info, record, given, done)
+        incidents.group(now=database_now(), fingerprints=[item.fingerprint])
         _close_record(record, Outcome.OK, text)
         item.refresh_from_db()
         if record.approved_by:
@@ -235,16 +263,49 @@ def _finish(
 
 def _compare_again(item: Discrepancy, info: ActionInfo, record: DiscrepancyAction, done: str) -> str:
     now = database_now()
-    books.recount_of(item.source)
-    compare(item, now=now, by=record.by)
+    if item.object_kind == "statement":
+        _prove_again(item, now=now)
+    elif info.name == Action.LINK:
+        books.recount_of(item.source)
+        matching.match_objects(_looked_at(item, record), now=now)
+    else:
+        books.recount_of(item.source)
+        compare(item, now=now, by=record.by)
     if matching.is_found(item.fingerprint):
         verdict = "The difference remains."
+    elif not info.repairs and _is_silent(item):
+        verdict = "Stripe's books cannot tell: it stays open."
     else:
         verdict = "Both sides agree now."
         if item.state != DiscrepancyState.RESOLVED:
             _resolve(item, ClosedAs.FIXED if info.repairs else ClosedAs.AUTO, record)
     findings.look_again(item.last_seen_run_id, by=record.by, now=now)
     return f"{done} {verdict}"
+
+
+def _looked_at(item: Discrepancy, record: DiscrepancyAction) -> list[tuple[str, str]]:
+    """(object kind, source) of an item that was linked, and of those under which ours was missed."""
+    objects = {(item.object_kind, item.source)}
+    linked = DiscrepancyAction.objects.values_list("made", flat=True).get(pk=record.pk)
+    ours = (
+        Q(refund_id=parse_public_id("ref", linked))
+        if linked.startswith("ref_")
+        else Q(payment_id=parse_public_id("pay", linked), object_kind="charge")
+    )
+    others = Discrepancy.objects.filter(ours, state__in=UNRESOLVED_STATES)
+    objects.update(others.values_list("object_kind", "source"))
+    return sorted(objects)
+
+
+def _prove_again(item: Discrepancy, *, now: datetime) -> None:
+    """The statement of the day that last showed the residual."""
+    matching.match_objects([], now=now)
+    matching.add_residuals(books.statements(date.fromisoformat(item.evidence["day"])), now=now)
+
+
+def _is_silent(item: Discrepancy) -> bool:
+    """Whether that both books agree proves nothing about an item: news alone told of it, or a customer waits for money."""
+    return item.kind in NOT_JUDGED_BY_RUNS or item.source.startswith("pi_") or BROKEN_PROMISE in item.evidence
 
 
 def _decide(item: Discrepancy, info: ActionInfo, record: DiscrepancyAction, given: ActionInput, done: str) -> str:
@@ -282,7 +343,7 @@ def _investigate(item: Discrepancy, record: DiscrepancyAction, *, owner: str) ->
 
 
 def _resolve(item: Discrepancy, closed_as: str, record: DiscrepancyAction) -> None:
-    values = {
+    values: dict[str, object] = {
         "closed_as": closed_as,
         "resolved_at": Now(),
         "resolved_by": record.by,
@@ -291,6 +352,8 @@ def _resolve(item: Discrepancy, closed_as: str, record: DiscrepancyAction) -> No
     }
     if closed_as == ClosedAs.AUTO:
         values["verified_at"] = Now()
+    if BROKEN_PROMISE in item.evidence:
+        values["evidence"] = {name: value for name, value in item.evidence.items() if name != BROKEN_PROMISE}
     _move(item, DiscrepancyState.RESOLVED, record, values=values)
 
 

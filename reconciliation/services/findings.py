@@ -11,10 +11,13 @@ from uuid import UUID
 
 from django.db import connection
 
+from payments import selectors as payments
+from payments.states import REFUND_ENDED_UNPAID, RefundStatus
 from reconciliation import matching
 from reconciliation.models import ReconciliationRun
+from reconciliation.services import incidents
 from reconciliation.states import UNRESOLVED_STATES
-from reconciliation.types import KINDS, NOT_JUDGED_BY_RUNS, Finding, KindCounts
+from reconciliation.types import ACTIONS, BROKEN_PROMISE, KINDS, NOT_JUDGED_BY_RUNS, Action, Finding, KindCounts
 
 _COLUMNS = (
     "kind, object_kind, business_date, source, intent, charge, merchant_id, payment_id, refund_id, order_reference,"
@@ -25,6 +28,7 @@ _FIGURES = [name.strip() for name in _COLUMNS.split(",")]
 _COUNTED = (
     "business_date = %(day)s OR object_kind = 'statement'"  # whether a run counts it among what persists of its day
 )
+_REPAIRS = sorted({info.name for offered in ACTIONS.values() for info in offered if info.repairs})
 _HISTORY = "INSERT INTO reconciliation_discrepancyhistory (subject_id, from_state, to_state, by, why)"
 
 
@@ -105,7 +109,7 @@ WHERE f.fingerprint = d.fingerprint AND d.closed_as <> 'accepted'
 """  # noqa: S608
 
 # Looked at, and both sides agree now. What only news tell of (an intent without a charge, a refund that came back) is not
-# in the provider's books: finding nothing there proves nothing.
+# in the provider's books: finding nothing there proves nothing. Nor does it where the customer still waits for a refund.
 _CLOSE = f"""
 WITH moved AS (
     UPDATE reconciliation_discrepancy d
@@ -113,7 +117,7 @@ WITH moved AS (
         verified_at = clock_timestamp(), verified_by_run_id = %(run)s, ignored_until = NULL, becomes_break_at = NULL
     FROM recon_item i
     WHERE i.kind = d.object_kind AND i.source = d.source AND d.state = ANY(%(unresolved)s)
-      AND NOT d.kind = ANY(%(told)s) AND left(d.source, 3) <> 'pi_'
+      AND NOT d.kind = ANY(%(told)s) AND left(d.source, 3) <> 'pi_' AND NOT jsonb_exists(d.evidence, '{BROKEN_PROMISE}')
       AND NOT EXISTS (SELECT FROM recon_found f WHERE f.fingerprint = d.fingerprint)
     RETURNING d.id, d.kind, old.state AS was
 ), told AS (
@@ -122,12 +126,52 @@ WITH moved AS (
 SELECT kind, count(*) FROM moved GROUP BY 1
 """  # noqa: S608
 
-_VERIFY = """
+# The action that repaired an item: the last one of those that can.
+_REPAIRED_BY = """(
+    SELECT a.{column} FROM reconciliation_discrepancyaction a
+    WHERE a.discrepancy_id = d.id AND a.outcome = 'ok' AND a.action = ANY(%(repairs)s) ORDER BY a.id DESC LIMIT 1
+)"""
+
+# A refund that was asked for is a promise: until it has arrived, that both sides agree proves nothing.
+_VERIFY = f"""
 UPDATE reconciliation_discrepancy d SET verified_at = clock_timestamp(), verified_by_run_id = %(run)s
 FROM recon_item i
 WHERE i.kind = d.object_kind AND i.source = d.source AND d.closed_as = 'fixed' AND d.verified_at IS NULL
   AND NOT EXISTS (SELECT FROM recon_found f WHERE f.fingerprint = d.fingerprint)
+  AND coalesce({_REPAIRED_BY.format(column="action")}, '') <> %(refund)s
+"""  # noqa: S608  constants
+_PROMISED = f"""
+SELECT d.id, coalesce({_REPAIRED_BY.format(column="made")}, '')
+FROM recon_item i JOIN reconciliation_discrepancy d ON d.object_kind = i.kind AND d.source = i.source
+WHERE d.closed_as = 'fixed' AND d.verified_at IS NULL AND {_REPAIRED_BY.format(column="action")} = %(refund)s
+"""  # noqa: S608
+_KEPT = """
+UPDATE reconciliation_discrepancy SET verified_at = clock_timestamp(), verified_by_run_id = %(run)s WHERE id = ANY(%(kept)s)
 """
+_BROKEN = f"""
+WITH moved AS (
+    UPDATE reconciliation_discrepancy d
+    SET state = 'open', cycle = d.cycle + 1, closed_as = '', resolved_at = NULL, resolved_by = '', verified_at = NULL,
+        verified_by_run_id = NULL, evidence = d.evidence || '{{"{BROKEN_PROMISE}": true}}'
+    WHERE d.id = ANY(%(broken)s)
+    RETURNING d.id, d.kind, d.object_kind, d.business_date
+), told AS (
+    {_HISTORY} SELECT id, 'resolved', 'open', %(by)s, 'the refund that was to settle it came to nothing' FROM moved
+)
+SELECT kind, {_COUNTED}, count(*) FROM moved GROUP BY 1, 2
+"""  # noqa: S608
+
+# Its date has come. What has healed meanwhile was closed by a run; what no run judges comes back all the same.
+_WAKE = f"""
+WITH moved AS (
+    UPDATE reconciliation_discrepancy d SET state = 'open', ignored_until = NULL
+    WHERE d.state = 'ignored' AND d.ignored_until <= (%(now)s AT TIME ZONE 'UTC')::date
+    RETURNING d.id
+), told AS (
+    {_HISTORY} SELECT id, 'ignored', 'open', %(by)s, 'ignored until now' FROM moved
+)
+SELECT count(*) FROM moved
+"""  # noqa: S608
 
 _STANDING = """
 SELECT d.kind, d.state = 'timing', count(*) FROM reconciliation_discrepancy d
@@ -154,13 +198,44 @@ def store(run: ReconciliationRun, *, now: datetime) -> dict[str, KindCounts]:
         for kind, count in cursor.fetchall():
             counts[kind].resolved += count
         cursor.execute(_VERIFY, parameters)
+        for kind, _, count in _hold_to_promises(cursor, parameters):
+            counts[kind].new += count  # looked at before it was reopened: it does not count as persisting
         cursor.execute(_STANDING, parameters)
         for kind, is_timing, count in cursor.fetchall():
             if is_timing:
                 counts[kind].timing += count
             else:
                 counts[kind].persisting += count
+    incidents.group(now=now)
     return {kind: of_kind for kind, of_kind in counts.items() if of_kind != KindCounts()}
+
+
+def _hold_to_promises(cursor: Any, parameters: dict[str, Any]) -> list[tuple[str, bool, int]]:
+    """Confirm what a refund has settled by now, and open again what it has not: (kind, of this day, how many) of those."""
+    cursor.execute(_PROMISED, parameters)
+    promised = dict(cursor.fetchall())
+    if not promised:
+        return []
+    statuses = payments.refund_statuses([made for made in promised.values() if made])
+    # Nothing was made: all of it was refunded, or on its way, already.
+    ended = {pk: statuses.get(made, RefundStatus.SUCCEEDED) for pk, made in promised.items()}
+    cursor.execute(
+        _KEPT, parameters | {"kept": [pk for pk, status in ended.items() if status == RefundStatus.SUCCEEDED]}
+    )
+    broken = [pk for pk, status in ended.items() if status in REFUND_ENDED_UNPAID]
+    cursor.execute(_BROKEN, parameters | {"broken": broken})
+    found: list[tuple[str, bool, int]] = cursor.fetchall()
+    return found
+
+
+def wake_ignored(*, by: str, now: datetime) -> int:
+    """Open again what was ignored until a date that has come. Returns how many. Belongs inside `one_writer`."""
+    with connection.cursor() as cursor:
+        cursor.execute(_WAKE, _parameters(None, None, by=by, now=now))
+        (woken,) = cursor.fetchone()
+    if woken:
+        incidents.group(now=now)
+    return int(woken)
 
 
 def look_again(first_run: UUID | None, *, by: str, now: datetime) -> None:
@@ -170,6 +245,9 @@ def look_again(first_run: UUID | None, *, by: str, now: datetime) -> None:
         cursor.execute(_INSERT, parameters | {"run": first_run})
         for statement in (_REOPEN, _RIPEN, _REFRESH, _CLOSE):
             cursor.execute(statement, parameters)
+        cursor.execute("SELECT DISTINCT source FROM recon_item")
+        sources = [source for (source,) in cursor.fetchall()]
+    incidents.group(now=now, fingerprints=[f"{kind}:{source}" for kind in KINDS for source in sources])
 
 
 def tell(found: Finding, *, by: str, now: datetime) -> None:
@@ -179,6 +257,7 @@ def tell(found: Finding, *, by: str, now: datetime) -> None:
         parameters = _parameters(None, None, by=by, now=now, why=found.detail or "told by the provider's news")
         for statement in (_RENAME, _INSERT, _REOPEN, _RIPEN, _REFRESH):
             cursor.execute(statement, parameters)
+    incidents.group(now=now, fingerprints=[f"{found.kind}:{found.source}"])
 
 
 def _parameters(run: UUID | None, day: date | None, *, by: str, now: datetime, why: str = "") -> dict[str, Any]:
@@ -188,6 +267,8 @@ def _parameters(run: UUID | None, day: date | None, *, by: str, now: datetime, w
         "by": by,
         "why": why or ("a run found it" if run else "found when it was looked at again"),
         "told": list(NOT_JUDGED_BY_RUNS),
+        "repairs": _REPAIRS,
+        "refund": Action.REFUND_CUSTOMER,
         "now": now,
         "unresolved": list(UNRESOLVED_STATES),
         "severities": json.dumps({kind: info.severity for kind, info in KINDS.items()}),

@@ -5,7 +5,7 @@ sentence for the desk.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 
 from django.db import transaction
 
@@ -24,13 +24,13 @@ from payments.errors import (
     ProviderUnsure,
     RefundExceedsCaptured,
 )
-from reconciliation import matching
+from reconciliation import books, matching
 from reconciliation.bank import legs
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction
 from reconciliation.services import bank
 from reconciliation.services.importing import import_sources
-from reconciliation.types import Action, ActionInput, Kind
+from reconciliation.types import Action, ActionInput, Kind, Proved
 
 Repair = Callable[[Discrepancy, DiscrepancyAction, ActionInput], str]
 
@@ -55,9 +55,32 @@ def create_missing_refund(item: Discrepancy, action: DiscrepancyAction, given: A
     return f"Refund {refund} was created from {item.source}."
 
 
+def replay_event(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    names = [item.source, item.charge, item.intent]
+    told, new = payments.replay_events_about(names, around=item.theirs_at)
+    import_sources([item.source])
+    if not told:
+        return "Stripe has no event about it, and none has reached us."
+    fetched = f", {new} of them fetched just now" if new else ""
+    return f"{told} {'event' if told == 1 else 'events'} about it {'was' if told == 1 else 'were'} worked on{fetched}."
+
+
+def link(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    number = given.number.strip()
+    if item.object_kind == "refund":
+        payments.link_refund(refund=number, theirs=item.source, by=action.by, why=action.note)
+    else:
+        payments.link_charge(payment=number, charge=item.source, by=action.by, why=action.note)
+        import_sources([item.source])
+        _post_fees(item, action, matching.fees_of_nothing(number))  # of what it named until now
+    _made(action, number)
+    return f"{item.source} is {number}."
+
+
+PartsOf = Callable[[int], Sequence[tuple[str, int]]]  # of a difference: on which account how much of it is posted
+
+
 def post_correction(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
-    if item.object_kind in ("adjustment", "other"):
-        return _take_over(item, action)
     if item.object_kind == legs.OBJECT:
         return _correct_bank(item, action)
     if item.kind == Kind.FEE_VARIANCE:
@@ -66,8 +89,24 @@ def post_correction(item: Discrepancy, action: DiscrepancyAction, given: ActionI
         refund = payments.adopt_refund(refund=item.source, by=action.by, why=action.note, instead_of=item.refund_number)
         _made(action, refund)
         return f"Refund {refund} stands for what Stripe paid; {item.refund_number} ended."
-    if item.payment_id and not item.refund_id and item.ours_status not in ("", "succeeded"):
-        raise InvalidInput("Our books hold nothing of this charge that could be corrected: give the money back.")
+    return _correct(item, action, lambda difference: [(given.account or "write_offs", difference)])
+
+
+def split(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    return _correct(item, action, lambda difference: given.parts)
+
+
+def write_off(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    if item.object_kind == "statement":
+        return _write_off_residual(item, action)
+    return _correct(item, action, lambda difference: [("write_offs", difference)])
+
+
+def _correct(item: Discrepancy, action: DiscrepancyAction, parts_of: PartsOf) -> str:
+    if item.object_kind in ("adjustment", "other"):
+        return _take_over(item, action, parts_of)
+    if item.ours_status not in ("", "succeeded"):
+        raise InvalidInput("Our books hold nothing of this that could be corrected: give the money back, or create it.")
     import_sources([item.source])  # what is corrected is the difference of this minute
     if item.kind == Kind.MISSING_IN_STRIPE:  # what was never taken cost nothing
         _post_fees(item, action, matching.fees_of_nothing(item.payment_number))
@@ -80,11 +119,12 @@ def post_correction(item: Discrepancy, action: DiscrepancyAction, given: ActionI
         cause=f"{item.number}:{item.cycle}",
         by=action.by,
         why=action.note,
+        against=parts_of(difference_minor),
     )
     return f"A correcting entry of {format_minor(difference_minor, item.currency)} was posted."
 
 
-def _take_over(item: Discrepancy, action: DiscrepancyAction) -> str:
+def _take_over(item: Discrepancy, action: DiscrepancyAction, parts_of: PartsOf) -> str:
     """A row that stands for itself: what our books do not hold of it yet."""
     difference_minor = _difference_now(item)
     if not difference_minor:
@@ -95,6 +135,7 @@ def _take_over(item: Discrepancy, action: DiscrepancyAction) -> str:
         amount_minor=difference_minor,
         by=action.by,
         why=action.note,
+        against=parts_of(difference_minor),
     )
     return f"{format_minor(difference_minor, item.theirs_currency)} of {item.source} was taken over into our books."
 
@@ -123,6 +164,36 @@ def link_bank_line(item: Discrepancy, action: DiscrepancyAction, given: ActionIn
     bank.link(line=line, payout=payout, by=action.by, why=action.note)
     _made(action, counterpart[:64])
     return f"{line} is payout {payout}."
+
+
+def _write_off_residual(item: Discrepancy, action: DiscrepancyAction) -> str:
+    """What our clearing account is off by at the end of the day that showed it last. Dated on that day: its statement, and
+    those of the days that follow, close with it."""
+    if item.evidence.get("proof") != Proved.CLEARING:
+        raise InvalidInput(
+            "Stripe's own rows do not add up to what it says that it holds: no entry of ours mends that."
+        )
+    day = date.fromisoformat(item.evidence["day"])
+    proofs = [
+        proof
+        for statement in books.statements(day)
+        if statement.currency == item.currency
+        for proof in statement.proofs
+    ]
+    clearing = next(proof for proof in proofs if proof.name == Proved.CLEARING)
+    if clearing.residual_minor is None:
+        raise InvalidInput(f"The statement of {day} cannot be proved at the moment: {clearing.note}.")
+    if not clearing.residual_minor:
+        return "There was nothing left to write off."
+    payments.write_off_balance(
+        currency=item.currency,
+        amount_minor=clearing.residual_minor,
+        day=day,
+        cause=f"{item.number}:{item.cycle}",
+        by=action.by,
+        why=action.note,
+    )
+    return f"{format_minor(clearing.residual_minor, item.currency)} of {day} were written off."
 
 
 def _correct_fees(item: Discrepancy, action: DiscrepancyAction) -> str:
@@ -275,6 +346,10 @@ def _made(action: DiscrepancyAction, number: str) -> None:
 
 REPAIRS: Mapping[str, Repair] = {
     Action.REQUERY: requery,
+    Action.REPLAY_EVENT: replay_event,
+    Action.LINK: link,
+    Action.SPLIT: split,
+    Action.WRITE_OFF: write_off,
     Action.CREATE_MISSING_PAYMENT: create_missing_payment,
     Action.CREATE_MISSING_REFUND: create_missing_refund,
     Action.POST_CORRECTION: post_correction,

@@ -11,12 +11,14 @@ from django.test.utils import CaptureQueriesContext
 from catalog.models import ApiKey
 from durability.models import Delivery
 from foundation.database import database_now
+from foundation.ids import uuid7
 from inventory import services as inventory
 from orders.models import MerchantCall, Order
 from payments import services as payments
 from payments.models import InboxEvent, JournalEntry, Payment, Refund
 from reconciliation import services as reconciliation
 from reconciliation.models import Discrepancy, ReconciliationRun
+from reconciliation.types import Action
 from tests.admin.conftest import list_url, page_url
 from tests.credit import grant
 
@@ -58,6 +60,10 @@ def trade(books):
             told = f"reference,account,booked_on,currency,amount_minor,text\n{payout['id']},A,2026-01-12,usd,5,Stripe\n"
             reconciliation.import_bank_statement(file=BytesIO(told.encode()), name="bank.csv", by="test")
         books.reconcile()
+        open_items = list(Discrepancy.objects.values_list("pk", flat=True))
+        reconciliation.plan_bulk(
+            bulk_id=uuid7(), action=Action.CLAIM, discrepancies=open_items, by="test", scope="all that is open"
+        )
         payments.check_books(day=database_now().date())
         inventory.check_stock(day=database_now().date())
         payments.replay_events(since=database_now() - timedelta(days=2))

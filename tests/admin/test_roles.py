@@ -24,6 +24,8 @@ BOOKS = [
     "inventory_stockmovement",
     "inventory_stockcheck",
     "reconciliation_discrepancy",
+    "reconciliation_incident",
+    "reconciliation_bulkaction",
     "reconciliation_reconciliationrun",
     "reconciliation_bankline",
     "reconciliation_statementfile",

@@ -95,6 +95,8 @@ STAYS = {
     "durability_idempotencykey": "cleaned after `IDEMPOTENCY_KEY_KEPT_FOR_DAYS`",
     "payments_inboxevent": "cleaned after `INBOX_KEPT_FOR_DAYS`",
     "payments_inboxmark": "one row",
+    "reconciliation_bulkaction": "kept: who did what to many; plans are cleaned after `RECONCILE_BULK_PLANS_KEPT_FOR_DAYS`",
+    "reconciliation_bulkitem": "kept with its bulk action",
     **dict.fromkeys(
         (
             "reconciliation_bankline",
@@ -109,6 +111,7 @@ STAYS = {
             "reconciliation_periodclosing",
             "reconciliation_periodhistory",
             "reconciliation_periodreopening",
+            "reconciliation_incident",
             "reconciliation_providerbalancereading",
             "reconciliation_daytotal",
             "reconciliation_providerread",

@@ -191,8 +191,10 @@ def retrieve_balance() -> list[ProviderBalance]:
     return [ProviderBalance(currency, minor, 0) for currency, minor in sorted(held.items())]
 
 
-def list_events(*, since: datetime) -> Iterator[ProviderEvent]:
-    yield from (event for event in reversed(book.events) if event.created_at >= since.replace(microsecond=0))
+def list_events(*, since: datetime, until: datetime | None = None) -> Iterator[ProviderEvent]:
+    for event in reversed(book.events):
+        if event.created_at >= since.replace(microsecond=0) and (until is None or event.created_at < until):
+            yield event
 
 
 def parse_webhook(payload: bytes, headers: Mapping[str, str]) -> ProviderEvent:

@@ -366,6 +366,8 @@ def test_news_name_what_changed_newest_first(rig):
     assert any((one.type, one.object_id) == ("payment_intent.succeeded", intent.id) for one in news)
     told = next(one for one in news if one.object_id == refund.id)
     assert told.intent_id == intent.id
+    earlier = rig.provider.list_events(since=a_moment_ago(), until=told.created_at)
+    assert all(one.created_at < told.created_at for one in earlier)
 
 
 def test_news_are_believed_only_if_they_are_signed(rig):

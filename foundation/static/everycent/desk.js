@@ -28,3 +28,12 @@ document.addEventListener("keydown", (event) => {
   const link = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
   if (link) link.click();
 });
+
+// A page that shows how something comes along looks again, unless somebody types on it.
+document.addEventListener("DOMContentLoaded", () => {
+  const running = document.querySelector("[data-refresh-s]");
+  if (!running) return;
+  setInterval(() => {
+    if (!document.activeElement?.closest("form")) location.reload();
+  }, 1000 * Number(running.dataset.refreshS));
+});

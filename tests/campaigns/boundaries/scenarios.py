@@ -14,6 +14,7 @@ from datetime import time as time_of_day
 from functools import partial
 from io import BytesIO
 from typing import Any
+from uuid import UUID
 
 import requests
 import stripe
@@ -785,7 +786,6 @@ def _action(action: str, kind: str) -> Scene:
     def scene(world: World) -> Played:
         _TOLD.get(kind, _found_at_night)(world, kind)
         item = Discrepancy.objects.get(kind=kind)
-        amount = 1 if (action, kind) == (Action.REFUND_CUSTOMER, Kind.AMOUNT_MISMATCH) else None
         return partial(
             reconciliation.perform,
             discrepancy_id=item.pk,
@@ -793,17 +793,34 @@ def _action(action: str, kind: str) -> Scene:
             by="clara",
             note="checked with the bank",
             key="one press",
-            given=ActionInput(amount_minor=amount, counterpart=_counterpart(item)),
+            given=_given(action, item),
         )
 
     return scene
 
 
-# Every repair of every kind that offers it: a new one is here by being declared.
+def _given(action: str, item: Discrepancy) -> ActionInput:
+    """What a person says beside the note."""
+    if (action, item.kind) == (Action.REFUND_CUSTOMER, Kind.AMOUNT_MISMATCH):
+        return ActionInput(amount_minor=1)
+    if action == Action.SPLIT:
+        difference = item.difference_minor or 0
+        return ActionInput(parts=(("fees", 1), ("write_offs", difference - 1)))
+    return ActionInput(counterpart=_counterpart(item))
+
+
+# These do the same whatever the kind: one of it stands for all.
+_OF_ONE_KIND = {
+    Action.REPLAY_EVENT: Kind.STATUS_MISMATCH,
+    Action.WRITE_OFF: Kind.AMOUNT_MISMATCH,
+    Action.SPLIT: Kind.MISSING_IN_STRIPE,
+    Action.LINK: "",  # has a scene of its own
+}
+# Every other repair of every kind that offers it: a new one is here by being declared.
 REPAIRED: list[str] = []
 for _kind, _offered in ACTIONS.items():
     for _info in _offered:
-        if _info.name in REPAIRS and _info.name != Action.REQUERY:
+        if _info.name in REPAIRS and _info.name != Action.REQUERY and _OF_ONE_KIND.get(_info.name, _kind) == _kind:
             REPAIRED.append(f"{_info.label.lower()}: {_kind}")
             SCENARIOS[REPAIRED[-1]] = _action(_info.name, _kind)
 SCENARIOS[f"ask the provider again: {Kind.AMOUNT_MISMATCH}"] = _action(Action.REQUERY, Kind.AMOUNT_MISMATCH)
@@ -821,6 +838,53 @@ def approved(world: World) -> Played:
     def play() -> None:
         with suppress(NothingToApprove, AlreadyResolved):  # done before
             reconciliation.approve_action(action_id=asked.pk, by="clara", note="it is")
+
+    return play
+
+
+@scenario("two that are the same money are linked")
+def link(world: World) -> Played:
+    """Stripe lost our charge, and somebody charged the same amount again."""
+    _found_at_night(world, Kind.MISSING_IN_STRIPE)
+    lost = Discrepancy.objects.get(kind=Kind.MISSING_IN_STRIPE)
+    requests.post(
+        f"{world.sandbox.url}/v1/payment_intents",
+        data={
+            "amount": lost.ours_amount_minor,
+            "currency": lost.ours_currency,
+            "confirm": "true",
+            "payment_method": CARD,
+            "payment_method_types[0]": "card",
+        },
+        headers={"Authorization": "Bearer sk_test_sandbox"},
+        timeout=10,
+    ).raise_for_status()
+    run_task("reconciliation.reconcile_day", day=lost.business_date.isoformat(), by="clara")
+    return partial(
+        reconciliation.perform,
+        discrepancy_id=Discrepancy.objects.get(kind=Kind.MISSING_IN_OUR_SYSTEM).pk,
+        action=Action.LINK,
+        by="clara",
+        note="the customer has paid once",
+        key="one press",
+        given=ActionInput(number=lost.payment_number),
+    )
+
+
+@scenario("many are corrected at once")
+def in_bulk(world: World) -> Played:
+    _found_at_night(world, Kind.AMOUNT_MISMATCH_REFUND)
+    world.plant(Kind.UNKNOWN_TYPE)
+    run_task("reconciliation.reconcile_day", day=_yesterday(), by="clara")
+    bulk_id = UUID("0199f000-0000-7000-8000-000000000001")
+    items = list(Discrepancy.objects.values_list("pk", flat=True))
+
+    def play() -> None:
+        reconciliation.plan_bulk(
+            bulk_id=bulk_id, action=Action.WRITE_OFF, discrepancies=items, by="clara", scope="all of yesterday"
+        )
+        reconciliation.carry_out(bulk_id=bulk_id, by="clara", note="cents")
+        run_task("reconciliation.work_on_bulk")
 
     return play
 
@@ -859,6 +923,25 @@ def month_reopened(world: World) -> Played:
             reconciliation.close_period(period=month, by="paul", note="now it is right", carry_open=True)
 
     return play
+
+
+@scenario("what was ignored comes back")
+def wake_ignored(world: World) -> Played:
+    _found_at_night(world, Kind.UNKNOWN_TYPE)
+    tomorrow = database_now().date() + timedelta(days=1)
+    reconciliation.perform(
+        discrepancy_id=Discrepancy.objects.get().pk,
+        action=Action.IGNORE_UNTIL,
+        by="clara",
+        note="we ask Stripe",
+        given=ActionInput(until=tomorrow),
+    )
+    Discrepancy.objects.update(ignored_until=database_now().date())
+    return _several("reconciliation.wake_ignored")
+
+
+def _yesterday() -> str:
+    return (database_now() - timedelta(days=1)).date().isoformat()
 
 
 # --- Upkeep -----------------------------------------------------------------------------------------

@@ -91,6 +91,9 @@ _BOOKS = {
     "chained closings": """SELECT kind, count(DISTINCT object) FROM reconciliation_auditrow
         JOIN reconciliation_auditblock ON block_id = reconciliation_auditblock.number
         WHERE kind IN ('statement', 'closing') GROUP BY 1""",
+    "incidents": "SELECT cause, kind, items, open_items, value::text, count(*) FROM reconciliation_incident GROUP BY 1, 2, 3, 4, 5",
+    "bulk actions": """SELECT b.action, b.state, r.state, count(*) FROM reconciliation_bulkaction b
+        JOIN reconciliation_bulkitem r ON r.bulk_id = b.id GROUP BY 1, 2, 3""",
     "their rows": "SELECT type, withdrawn_at IS NULL, count(*) FROM reconciliation_providertransaction GROUP BY 1, 2",
 }
 _UNFINISHED = """
@@ -98,13 +101,14 @@ SELECT (SELECT count(*) FROM durability_delivery WHERE state IN ('pending', 'run
      + (SELECT count(*) FROM durability_sagarun WHERE state IN ('running', 'compensating'))
      + (SELECT count(*) FROM durability_message WHERE state = 'pending')
      + (SELECT count(*) FROM orders_merchantcall WHERE state = 'pending')
+     + (SELECT count(*) FROM reconciliation_bulkaction WHERE state = 'running')
 """
 Scene = Callable[["World"], Callable[[], Any]]
 
 
 def worker_tasks() -> list[str]:
     """What a doorbell wakes, and what beat asks for each second."""
-    return [*doorbell.TASKS.values(), "orders.call_merchants"]
+    return [*doorbell.TASKS.values(), "orders.call_merchants", "reconciliation.work_on_bulk"]
 
 
 def beat_tasks() -> list[str]:
