@@ -242,7 +242,7 @@ WITH read AS NOT MATERIALIZED (
 ), shaped AS (
     SELECT r.*, x.exponent, CASE
         WHEN id = '' THEN 'it has no transaction id'
-        WHEN id !~ '^[[:graph:]]{{1,255}}$' THEN 'the transaction id is not one: ' || left(id, 60)
+        WHEN length(id) > 255 OR id !~ '^[[:graph:]]+$' THEN 'the transaction id is not one: ' || left(id, 60)
         WHEN x.exponent IS NULL THEN 'the currency is not known: ' || left(currency, 20)
         WHEN %(currency)s <> '' AND currency <> %(currency)s THEN 'wrong currency: ' || currency || ', not ' || %(currency)s
         WHEN gross !~ %(number)s THEN 'the gross is not an amount: ' || left(gross, 40)
