@@ -23,6 +23,8 @@ _NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Bank lines", "account_balance_wallet", "reconciliation.bankline"),
             ("Statement files", "upload_file", "reconciliation.statementfile"),
             ("Periods", "event_available", "reconciliation.period"),
+            ("Matches", "join_inner", "reconciliation.match"),
+            ("Tolerances", "tune", "reconciliation.tolerance"),
         ),
     ),
     (

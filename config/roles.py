@@ -34,6 +34,8 @@ _READ = (
     "reconciliation.view_bankline",
     "reconciliation.view_statementfile",
     "reconciliation.view_period",
+    "reconciliation.view_match",
+    "reconciliation.view_tolerance",
 )
 # How the machinery stands.
 _MACHINERY = (
@@ -58,6 +60,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "reconciliation.close_period",
         "reconciliation.reopen_period",
         "reconciliation.start_reconciliation",
+        "reconciliation.set_tolerance",
         "payments.refund_payment",
         "payments.decide_payment",
         "payments.replay_inboxevent",

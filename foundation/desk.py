@@ -251,6 +251,8 @@ class DeskAdmin(ModelAdmin[Row]):
     search_help_text = ""  # what `find` finds; without it there is no search
     # The columns of the list's export; empty: there is none. The file holds all that filter and search show.
     export_columns: Sequence[str] = ()
+    # Pages beside the list: (address relative to the list's, text).
+    list_links: Sequence[tuple[str, str]] = ()
 
     def export_rows(self, rows: QuerySet[Row]) -> QuerySet[Row]:
         """The list's rows with all that `export_row` reads, whatever the list itself leaves out."""
@@ -305,7 +307,11 @@ class DeskAdmin(ModelAdmin[Row]):
             {"name": name, "query": query, "active": asked == query or (not asked and position == 0)}
             for position, (name, query) in enumerate(self.saved_views)
         ]
-        shown = {"saved_views": views, "export_url": f"export/?{asked}" if self.export_columns else ""}
+        shown = {
+            "saved_views": views,
+            "list_links": self.list_links,
+            "export_url": f"export/?{asked}" if self.export_columns else "",
+        }
         return super().changelist_view(request, {**shown, **(extra_context or {})})
 
 

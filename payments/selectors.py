@@ -43,10 +43,19 @@ from payments.types import (
 # null; indexed, so a day is found without reading all), expected_minor (what we asked for). Kinds of their own are dispute
 # (dp_…; amount_minor is what was withdrawn and not given back) and payout (po_…; booked once it has arrived).
 MOVEMENTS_VIEW = "payments_movement"
+# Its branches, with the same columns: join one of them where it matters that PostgreSQL can choose how.
+CHARGES_VIEW = "payments_movement_charge"
+REFUNDS_VIEW = "payments_movement_refund"
+DISPUTES_VIEW = "payments_movement_dispute"
+PAYOUT_MOVEMENTS_VIEW = "payments_movement_payout"
 # The same contract for the ledger, each entry that moved what the provider holds for us, by its cause. Columns: id, key
 # (`fee:txn_…`, `booking:txn_…`, `capture:pay_…`, …), kind, subject (a number, or empty), currency, clearing_minor (debit
 # positive: with its corrections, what it added to the clearing account). Look it up by key or by subject.
 BOOKINGS_VIEW = "payments_booking"
+# The same line by line, to be joined by its key: what an entry moved on the clearing account, and what its corrections did.
+# Columns: key, currency, amount_minor (debit positive).
+CLEARING_LINES_VIEW = "payments_clearing_line"
+CLEARING_CORRECTIONS_VIEW = "payments_clearing_correction"
 # Line by line, by the ledger's own clock: account_id, account_kind, currency, posted_at, amount_minor (debit positive), key,
 # kind, subject, and object_id, the row of ours that the subject numbers (null for none). Read it for an account and a time,
 # or for a subject.
@@ -62,6 +71,7 @@ PAID_OUT_VIEW = "payments_paid_out"
 # The provider's news that reached us, each by the provider's clock (told_at; indexed), with what they name: object_id, intent_id.
 NEWS_VIEW = "payments_news"
 NUMBER_FUNCTION = "payments_number"  # (prefix, id) → the number that people see
+ID_FUNCTION = "payments_id_of"  # and back
 
 _BALANCE_TRIES = 5
 _NEWEST_BOOKINGS = 100  # one page of the provider's

@@ -23,12 +23,22 @@ from django.db.models import Min, Sum
 
 from foundation.database import database_now
 from payments import selectors as payments
-from payments.selectors import BOOKINGS_VIEW, MOVEMENTS_VIEW, NUMBER_FUNCTION, PAYOUTS_VIEW, POSTED_VIEW
+from payments.selectors import (
+    BOOKINGS_VIEW,
+    CHARGES_VIEW,
+    DISPUTES_VIEW,
+    MOVEMENTS_VIEW,
+    NUMBER_FUNCTION,
+    PAYOUT_MOVEMENTS_VIEW,
+    PAYOUTS_VIEW,
+    POSTED_VIEW,
+    REFUNDS_VIEW,
+)
 from payments.types import LearntFee
 from reconciliation import matching
 from reconciliation.models import BooksStart, DayTotal, ProviderBalanceReading, ProviderTransaction, ReconciliationRun
 from reconciliation.states import UNRESOLVED_STATES, RunState
-from reconciliation.types import BROKEN_PROMISE, Proof, Proved, Statement, StatementLine
+from reconciliation.types import BROKEN_PROMISE, FUZZY, Proof, Proved, Rule, Statement, StatementLine
 
 # Our clock and the provider's may differ by so much: a posting of before the cut may belong to a booking of after it.
 _SKEW = timedelta(hours=1)
@@ -264,40 +274,41 @@ def _reading_near(cut: _Cut) -> ProviderBalanceReading | None:
 
 # --- The proof against our own clearing account ------------------------------------------------------
 
-# The moment, by the provider's clock, of what a posting is about: that of its row, else that of its object.
-_MOMENT = f"""
-coalesce(CASE
-    WHEN p.kind IN ('fee', 'fee_correction', 'dispute_withdrawn', 'dispute_reinstated', 'provider_booking') THEN (
-        SELECT t.created_at FROM reconciliation_providertransaction t WHERE t.id = split_part(p.key, ':', 2))
-    WHEN p.kind = 'refund_failed_late' THEN (
-        SELECT max(t.created_at) FROM {MOVEMENTS_VIEW} m
-        JOIN reconciliation_providertransaction t ON t.source = m.source AND t.reporting_category = 'refund_failure'
-        WHERE m.kind = 'refund' AND m.id = p.object_id)
-    WHEN p.kind = 'payout_failed' THEN (
-        SELECT max(t.created_at) FROM {MOVEMENTS_VIEW} m
-        JOIN reconciliation_providertransaction t ON t.source = m.source AND t.reporting_category = 'payout_reversal'
-        WHERE m.kind = 'payout' AND m.id = p.object_id)
-    -- Charged just before midnight, a payment may be booked just after it: then it is in the next day's balance.
-    WHEN p.kind = 'capture' THEN (
-        SELECT min(t.created_at) FROM {MOVEMENTS_VIEW} m
-        JOIN reconciliation_providertransaction t
-          ON t.source = m.source AND t.reporting_category = 'charge' AND t.withdrawn_at IS NULL
-        WHERE m.kind = 'charge' AND m.id = p.object_id)
-    WHEN p.kind = 'opening' THEN '-infinity'
-    WHEN p.kind = 'write_off' THEN split_part(p.key, ':', 2)::timestamp AT TIME ZONE 'UTC'
-END, (
-    SELECT m.occurred_at FROM {MOVEMENTS_VIEW} m
-    WHERE m.kind = CASE split_part(p.subject, '_', 1)
-        WHEN 'pay' THEN 'charge' WHEN 'ref' THEN 'refund' WHEN 'dsp' THEN 'dispute' WHEN 'pot' THEN 'payout' END
-      AND m.id = p.object_id
-), p.posted_at)
-"""  # noqa: S608  constants
-
-# Added to the account's balance at `from`: what was posted from then on about what was booked before the cut.
+# Added to the account's balance at `from`: what was posted from then on about what was booked before the cut. A posting's
+# moment is, by the provider's clock, that of its row, else that of its object.
 _POSTED_SINCE = f"""
-SELECT coalesce(sum(p.amount_minor), 0)::bigint FROM {POSTED_VIEW} p
-WHERE p.account_id = %(account)s AND p.posted_at >= %(from)s AND ({_MOMENT}) < %(cut)s
-"""  # noqa: S608
+WITH posted AS (
+    SELECT p.amount_minor, p.posted_at, p.kind, p.key, p.object_id FROM {POSTED_VIEW} p
+    WHERE p.account_id = %(account)s AND p.posted_at >= %(from)s
+)
+SELECT coalesce(sum(p.amount_minor), 0)::bigint
+FROM posted p
+LEFT JOIN reconciliation_providertransaction t ON t.id = CASE
+    WHEN p.kind IN ('fee', 'fee_correction', 'dispute_withdrawn', 'dispute_reinstated', 'provider_booking')
+    THEN split_part(p.key, ':', 2) END
+LEFT JOIN {CHARGES_VIEW} charge ON charge.id = CASE WHEN t.id IS NULL THEN p.object_id END
+LEFT JOIN {REFUNDS_VIEW} refund ON refund.id = CASE WHEN t.id IS NULL THEN p.object_id END
+LEFT JOIN {DISPUTES_VIEW} dispute ON dispute.id = CASE WHEN t.id IS NULL THEN p.object_id END
+LEFT JOIN {PAYOUT_MOVEMENTS_VIEW} payout ON payout.id = CASE WHEN t.id IS NULL THEN p.object_id END
+WHERE coalesce(
+    t.created_at,
+    CASE p.kind
+        -- Charged just before midnight, a payment may be booked just after it: then it is in the next day's balance.
+        WHEN 'capture' THEN (
+            SELECT min(first.created_at) FROM reconciliation_providertransaction first
+            WHERE first.source = charge.source AND first.reporting_category = 'charge' AND first.withdrawn_at IS NULL)
+        WHEN 'refund_failed_late' THEN (
+            SELECT max(back.created_at) FROM reconciliation_providertransaction back
+            WHERE back.source = refund.source AND back.reporting_category = 'refund_failure')
+        WHEN 'payout_failed' THEN (
+            SELECT max(back.created_at) FROM reconciliation_providertransaction back
+            WHERE back.source = payout.source AND back.reporting_category = 'payout_reversal')
+        WHEN 'opening' THEN '-infinity'
+        WHEN 'write_off' THEN split_part(p.key, ':', 2)::timestamp AT TIME ZONE 'UTC'
+    END,
+    charge.occurred_at, refund.occurred_at, dispute.occurred_at, payout.occurred_at, p.posted_at
+) < %(cut)s
+"""  # noqa: S608  constants
 
 # Objects that both books are known to hold differently, and by how much they move both at the cut: net, fees included.
 _EXPLAINED = f"""
@@ -319,25 +330,42 @@ WITH objects AS (
     WHERE m.kind = 'payout' AND m.occurred_at < %(cut)s
       AND (m.status IN ('pending', 'in_transit') OR m.status IN ('failed', 'cancelled') AND m.occurred_at >= %(recent)s)
 )
-SELECT moved.currency, sum(moved.minor)::bigint
+SELECT moved.currency, sum(moved.minor)::bigint FROM (
+SELECT t.currency, t.net_minor AS minor
+FROM (SELECT DISTINCT kind, source FROM objects) o
+JOIN reconciliation_providertransaction t ON t.source = o.source
+WHERE t.reporting_category = ANY(CASE o.kind
+        WHEN 'charge' THEN %(charge)s::text[] WHEN 'refund' THEN %(refund)s::text[]
+        WHEN 'dispute' THEN %(dispute)s::text[] WHEN 'payout' THEN %(payout)s::text[] END)
+  AND t.created_at >= %(since)s AND t.created_at < %(cut)s AND t.withdrawn_at IS NULL
+UNION ALL
+SELECT t.currency, t.net_minor
+FROM (SELECT DISTINCT kind, source FROM objects) o JOIN reconciliation_providertransaction t ON t.id = o.source
+WHERE o.kind IN ('adjustment', 'other')
+  AND t.created_at >= %(since)s AND t.created_at < %(cut)s AND t.withdrawn_at IS NULL
+UNION ALL
+SELECT p.currency, -p.amount_minor
 FROM (SELECT kind, source, max(subject) AS subject FROM objects GROUP BY kind, source) o
-CROSS JOIN LATERAL (
-    SELECT t.currency, t.net_minor AS minor FROM reconciliation_providertransaction t
-    WHERE o.kind IN ('charge', 'refund', 'dispute', 'payout') AND t.source = o.source
-      AND t.reporting_category = ANY(CASE o.kind
-          WHEN 'charge' THEN %(charge)s::text[] WHEN 'refund' THEN %(refund)s::text[]
-          WHEN 'dispute' THEN %(dispute)s::text[] ELSE %(payout)s::text[] END)
-      AND t.created_at >= %(since)s AND t.created_at < %(cut)s AND t.withdrawn_at IS NULL
-    UNION ALL
-    SELECT t.currency, t.net_minor FROM reconciliation_providertransaction t
-    WHERE o.kind IN ('adjustment', 'other') AND t.id = o.source
-      AND t.created_at >= %(since)s AND t.created_at < %(cut)s AND t.withdrawn_at IS NULL
-    UNION ALL
-    SELECT p.currency, -p.amount_minor FROM {POSTED_VIEW} p
-    WHERE p.subject = o.subject AND p.account_kind = 'provider_clearing'
-    UNION ALL
-    SELECT b.currency, -b.clearing_minor FROM {BOOKINGS_VIEW} b
-    WHERE o.kind IN ('adjustment', 'other') AND b.key = 'booking:' || o.source
+JOIN {POSTED_VIEW} p ON p.subject = o.subject
+WHERE p.account_kind = 'provider_clearing'
+UNION ALL
+SELECT b.currency, -b.clearing_minor
+FROM (SELECT DISTINCT kind, source FROM objects) o JOIN {BOOKINGS_VIEW} b ON b.key = 'booking:' || o.source
+WHERE o.kind IN ('adjustment', 'other')
+UNION ALL
+-- What a tolerance let pass stays a difference between both books…
+SELECT m.currency, m.difference_minor FROM reconciliation_match m
+WHERE m.tolerance_minor IS NOT NULL AND greatest(m.theirs_on, m.ours_on) BETWEEN %(begin)s AND %(day)s
+  AND NOT EXISTS (SELECT FROM objects o WHERE m.object = o.kind || ':' || o.source)
+UNION ALL
+-- …and what was put together across the cut stands in one of them alone.
+SELECT m.currency, CASE WHEN m.object LIKE 'refund:%%' THEN -1 ELSE 1 END * CASE
+    WHEN m.theirs_on <= %(day)s THEN m.theirs_minor
+    ELSE -(m.theirs_minor - CASE WHEN m.object LIKE 'refund:%%' THEN -1 ELSE 1 END * m.difference_minor) END
+FROM reconciliation_match m
+WHERE m.rule = ANY(%(joins)s) AND least(m.theirs_on, m.ours_on) BETWEEN %(begin)s AND %(day)s
+  AND greatest(m.theirs_on, m.ours_on) > %(day)s
+  AND NOT EXISTS (SELECT FROM objects o WHERE m.object = o.kind || ':' || o.source)
 ) moved
 GROUP BY moved.currency
 """  # noqa: S608
@@ -355,6 +383,8 @@ def _clearing(cut: _Cut) -> dict[str, Proof]:
         "recent": cut.at - _PAYOUTS_COME_BACK,
         "from": from_,
         "unresolved": list(UNRESOLVED_STATES),
+        "begin": cut.begin,
+        "joins": [Rule.PERSON, *FUZZY],
         **{kind: list(matching.CATEGORIES[kind]) for kind in matching.PAIRED},
     }
     proofs = {}

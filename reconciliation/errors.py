@@ -140,3 +140,24 @@ class TooMany(DomainError):
 
     code = "too_many"
     status = 409
+
+
+class RowLinked(DomainError):
+    """One of the two is linked with something else already: end that link first."""
+
+    code = "row_linked"
+    status = 409
+
+
+class ToleranceSet(DomainError):
+    """This merchant has a tolerance in this currency already: end that one first."""
+
+    code = "tolerance_set"
+    status = 409
+
+
+class ToleranceEnded(DomainError):
+    """This tolerance has ended already."""
+
+    code = "tolerance_ended"
+    status = 409

@@ -55,6 +55,7 @@ _NECESSARY: Final[Mapping[str, Mapping[str, str]]] = {
         "source": "source",
     },
 }
+_OBJECTS: Final = ["charge", "refund"]
 _OPTIONAL: Final[Mapping[str, Mapping[str, str]]] = {
     STRIPE: {
         "charge": "charge_id",
@@ -392,6 +393,11 @@ def days(layout: Layout, expected: Expected) -> tuple[date | None, date | None]:
 def _expressions(layout: Layout) -> dict[str, str]:
     """What a layout writes for what the statements above ask for."""
     named = {what: layout.column(what) for what in (*_NECESSARY[layout.name], *_OPTIONAL[EVERYCENT])}
+    # A charge or refund whose statement names no object stands under its row's own id: each is one of its own.
+    named["source"] = (
+        f"coalesce(nullif({named['source']}, ''),"
+        f" CASE WHEN {named['category']} = ANY(%(objects)s) THEN {named['id']} ELSE '' END)"
+    )
     local = layout.named["created"] == "created"
     utc = layout.named["created"] == "created_utc"
 
@@ -425,6 +431,7 @@ def _parameters(layout: Layout, expected: Expected) -> dict[str, Any]:
         "currencies": list(EXPONENTS),
         "exponents": list(EXPONENTS.values()),
         "shown": settings.RECONCILE_PROBLEMS_SHOWN,
+        "objects": _OBJECTS,
     }
 
 

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -13,6 +14,7 @@ from django.db.models.functions import Abs, Coalesce, Now, NullIf
 
 from foundation.database import database_now
 from foundation.errors import NotFound
+from foundation.ids import public_id
 from orders import selectors as orders
 from orders.types import OrderView
 from payments import selectors as payments
@@ -25,6 +27,7 @@ from reconciliation.models import (
     DiscrepancyAction,
     DiscrepancyHistory,
     Incident,
+    Match,
     Period,
     PeriodClosing,
     PeriodReopening,
@@ -36,9 +39,11 @@ from reconciliation.types import (
     AGE_BUCKETS,
     HINTS,
     KINDS,
+    NUMBER_PREFIXES,
     Action,
     ActionInfo,
     BulkPage,
+    Candidate,
     Cause,
     IncidentPage,
     Kind,
@@ -151,6 +156,8 @@ class DiscrepancyPage:
     history: Sequence[DiscrepancyHistory]
     actions: Sequence[DiscrepancyAction]  # what people did, oldest first
     offered: Sequence[ActionInfo]  # what can be done now
+    proposals: Sequence[Candidate]  # what it may be on the other side, best first
+    match: Match | None  # where both sides agree now: why
     # Where nothing says to which order a charge belongs: those that asked for just that amount not long before.
     candidates: Sequence[OrderView] = ()
 
@@ -175,6 +182,30 @@ def discrepancy_page(discrepancy_id: UUID) -> DiscrepancyPage:
         history=list(item.history.order_by("id")),
         actions=list(item.actions.order_by("id")),
         offered=offered_actions(item),
+        proposals=candidates_of(item),
+        match=Match.objects.filter(pk=f"{item.object_kind}:{item.source}").first(),
+    )
+
+
+def candidates_of(item: Discrepancy) -> list[Candidate]:
+    """What a discrepancy may be on the other side, as the last run saw it: the best first, then the runner-up."""
+    if item.object_kind not in ("charge", "refund"):  # a bank line's are told otherwise
+        return []
+    return [_candidate(item.object_kind, card) for card in item.evidence.get("candidates", [])]
+
+
+def _candidate(object_kind: str, card: dict[str, Any]) -> Candidate:
+    number = public_id(NUMBER_PREFIXES[object_kind], UUID(card["id"])) if card["side"] == "ours" else ""
+    return Candidate(
+        side=card["side"],
+        number=number,
+        source=card["source"],
+        amount_minor=card["minor"],
+        currency=card["currency"],
+        at=datetime.fromisoformat(card["at"]),
+        order_reference=card.get("order", ""),
+        agrees=tuple(card["agrees"]),
+        differs=tuple(card["differs"]),
     )
 
 

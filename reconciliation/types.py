@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -42,8 +42,112 @@ BROKEN_PROMISE: Final = "refund_came_to_nothing"
 # about: those are looked at by `reconciliation.bank` alone.
 OBJECT_KINDS: Final = ("charge", "refund", "dispute", "payout", "adjustment", "other", "statement", "bank")
 
+# What our number of such an object begins with.
+NUMBER_PREFIXES: Final[Mapping[str, str]] = {"charge": "pay", "refund": "ref", "dispute": "dsp", "payout": "pot"}
+
 # Told by news alone. Both books may agree about such an item and it is open all the same: a run leaves it to people.
 NOT_JUDGED_BY_RUNS: Final = (Kind.REFUND_FAILED_LATE, Kind.OVER_REFUNDED)
+
+
+class Rule:
+    """Why two records are taken for one movement, the strongest first."""
+
+    ID: Final = "id"
+    INTENT: Final = "intent"
+    PERSON: Final = "person"
+    METADATA: Final = "metadata"
+    AMOUNT_AND_DATE: Final = "amount_and_date"
+
+
+FUZZY: Final = (Rule.METADATA, Rule.AMOUNT_AND_DATE)  # made only where nothing else fits, either way
+BY_RULES: Final[Mapping[str, str]] = {
+    Rule.ID: "Our books know the object by the id that Stripe gives it.",
+    Rule.INTENT: "Our payment knew no charge yet; both sides name the same intent.",
+    Rule.PERSON: "A person linked them.",
+    Rule.METADATA: "Stripe's metadata name our payment (of a refund: the payment it is of); amount and date agree, and "
+    "nothing else fits, either way.",
+    Rule.AMOUNT_AND_DATE: "Stripe's row names nothing; amount, currency and date agree, and nothing else of this amount "
+    "is left near it, on either side.",
+}
+
+
+MOST_TOLERATED_MINOR: Final = 1_000  # a rounding, not a discount; PostgreSQL holds it as well
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerated:
+    """Up to so many minor units a difference counts as a match, and stays visible. `merchant_id` None: every merchant's."""
+
+    merchant_id: UUID | None
+    currency: str
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What counts as a match beside equal ids."""
+
+    intent: bool = True
+    metadata: bool = True
+    amount_and_date: bool = True
+    apart: timedelta = timedelta(days=1)  # fuzzy matches are not further apart
+    tolerances: tuple[Tolerated, ...] = ()  # at most one for a merchant and a currency
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a leftover of one side may be on the other. Amounts are positive minor units."""
+
+    side: str  # ours, theirs: where it stands
+    number: str  # ours; empty where it is theirs
+    source: str  # ch_…, re_…
+    amount_minor: int
+    currency: str
+    at: datetime
+    order_reference: str
+    agrees: tuple[str, ...]  # of payment, order, intent, amount, currency, date, id
+    differs: tuple[str, ...]
+
+
+class Change:
+    """What other rules would do to a match."""
+
+    GAINED: Final = "gained"
+    LOST: Final = "lost"
+    FLIPPED: Final = "flipped"  # matched with something else, or for another reason; or another difference than before
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIfChange:
+    """One object of the provider's that other rules would see otherwise. `before` and `after`: a rule, or a kind of difference.
+
+    `ours_…` are our numbers, empty where there is no match.
+    """
+
+    change: str
+    object_kind: str
+    source: str
+    before: str
+    after: str
+    ours_before: str
+    ours_after: str
+    currency: str
+    theirs_minor: int
+    difference_minor: int  # that the match would leave: within a tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """What other rules would have done on a day."""
+
+    day: date
+    gained: int
+    lost: int
+    flipped: int
+    matched_before: int
+    matched_after: int
+    open_after: int  # differences of the day that would be open
+    changes: tuple[WhatIfChange, ...]  # the first ones
 
 
 class Severity:

@@ -8,13 +8,14 @@ from uuid import uuid4
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern
+from django.urls import URLPattern, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from foundation import cells
 from foundation.database import database_now
 from foundation.desk import Act, ActForm, ReadOnlyAdmin, by_number, choice_filter
+from foundation.ids import parse_public_id
 from foundation.sections import Cell, Custom, Entry, Facts, Page, Section, Table, Timeline
 from orders.types import OrderView
 from reconciliation import selectors
@@ -22,9 +23,9 @@ from reconciliation.admin import approvals, plans, shared
 from reconciliation.admin.acts import act_of
 from reconciliation.admin.filters import AgeFilter, CurrencyFilter, KindFilter, OwnerFilter, StateFilter
 from reconciliation.admin.shared import SEVERITY, linked, order_link, run_link, state, walk_link
-from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory, ProviderTransaction
+from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory, Match, ProviderTransaction
 from reconciliation.states import OPEN_STATES, DiscrepancyState, Outcome
-from reconciliation.types import ACTIONS, KINDS, Action, Severity, info_of
+from reconciliation.types import ACTIONS, BY_RULES, KINDS, Action, Candidate, Severity, info_of
 
 
 @admin.register(Discrepancy)
@@ -183,11 +184,12 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
                 _compare(request, item),
                 *_proposed(request, item),
                 *approvals.section(item),
+                *_proposals(request, item, found.proposals),
                 _actions_log(found.actions),
                 *_order(request, found.order),
                 *_candidates_table(request, found.candidates),
                 _transactions(found.transactions),
-                self._facts(request, item),
+                self._facts(request, item, found.match),
                 _history(found.history),
             ],
         )
@@ -210,7 +212,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
         found = items.filter(business_date__isnull=False).order_by(*order).first()
         return self.page_url(found) if found else ""
 
-    def _facts(self, request: HttpRequest, row: Discrepancy) -> Facts:
+    def _facts(self, request: HttpRequest, row: Discrepancy, match: Match | None) -> Facts:
         facts: list[tuple[str, Cell]] = [
             ("Owner", row.owner or cells.NOTHING),
             ("Answered for by", f"{row.period:%B %Y}" if row.period else cells.NOTHING),
@@ -221,7 +223,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
             ("Follow the money", walk_link(request, row.source if row.object_kind != "statement" else "")),
             ("Intent", cells.code(row.intent)),
             ("Incident", shared.incident_link(request, row.incident_id)),
-            ("Matched by", str(row.evidence.get("matched_by", "")).replace("_", " ") or cells.NOTHING),
+            ("Matched by", _matched_by(row, match)),
             ("First seen", cells.beside(run_link(request, row.first_seen_run), cells.moment(row.first_seen_at))),
             ("Last seen", run_link(request, row.last_seen_run)),
         ]
@@ -356,6 +358,12 @@ def _proposed(request: HttpRequest, row: Discrepancy) -> list[Section]:
     ]
 
 
+def _matched_by(row: Discrepancy, match: Match | None) -> Cell:
+    """Why both sides are taken for one movement; where they agree by now, as that match says."""
+    rule = match.rule if match else str(row.evidence.get("matched_by", ""))
+    return cells.sub(rule.replace("_", " "), BY_RULES.get(rule, "")) if rule else cells.NOTHING
+
+
 def _own_number(request: HttpRequest, row: Discrepancy) -> SafeString:
     if row.refund_id:
         return cells.link(request, "payments.refund", row.refund_id, cells.code(row.refund_number))
@@ -411,6 +419,42 @@ def _order(request: HttpRequest, order: OrderView | None) -> list[Section]:
             empty="",
         )
     ]
+
+
+def _proposals(request: HttpRequest, row: Discrepancy, found: Sequence[Candidate]) -> list[Section]:
+    """What it may be on the other side. The first fits best; the second says how sure that is."""
+    if not found:
+        return []
+    return [
+        Table(
+            "What it may be in our books" if found[0].side == "ours" else "What it may be in Stripe's books",
+            ["Candidate", "Order", "At", cells.right("Amount"), "Agrees", "Differs"],
+            [
+                [
+                    cells.sub(_candidate_link(request, row, one), _place(place)),
+                    order_link(request, one.order_reference) if one.order_reference else cells.NOTHING,
+                    cells.brief(one.at),
+                    cells.money(one.amount_minor, one.currency),
+                    cells.lines(one.agrees),
+                    cells.lines(one.differs),
+                ]
+                for place, one in enumerate(found)
+            ],
+            empty="",
+        )
+    ]
+
+
+def _candidate_link(request: HttpRequest, row: Discrepancy, one: Candidate) -> SafeString:
+    if one.number:
+        model, prefix = ("payments.refund", "ref") if row.object_kind == "refund" else ("payments.payment", "pay")
+        return cells.link(request, model, parse_public_id(prefix, one.number), cells.short(one.number))
+    address = reverse("admin:reconciliation_discrepancy_changelist")  # its own item is where it is linked
+    return cells.anchor(f"{address}?{urlencode({'q': one.source})}", cells.short(one.source))
+
+
+def _place(place: int) -> str:
+    return "fits best" if place == 0 else "runner-up" if place == 1 else ""
 
 
 def _actions_log(actions: Sequence[DiscrepancyAction]) -> Table:

@@ -11,6 +11,7 @@ from reconciliation.services.bank import (
 )
 from reconciliation.services.bulk import carry_out, plan_bulk, stop, work_on_bulk
 from reconciliation.services.chain import extend_chain, extend_chain_of_today
+from reconciliation.services.links import end_link, link_row
 from reconciliation.services.news import (
     note_contradiction,
     note_dispute_contradiction,
@@ -30,6 +31,8 @@ from reconciliation.services.periods import (
 )
 from reconciliation.services.runs import reconcile_day, reconcile_missing_days, request_run
 from reconciliation.services.statements import import_statement
+from reconciliation.services.tolerances import end_tolerance, set_tolerance
+from reconciliation.services.what_if import try_rules
 
 __all__ = [
     "approve_action",
@@ -37,11 +40,14 @@ __all__ = [
     "ask_reopening",
     "carry_out",
     "close_period",
+    "end_link",
+    "end_tolerance",
     "extend_chain",
     "extend_chain_of_today",
     "import_bank_statement",
     "import_statement",
     "link_bank_line",
+    "link_row",
     "match_bank_lines",
     "note_contradiction",
     "note_dispute_contradiction",
@@ -58,8 +64,10 @@ __all__ = [
     "refuse_reopening",
     "reject_action",
     "request_run",
+    "set_tolerance",
     "start_books",
     "stop",
+    "try_rules",
     "unlink_bank_line",
     "wake_ignored",
     "work_on_bulk",

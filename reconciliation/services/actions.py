@@ -28,7 +28,7 @@ from reconciliation import books, matching, selectors
 from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyResolved, ApprovalPending, NoteMissing
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory
-from reconciliation.services import findings, incidents
+from reconciliation.services import findings, incidents, matches
 from reconciliation.services.repairs import REPAIRS, compare
 from reconciliation.states import DISCREPANCY_EDGES, UNRESOLVED_STATES, ClosedAs, DiscrepancyState, Outcome
 from reconciliation.types import (
@@ -280,6 +280,8 @@ def _compare_again(item: Discrepancy, info: ActionInfo, record: DiscrepancyActio
         if item.state != DiscrepancyState.RESOLVED:
             _resolve(item, ClosedAs.FIXED if info.repairs else ClosedAs.AUTO, record)
     findings.look_again(item.last_seen_run_id, by=record.by, now=now)
+    if item.object_kind != "bank":  # its leg keeps its own
+        matches.store(None, now=now)
     return f"{done} {verdict}"
 
 

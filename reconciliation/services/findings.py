@@ -103,7 +103,9 @@ SELECT kind, {_COUNTED}, count(*) FROM moved GROUP BY 1, 2
 _REFRESH = f"""
 UPDATE reconciliation_discrepancy d
 SET {", ".join(_refreshed(name) for name in _FIGURES)}, last_seen_run_id = coalesce(%(run)s, d.last_seen_run_id),
-    evidence = f.evidence || CASE WHEN d.state = 'timing' THEN jsonb_build_object('timing', f.timing) ELSE '{{}}' END
+    evidence = CASE WHEN %(run)s::uuid IS NULL AND d.evidence ? 'candidates' -- only a run looks for candidates
+        THEN jsonb_build_object('candidates', d.evidence -> 'candidates') ELSE '{{}}' END
+        || f.evidence || CASE WHEN d.state = 'timing' THEN jsonb_build_object('timing', f.timing) ELSE '{{}}' END
 FROM recon_found f
 WHERE f.fingerprint = d.fingerprint AND d.closed_as <> 'accepted'
 """  # noqa: S608

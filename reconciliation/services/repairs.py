@@ -30,6 +30,7 @@ from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction
 from reconciliation.services import bank
 from reconciliation.services.importing import import_sources
+from reconciliation.services.links import link_row
 from reconciliation.types import Action, ActionInput, Kind, Proved
 
 Repair = Callable[[Discrepancy, DiscrepancyAction, ActionInput], str]
@@ -67,6 +68,10 @@ def replay_event(item: Discrepancy, action: DiscrepancyAction, given: ActionInpu
 
 def link(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
     number = given.number.strip()
+    if item.evidence.get("transactions") == [
+        item.source
+    ]:  # a statement's row that names no object: Stripe is not asked
+        return link_row(item=item, number=number, by=action.by, why=action.note)
     if item.object_kind == "refund":
         payments.link_refund(refund=number, theirs=item.source, by=action.by, why=action.note)
     else:

@@ -24,7 +24,7 @@ from reconciliation.bank import legs
 from reconciliation.errors import RunInProgress, RunTakenOver, WorkersUnreachable
 from reconciliation.locks import one_writer
 from reconciliation.models import ReconciliationRun
-from reconciliation.services import bank, findings
+from reconciliation.services import bank, findings, matches
 from reconciliation.services.balances import read_balance
 from reconciliation.services.importing import Progress, import_day, read_window
 from reconciliation.services.periods import open_periods
@@ -65,7 +65,9 @@ def reconcile_day(
         renewing(
             imported, lease_s=settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000
         )  # nothing renews it while it compares
-        return _compare(run, imported, began, unbooked=unbooked)
+        report = _compare(run, imported, began, unbooked=unbooked)
+    _post_fees_of_matches(day)
+    return report
 
 
 def _check(day: date, now: datetime) -> None:
@@ -175,8 +177,15 @@ def _unbooked(day: date) -> list[str]:
 def _post_learnt_fees(day: date) -> None:
     """Fees of which nobody told us before: the provider's statement is their voucher."""
     since, until = read_window(day)
-    fees = matching.unposted_fees(since, until, starts_on=books.starts_on())
-    if fees:
+    for fees in matching.unposted_fees(since, until, starts_on=books.starts_on()):
+        payments_services.post_learnt_fees(fees, by="reconciliation")
+
+
+def _post_fees_of_matches(day: date) -> None:
+    """Fees of what was put together by another rule than ids: whose they are is known since the match was stored. A process
+    that dies before leaves them to the next run that reads the day.
+    """
+    for fees in matching.unposted_fees_of_matches(read_window(day)[1], starts_on=books.starts_on()):
         payments_services.post_learnt_fees(fees, by="reconciliation")
 
 
@@ -222,6 +231,7 @@ def _match_and_store(
     starts_on = books.starts_on()
     matching.match_day(run.date, now=now, unbooked=unbooked, starts_on=starts_on)
     kinds = findings.store(run, now=now)
+    matches.store(run.pk, now=now)
     totals = matching.day_totals(run.date, starts_on=starts_on)
     statements = _close(run, kinds, now=now, dry_run=dry_run)
     _look_at_bank(run, kinds, now=now)
@@ -251,7 +261,10 @@ def _close(run: ReconciliationRun, kinds: dict[str, KindCounts], *, now: datetim
     since, until = read_window(run.date)
     books.recount(since.date(), (until - timedelta(microseconds=1)).date())
     cut = matching.window(run.date)[1]
-    to_post = matching.unposted_fees(since, cut, starts_on=books.starts_on()) if dry_run else []
+    starts_on = books.starts_on()
+    to_post = [fee for fees in matching.unposted_fees_of_matches(cut, starts_on=starts_on) for fee in fees]
+    if dry_run:
+        to_post += [fee for fees in matching.unposted_fees(since, cut, starts_on=starts_on) for fee in fees]
     statements = books.statements(run.date, to_post=to_post)
     newest = selectors.last_reconciled_on()
     if not run.provisional and (newest is None or run.date >= newest):

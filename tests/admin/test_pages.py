@@ -12,6 +12,7 @@ from catalog.models import ApiKey
 from durability.models import Delivery
 from foundation.database import database_now
 from foundation.ids import uuid7
+from foundation.money import EXPONENTS
 from inventory import services as inventory
 from orders.models import MerchantCall, Order
 from payments import services as payments
@@ -44,8 +45,13 @@ def staff_lists():
 def trade(books):
     """Some of everything: sales, a decline, a refund, differences and a run."""
 
+    currencies = iter(EXPONENTS)
+
     def more() -> None:
         sold = books.sell(3)
+        reconciliation.set_tolerance(
+            merchant_id=books.shop.merchant_id, currency=next(currencies), amount_minor=1, by="test", note="roundings"
+        )
         books.refund(sold[0], 500)
         books.abandon()
         grant(books.shop, 100)

@@ -30,6 +30,8 @@ BOOKS = [
     "reconciliation_bankline",
     "reconciliation_statementfile",
     "reconciliation_period",
+    "reconciliation_match",
+    "reconciliation_tolerance",
 ]
 MACHINERY = ["durability_sagarun", "durability_delivery", "durability_message", "django_celery_beat_periodictask"]
 KEYS = ["catalog_apikey"]

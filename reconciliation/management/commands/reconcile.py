@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
@@ -20,10 +20,10 @@ from rich.table import Table
 from foundation.database import database_now
 from foundation.errors import DomainError
 from foundation.money import format_minor
-from reconciliation import selectors, services
+from reconciliation import rules, selectors, services
 from reconciliation.management.commands.import_statement import a_day, take_in, tell
 from reconciliation.services.importing import Progress
-from reconciliation.types import KINDS, RunReport
+from reconciliation.types import KINDS, RunReport, WhatIf
 
 NOTHING_OPEN, DISCREPANCIES_OPEN, COULD_NOT_RUN = 0, 1, 2
 LONGEST_RANGE_DAYS = 366  # one run a day: a typing error in a year shall not start thousands
@@ -44,10 +44,18 @@ class Command(BaseCommand):
             type=Path,
             help="compare with what this statement file says, and ask Stripe nothing; without days, with all of the file's",
         )
-        parser.add_argument("--what-if", metavar="RULES", help="not in this version")
+        parser.add_argument(
+            "--what-if",
+            metavar="RULES",
+            type=Path,
+            help="a TOML or JSON file of changed rules: which matches of the days would be gained, lost or flipped. Asks "
+            "Stripe nothing and writes nothing",
+        )
 
     def handle(self, **options: Any) -> None:
         try:
+            if options["what_if"]:
+                self._what_if(options)
             days = self._take_in(options) if options["statement"] else _days(options)
             reports = [self._reconcile(day, options) for day in days]
             still_open = any(report.open_count for report in reports) or selectors.open_between(days[0], days[-1])
@@ -84,6 +92,35 @@ class Command(BaseCommand):
             self._tell(report)
         return report
 
+    def _what_if(self, options: dict[str, Any]) -> NoReturn:
+        """Exit codes as ever, of what would be: 1 where differences of these days would be open."""
+        if options["statement"]:
+            raise DomainError("--what-if looks at rows that are there: take the statement in first.")
+        tried = services.try_rules(days=_days(options), by=rules.read_file(options["what_if"]))
+        if options["json"]:
+            self.stdout.write(json.dumps({"what_if": [_what_if_json(one) for one in tried]}))
+        else:
+            for one in tried:
+                self._tell_what_if(one)
+        sys.exit(DISCREPANCIES_OPEN if any(one.open_after for one in tried) else NOTHING_OPEN)
+
+    def _tell_what_if(self, tried: WhatIf) -> None:
+        self.stdout.write(
+            f"{tried.day}: {tried.gained} gained, {tried.lost} lost, {tried.flipped} flipped;"
+            f" {tried.matched_before} matched now, {tried.matched_after} with these rules, {tried.open_after} would be open"
+        )
+        for one in tried.changes:
+            amount = format_minor(one.theirs_minor, one.currency)
+            number = one.ours_after or one.ours_before
+            left = f", {format_minor(one.difference_minor, one.currency)} apart" if one.difference_minor else ""
+            self.stdout.write(
+                f"  {one.change:<8}{one.object_kind} {one.source} {amount}"
+                f"{f' with {number}' if number else ''}: {_words(one.before)} → {_words(one.after)}{left}"
+            )
+        more = tried.gained + tried.lost + tried.flipped - len(tried.changes)
+        if more:
+            self.stdout.write(f"  … and {more} more")
+
     @contextmanager
     def _progress(self, day: date, *, quiet: bool) -> Iterator[Progress]:
         """A moving line on a terminal; nothing in a pipe, where the result's lines follow."""
@@ -114,6 +151,14 @@ class Command(BaseCommand):
                 self.stdout.write(f"  {kind}: {figures}")
 
 
+def _what_if_json(tried: WhatIf) -> dict[str, Any]:
+    return asdict(tried) | {"day": tried.day.isoformat()}
+
+
+def _words(why: str) -> str:
+    return why.replace("_", " ") or "nothing"
+
+
 def as_json(report: RunReport) -> dict[str, Any]:
     """A run as the command promises it to scripts."""
     return {
@@ -142,8 +187,6 @@ def _totals(totals: dict[str, int]) -> str:
 
 
 def _days(options: dict[str, Any]) -> list[date]:
-    if options["what_if"]:
-        raise DomainError("--what-if is not in this version.")
     first, last = options["first"], options["last"]
     if (options["date"] and (first or last)) or bool(first) != bool(last):
         raise DomainError("give --date alone, or --from and --to together.")

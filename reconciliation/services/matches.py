@@ -1,0 +1,49 @@
+"""Writes down which objects of the provider's are matched with which of ours, and why.
+
+Set-based, in the caller's transaction, after a match and after its discrepancies were stored.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+from django.db import connection
+
+# What was looked at is what a later look replaces: a pair that differs now, or is not there any more, is no match. A row
+# that says the same stays untouched, so a run that is repeated writes nothing.
+_STORE = """
+MERGE INTO reconciliation_match m
+USING (
+    SELECT i.kind || ':' || i.source AS object, p.kind, p.ours_id, p.rule, p.theirs_currency AS currency, p.theirs_minor,
+           CASE WHEN p.ours_source <> p.source THEN p.ours_source ELSE '' END AS ours_source,
+           CASE WHEN p.tolerance_minor IS NULL THEN 0
+                ELSE (CASE p.kind WHEN 'charge' THEN 1 ELSE -1 END) * (p.theirs_minor - p.ours_minor)
+           END AS difference_minor, p.tolerance_minor,
+           (p.theirs_at AT TIME ZONE 'UTC')::date AS theirs_on, (p.ours_at AT TIME ZONE 'UTC')::date AS ours_on,
+           p.ours_id IS NOT NULL AND p.theirs_rows IS NOT NULL AND f.source IS NULL AS agrees
+    FROM recon_item i
+    LEFT JOIN recon_pair p ON p.kind = i.kind AND p.source = i.source
+    LEFT JOIN (SELECT DISTINCT object_kind, source FROM recon_found WHERE kind <> 'fee_variance') f
+        ON f.object_kind = p.kind AND f.source = p.source
+    WHERE i.kind IN ('charge', 'refund', 'dispute', 'payout')
+) now ON now.object = m.object
+WHEN NOT MATCHED AND now.agrees THEN
+    INSERT (object, ours_id, ours_source, rule, currency, theirs_minor, difference_minor, tolerance_minor, theirs_on,
+            ours_on, run_id)
+    VALUES (now.object, now.ours_id, now.ours_source, now.rule, now.currency, now.theirs_minor, now.difference_minor,
+            now.tolerance_minor, now.theirs_on, now.ours_on, %(run)s)
+WHEN MATCHED AND now.agrees AND (m.ours_id, m.ours_source, m.rule, m.currency, m.theirs_minor, m.difference_minor,
+                                 m.tolerance_minor, m.theirs_on, m.ours_on)
+        IS DISTINCT FROM (now.ours_id, now.ours_source, now.rule, now.currency, now.theirs_minor, now.difference_minor,
+                          now.tolerance_minor, now.theirs_on, now.ours_on) THEN
+    UPDATE SET ours_id = now.ours_id, ours_source = now.ours_source, rule = now.rule, currency = now.currency,
+               theirs_minor = now.theirs_minor, difference_minor = now.difference_minor,
+               tolerance_minor = now.tolerance_minor, theirs_on = now.theirs_on, ours_on = now.ours_on,
+               run_id = %(run)s, matched_at = %(now)s
+WHEN MATCHED AND NOT coalesce(now.agrees, false) THEN DELETE
+"""
+
+
+def store(run: UUID | None, *, now: datetime) -> None:
+    """Write what the last look saw as matches."""
+    with connection.cursor() as cursor:
+        cursor.execute(_STORE, {"run": run, "now": now})
