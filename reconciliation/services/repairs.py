@@ -71,8 +71,8 @@ def link(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> st
     if item.evidence.get("transactions") == [
         item.source
     ]:  # a statement's row that names no object: Stripe is not asked
-        return link_row(item=item, number=number, by=action.by, why=action.note)
-    if item.object_kind == "refund":
+        link_row(item=item, number=number, by=action.by, why=action.note)
+    elif item.object_kind == "refund":
         payments.link_refund(refund=number, theirs=item.source, by=action.by, why=action.note)
     else:
         payments.link_charge(payment=number, charge=item.source, by=action.by, why=action.note)
