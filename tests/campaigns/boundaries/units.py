@@ -13,7 +13,7 @@ from foundation.errors import DomainError
 from tests.campaigns.boundaries.recorder import AFTER, COMMIT, DO, HANDLER, OURS, SAGA, TASK, UNDO, Boundary, Place
 
 # The first commit in these places says that something was asked for, and does nothing of it yet.
-_NOTES = ("catalog.authentication", "reconciliation.services.actions")
+_NOTES = ("catalog.authentication", "reconciliation.services.actions", "reconciliation.services.approvals")
 _PRODUCT = OURS - {"tests"}  # durability's own tests declare recipes and handlers too
 
 
