@@ -33,6 +33,7 @@ from payments.providers import stripe as provider
 from payments.services import attempts
 from reconciliation import services as reconciliation_services
 from reconciliation.models import (
+    AuditRow,
     BulkItem,
     Discrepancy,
     DiscrepancyAction,
@@ -253,6 +254,12 @@ def woken_once(shop: Shop) -> None:
     assert DiscrepancyHistory.objects.filter(from_state="ignored").count() == 1
 
 
+def chained_once(shop: Shop) -> None:
+    objects = list(AuditRow.objects.values_list("object", flat=True))
+    assert f"item:{Discrepancy.objects.get().pk}" in objects
+    assert len(objects) == len(set(objects))
+
+
 def posted_yesterday(shop: Shop) -> None:
     """Nobody can date a posting: past the triggers, as a superuser may."""
     shop.bought()
@@ -301,6 +308,7 @@ JOBS = {
     "reconciliation.nightly": Job(yesterday, "reconciliation.services.runs._begin", reconciled_once),
     "reconciliation.work_on_bulk": Job(confirmed_in_bulk, "reconciliation.services.bulk._claim", acted_once),
     "reconciliation.wake_ignored": Job(ignored_until_today, "commit", woken_once),
+    "reconciliation.extend_chain": Job(found_yesterday, "commit", chained_once),
 }
 
 
