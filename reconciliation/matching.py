@@ -92,7 +92,8 @@ _KIND = f"""CASE {
 } ELSE 'other' END"""
 
 _TABLES = """
-DROP TABLE IF EXISTS pg_temp.recon_item, pg_temp.recon_pair, pg_temp.recon_found;
+DROP TABLE IF EXISTS pg_temp.recon_item, pg_temp.recon_pair, pg_temp.recon_fee, pg_temp.recon_found;
+CREATE TEMPORARY TABLE recon_fee (kind text, source text, key text) ON COMMIT DROP;
 CREATE TEMPORARY TABLE recon_item (kind text, source text) ON COMMIT DROP;
 CREATE TEMPORARY TABLE recon_pair (
     kind text, source text,
@@ -398,15 +399,17 @@ WHERE i.kind IN ('adjustment', 'other') AND t.withdrawn_at IS NULL AND i.kind = 
 
 # The fee that the provider's rows take beside the one that we posted when we learnt of it (`fee:txn_…`). What was never
 # posted is posted by the run itself, before it compares: the statement is its voucher.
+# The keys are a table of their own, and counted: no statistics tell how many pairs agree in their currency.
+_FEE_KEYS = """
+INSERT INTO recon_fee SELECT p.kind, p.source, 'fee:' || id FROM recon_pair p CROSS JOIN LATERAL unnest(p.ids) AS id
+WHERE p.ours_id IS NOT NULL AND p.ours_currency = p.theirs_currency
+"""
 _FEES = f"""
 INSERT INTO recon_found
-WITH asked AS (
-    SELECT p.kind, p.source, 'fee:' || id AS key FROM recon_pair p CROSS JOIN LATERAL unnest(p.ids) AS id
-    WHERE p.ours_id IS NOT NULL AND p.ours_currency = p.theirs_currency
-), posted AS (
-    SELECT a.kind, a.source, -l.amount_minor AS fee_minor FROM asked a JOIN {CLEARING_LINES_VIEW} l ON l.key = a.key
+WITH posted AS (
+    SELECT a.kind, a.source, -l.amount_minor AS fee_minor FROM recon_fee a JOIN {CLEARING_LINES_VIEW} l ON l.key = a.key
     UNION ALL
-    SELECT a.kind, a.source, -l.amount_minor FROM asked a JOIN {CLEARING_CORRECTIONS_VIEW} l ON l.key = a.key
+    SELECT a.kind, a.source, -l.amount_minor FROM recon_fee a JOIN {CLEARING_CORRECTIONS_VIEW} l ON l.key = a.key
 ), fee AS (
     SELECT kind, source, sum(fee_minor)::bigint AS ours_minor FROM posted GROUP BY kind, source
 )
@@ -806,6 +809,9 @@ def _judge(parameters: dict[str, Any], *, now: datetime, unbooked: Sequence[str]
             "may_be_timing": _MAY_BE_TIMING,
         },
     )
+    _run("DELETE FROM recon_fee", {})
+    _run(_FEE_KEYS, {})
+    _run("ANALYZE recon_fee", {})
     _run(_FEES, parameters)
     _mark_unhandled(now)
 

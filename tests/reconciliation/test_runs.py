@@ -389,7 +389,7 @@ def test_without_a_date_it_is_yesterday(no_import):
     ("arguments", "reason"),
     [
         (["--statement", "x.csv"], "x.csv: No such file"),
-        (["--what-if", "x"], "--what-if is not in this version"),
+        (["--what-if", "x"], "x cannot be read: No such file"),
         (["--from", "2026-01-01"], "--from and --to together"),
         (["--from", "2026-01-02", "--to", "2026-01-01"], "must not be after"),
         (["--date", "2026-01-02", "--to", "2026-01-01"], "--date alone"),
