@@ -38,7 +38,7 @@ def read_file(path: Path) -> Rules:
             raise InvalidInput(f"{path.name} is too long to be a file of rules.")
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}") from error
+        raise InvalidInput(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     parse: Callable[[str], Any] = json.loads if path.suffix == ".json" else tomllib.loads
     try:
         document = parse(text)

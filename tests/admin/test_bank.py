@@ -138,7 +138,7 @@ def test_a_line_is_linked_and_the_link_taken_back_at_the_desk(as_role, books):
     statement(f"B-1,ACCT,{payout.arrives_on},usd,{payout.amount_minor},,A bank,")
     line = BankLine.objects.get()
     body = {"link-payout": payout.number, "link-note": "it is the only one"}
-    assert as_role("clerk").post(act_url(line, "link"), body).status_code == 403
+    assert as_role("operator").post(act_url(line, "link"), body).status_code == 403
     manager = as_role("manager")
     assert manager.post(act_url(line, "link"), body).status_code == 302
     page = manager.get(page_url(line)).content.decode()
