@@ -1179,7 +1179,7 @@ class Tolerance(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     merchant_id = models.UUIDField()
     currency = models.CharField(max_length=3)
-    amount_minor = models.PositiveIntegerField()
+    amount_minor = models.BigIntegerField()
     by = models.CharField(max_length=150)
     note = models.TextField()
     since = models.DateTimeField(db_default=Now())

@@ -41,7 +41,7 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=foundation.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('merchant_id', models.UUIDField()),
                 ('currency', models.CharField(max_length=3)),
-                ('amount_minor', models.PositiveIntegerField()),
+                ('amount_minor', models.BigIntegerField()),
                 ('by', models.CharField(max_length=150)),
                 ('note', models.TextField()),
                 ('since', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),

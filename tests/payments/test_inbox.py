@@ -143,10 +143,11 @@ def test_a_list_that_begins_behind_a_gap_does_not_close_it(shop, paid_elsewhere)
     assert InboxMark.objects.get().listed_until == began
 
 
-def test_an_inbox_that_was_never_listed_begins_a_little_before_its_newest_event(shop, client, paid_elsewhere):
+def test_an_inbox_that_was_never_listed_begins_a_little_before_its_newest_event(shop, client, paid_elsewhere, settings):
     assert inbox.catch_up_since() < database_now() - timedelta(days=1)
     send(client, event_of("evt_new", "payment_intent.created", "pi_somebody"))
-    assert database_now() - timedelta(hours=2) < inbox.catch_up_since() < database_now() - timedelta(minutes=59)
+    margin = timedelta(seconds=settings.INBOX_CATCH_UP_MARGIN_S)
+    assert database_now() - 2 * margin < inbox.catch_up_since() <= database_now() - margin
 
 
 # --- Replaying --------------------------------------------------------------------------------------

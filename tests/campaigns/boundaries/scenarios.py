@@ -14,6 +14,7 @@ from datetime import time as time_of_day
 from functools import partial
 from io import BytesIO
 from typing import Any
+from uuid import UUID
 
 import requests
 import stripe
@@ -870,6 +871,24 @@ def link(world: World) -> Played:
     )
 
 
+@scenario("many are corrected at once")
+def in_bulk(world: World) -> Played:
+    _found_at_night(world, Kind.AMOUNT_MISMATCH_REFUND)
+    world.plant(Kind.UNKNOWN_TYPE)
+    run_task("reconciliation.reconcile_day", day=_yesterday(), by="clara")
+    bulk_id = UUID("0199f000-0000-7000-8000-000000000001")
+    items = list(Discrepancy.objects.values_list("pk", flat=True))
+
+    def play() -> None:
+        reconciliation.plan_bulk(
+            bulk_id=bulk_id, action=Action.WRITE_OFF, discrepancies=items, by="clara", scope="all of yesterday"
+        )
+        reconciliation.carry_out(bulk_id=bulk_id, by="clara", note="cents")
+        run_task("reconciliation.work_on_bulk")
+
+    return play
+
+
 def _last_month(world: World) -> date:
     """A month of one day, traded and reconciled; its first day."""
     last = database_now().date().replace(day=1) - timedelta(days=1)
@@ -919,6 +938,10 @@ def wake_ignored(world: World) -> Played:
     )
     Discrepancy.objects.update(ignored_until=database_now().date())
     return _several("reconciliation.wake_ignored")
+
+
+def _yesterday() -> str:
+    return (database_now() - timedelta(days=1)).date().isoformat()
 
 
 # --- Upkeep -----------------------------------------------------------------------------------------
