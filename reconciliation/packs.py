@@ -134,6 +134,8 @@ def verify(path: Path, *, period: str = "", head: str = "") -> Verdict:
     try:
         with ZipFile(path) as archive:
             _Checker(archive, verdict, period, head.lower()).check()
+    # What zipfile raises over bytes that were changed: a flipped bit may say "encrypted" (RuntimeError) or name a compression
+    # that does not exist (NotImplementedError). ValueError: what was unpacked is no text, or no JSON.
     except (BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         verdict.found(f"it is damaged: {error}")
     return verdict

@@ -114,7 +114,7 @@ def commands_seen(valkey) -> Iterator[list[str]]:
                     seen_there.append(command["command"])
 
 
-def test_many_objects_of_a_transaction_are_forgotten_in_one_round_trip(shelf, valkey):
+def test_many_objects_of_a_transaction_are_forgotten_once_each(shelf, valkey):
     for number in ("ord_1", "ord_2", "pay_1"):
         kept_or_read(number[:3], number, shelf.read)
     with commands_seen(valkey) as seen_there, transaction.atomic():
