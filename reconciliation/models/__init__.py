@@ -1,0 +1,52 @@
+"""The provider's and the bank's books as we imported them, the runs that compared them with ours, and what they found."""
+
+from reconciliation.models.bank import BankLine, BankMatch, BankStatement
+from reconciliation.models.bulk import BulkAction, BulkItem
+from reconciliation.models.chain import AuditBlock, AuditRow
+from reconciliation.models.discrepancies import (
+    Discrepancy,
+    DiscrepancyAction,
+    DiscrepancyHistory,
+    Incident,
+    ReconciliationRun,
+)
+from reconciliation.models.matches import Link, Match, Tolerance
+from reconciliation.models.periods import Period, PeriodClosing, PeriodHistory, PeriodReopening
+from reconciliation.models.provider import (
+    BooksStart,
+    DayTotal,
+    ProviderBalanceReading,
+    ProviderRead,
+    ProviderTransaction,
+    RawRow,
+    StatementFile,
+)
+
+__all__ = [
+    "AuditBlock",
+    "AuditRow",
+    "BankLine",
+    "BankMatch",
+    "BankStatement",
+    "BooksStart",
+    "BulkAction",
+    "BulkItem",
+    "DayTotal",
+    "Discrepancy",
+    "DiscrepancyAction",
+    "DiscrepancyHistory",
+    "Incident",
+    "Link",
+    "Match",
+    "Period",
+    "PeriodClosing",
+    "PeriodHistory",
+    "PeriodReopening",
+    "ProviderBalanceReading",
+    "ProviderRead",
+    "ProviderTransaction",
+    "RawRow",
+    "ReconciliationRun",
+    "StatementFile",
+    "Tolerance",
+]
