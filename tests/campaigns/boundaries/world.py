@@ -21,7 +21,7 @@ from django.test import override_settings
 from psycopg.rows import namedtuple_row
 
 from durability import doorbell, shares
-from foundation import redis
+from foundation import redis, throttle
 from foundation.database import database_now
 from foundation.errors import DomainError
 from orders.models import MerchantCall
@@ -163,6 +163,8 @@ class World:
             PROVIDER_LOOKUP_GRACE_S=0,  # resumed runs do not wait for the provider's list to catch up
         )
         opened.enable()
+        # Sent once to a server that does not know it: a first play would show boundaries that no later one reaches.
+        redis.client().script_load(throttle._TAKE)
         self._merchant = ThreadingHTTPServer(("127.0.0.1", 0), _Told)
         Thread(target=self._merchant.serve_forever, daemon=True).start()
         return opened
