@@ -4,8 +4,9 @@ import multiprocessing
 import os
 import random
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from django.db import connection, connections, transaction
 
@@ -19,6 +20,8 @@ from orders.services import expiry
 
 ORDERS = int(os.environ.get("ORDERS", "100000"))
 PRODUCTS = 100
+WORKERS = 2
+COMMITS = 6_000  # of each worker, for comparison
 ROUNDS = int(os.environ.get("ROUNDS", "3"))  # each order has to be made before it can expire
 
 # What every form finds: orders of two items whose payment was never sent, with their stock held and logged.
@@ -123,6 +126,13 @@ FROM due WHERE (inventory_stockhold.merchant_id, reference) = (due.merchant_id, 
 """
 
 
+class Batch(NamedTuple):
+    """How long it held its locks, and how much of that was its commit."""
+
+    held_s: float
+    commit_s: float
+
+
 def run() -> None:
     merchant = catalog.create_merchant(name="Expiry", currency="usd").id
     products = [f"book-{number}" for number in range(PRODUCTS)]
@@ -150,13 +160,10 @@ def run() -> None:
         client().flushdb()
         services.rearm()
 
-    batches: list[float] = []
+    batches: list[Batch] = []
 
-    def workers(number: int) -> int:
-        connections.close_all()
-        with ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("fork")) as pool:
-            for durations in pool.map(_work, range(number)):
-                batches.extend(durations)
+    def workers() -> int:
+        batches.extend(_in_processes(_work))
         _check()
         return ORDERS
 
@@ -164,7 +171,7 @@ def run() -> None:
     seen = measure(
         [
             Form("floor: set SQL, one transaction", _floor, prepare),
-            Form("two workers", lambda: workers(2), prepare),
+            Form("two workers", workers, prepare),
         ],
         rounds=ROUNDS,
         warm_up=False,  # the making of the orders has warmed everything
@@ -172,12 +179,19 @@ def run() -> None:
     section.table(seen, unit=f"{ORDERS:,} orders")
     slower = 1 / seen[1].ratio(seen[0])
     section.aim("two workers ≤ 1.5 × the floor's time", met=slower <= 1.5, measured=f"{slower:.2f} ×")
-    longest, p99 = max(batches) * 1e3, quantile(batches, 0.99) * 1e3
+    held = [batch.held_s for batch in batches]
+    worst = max(batches)
     section.aim(
         "no batch holds locks over 50 ms",
-        met=longest <= 50,
-        measured=f"{len(batches):,} batches from the first lock to the commit: median {quantile(batches, 0.5) * 1e3:.0f} ms, "
-        f"p99 {p99:.0f} ms, longest {longest:.0f} ms",
+        met=worst.held_s <= 50e-3,
+        measured=f"{len(batches):,} batches from the first lock to the commit: {_told(held)}, of which its commit took "
+        f"{worst.commit_s * 1e3:.0f} ms",
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE benchmark_commit (n int)")
+    section.say(
+        f"What this machine does to anybody's commit: of {WORKERS * COMMITS:,} that insert one row each, by two connections right "
+        f"afterwards: {_told(_in_processes(_commit_one_row))}."
     )
     section.close()
 
@@ -204,11 +218,42 @@ def _floor() -> int:
     return ORDERS
 
 
-def _work(_number: int) -> list[float]:
-    """One worker: runs until nothing is due. Returns how long each batch held its locks: until its commit returned."""
-    durations: list[float] = []
-    lock_due, forget = expiry.lock_due, timer.forget
-    began = 0.0
+Timed = TypeVar("Timed")
+
+
+def _in_processes(work: Callable[[int], list[Timed]]) -> list[Timed]:
+    connections.close_all()
+    with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("fork")) as pool:
+        return [one for some in pool.map(work, range(WORKERS)) for one in some]
+
+
+def _told(seconds: list[float]) -> str:
+    return (
+        f"median {quantile(seconds, 0.5) * 1e3:.0f} ms, p99 {quantile(seconds, 0.99) * 1e3:.0f} ms, "
+        f"longest {max(seconds) * 1e3:.0f} ms"
+    )
+
+
+def _commit_one_row(_number: int) -> list[float]:
+    took: list[float] = []
+    with connection.cursor() as cursor:
+        for number in range(COMMITS):
+            began = time.perf_counter()
+            cursor.execute("INSERT INTO benchmark_commit VALUES (%s)", [number])
+            took.append(time.perf_counter() - began)
+    return took
+
+
+def _work(_number: int) -> list[Batch]:
+    """One worker: runs until nothing is due. A batch holds its locks until its commit has returned."""
+    durations: list[Batch] = []
+    lock_due, forget, commit = expiry.lock_due, timer.forget, connection._commit
+    began = committing = 0.0
+
+    def timed_commit() -> None:
+        nonlocal committing
+        committing = time.perf_counter()
+        commit()
 
     def lock(**arguments: Any) -> list[Order]:
         nonlocal began
@@ -217,10 +262,12 @@ def _work(_number: int) -> list[float]:
 
     def committed(looked_at: dict[str, float]) -> None:
         if began and looked_at:
-            durations.append(time.perf_counter() - began)
+            now = time.perf_counter()
+            durations.append(Batch(now - began, now - committing))
         forget(looked_at)
 
     expiry.lock_due, timer.forget = lock, committed  # type: ignore[assignment]
+    connection._commit = timed_commit  # type: ignore[method-assign]
     while services.expire_due():
         pass
     return durations
