@@ -27,6 +27,7 @@ from reconciliation.models import (
     DiscrepancyAction,
     DiscrepancyHistory,
     Incident,
+    Link,
     Match,
     Period,
     PeriodClosing,
@@ -207,6 +208,11 @@ def _candidate(object_kind: str, card: dict[str, Any]) -> Candidate:
         agrees=tuple(card["agrees"]),
         differs=tuple(card["differs"]),
     )
+
+
+def linked_by(match: Match) -> Link | None:
+    """Who said that they are one, where somebody did and nobody has taken it back."""
+    return Link.objects.filter(object_kind=match.object_kind, source=match.source, ended_at__isnull=True).first()
 
 
 def waiting_action(item: Discrepancy) -> DiscrepancyAction | None:

@@ -1,6 +1,6 @@
 """Discrepancies on the finance desk: ours beside theirs, and what can be done about the difference."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -157,9 +157,14 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
             initial["note"] = "I look into it."
         form = act.form(prefix=act.name, initial=initial)
         if "order_number" in form.fields and not row.order_reference:
-            _suggest(form, "order_number", self._once(row, selectors.candidate_orders), _order_words)
+            orders = self._once(row, selectors.candidate_orders)
+            _suggest(form, "order_number", dict(map(_order_words, orders)))
         if "number" in form.fields:
-            _suggest(form, "number", self._once(row, selectors.candidate_movements), _movement_words)
+            near = dict(
+                _candidate_words(one) for one in selectors.candidates_of(row) if one.side == "ours"
+            )  # best first
+            others = dict(map(_movement_words, self._once(row, selectors.candidate_movements)))
+            _suggest(form, "number", near | {number: words for number, words in others.items() if number not in near})
         return form
 
     def _once(self, row: Discrepancy, find: Callable[[Discrepancy], Iterable[Any]]) -> Iterable[Any]:
@@ -240,9 +245,8 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
         return Facts("Item", facts)
 
 
-def _suggest(form: ActForm, name: str, candidates: Iterable[Any], words: Callable[[Any], tuple[str, str]]) -> None:
-    """Candidates to choose from beside the field; any other can be typed."""
-    options = [words(one) for one in candidates]
+def _suggest(form: ActForm, name: str, options: Mapping[str, str]) -> None:
+    """Candidates to choose from beside the field, what each is in words; any other can be typed."""
     if not options:
         return
     field = form.fields[name]
@@ -252,12 +256,17 @@ def _suggest(form: ActForm, name: str, candidates: Iterable[Any], words: Callabl
         '{} candidates: choose one, or type another.<datalist id="{}">{}</datalist>',
         len(options),
         list_id,
-        format_html_join("", '<option value="{}">{}</option>', options),
+        format_html_join("", '<option value="{}">{}</option>', options.items()),
     )
 
 
 def _order_words(order: OrderView) -> tuple[str, str]:
     return order.number, f"{order.customer.id}, {order.status}, {order.created_at:%d %b %H:%M}"
+
+
+def _candidate_words(one: Candidate) -> tuple[str, str]:
+    agrees = ", ".join(one.agrees)
+    return one.number, f"order {one.order_reference or 'unknown'}, {one.at:%d %b %H:%M}; agrees: {agrees}"
 
 
 def _movement_words(item: Discrepancy) -> tuple[str, str]:

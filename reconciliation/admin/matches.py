@@ -17,7 +17,7 @@ from foundation.desk import Act, ChoiceFilter, NoteForm, Offered, ReadOnlyAdmin,
 from foundation.errors import DomainError
 from foundation.money import EXPONENTS
 from foundation.sections import Cell, Facts, Page
-from reconciliation import services
+from reconciliation import selectors, services
 from reconciliation.models import Match, Tolerance
 from reconciliation.types import BY_RULES, NUMBER_PREFIXES, Rule
 
@@ -46,6 +46,11 @@ class HowFilter(ChoiceFilter):
         return rows.filter(rule=value) if value in self.options else rows.none()
 
 
+def _end_link(row: Match, data: dict[str, Any], by: str) -> str:
+    services.end_link(object_kind=row.object_kind, source=row.source, by=by, why=data["note"])
+    return "They are two again: the next run of that day says what each of them is."
+
+
 @admin.register(Match)
 class MatchAdmin(ReadOnlyAdmin[Match]):
     list_display = ("object_cell", "number_cell", "rule_cell", "amount", "difference", "theirs_cell")
@@ -58,6 +63,20 @@ class MatchAdmin(ReadOnlyAdmin[Match]):
         ("Within a tolerance", "rule=tolerated"),
     )
     search_help_text = "ch_…, re_…, dp_…, po_…"
+    acts = (
+        Act(
+            name="end-link",
+            label="They are not the same",
+            says="Ends what a person linked. The next run looks at both sides anew, and tells what is missing where.",
+            permission="reconciliation.repair_discrepancy",
+            run=_end_link,
+            form=NoteForm,
+            icon="link_off",
+        ),
+    )
+
+    def offered(self, row: Match) -> list[str]:
+        return ["end-link"] if row.rule == Rule.PERSON and selectors.linked_by(row) else []
 
     def find(self, text: str) -> Q:
         return Q(pk__in=[f"{kind}:{text}" for kind in NUMBER_PREFIXES])
@@ -118,8 +137,15 @@ class MatchAdmin(ReadOnlyAdmin[Match]):
                     ],
                 )
             ],
-            side=[Facts("Match", [("Why", BY_RULES[row.rule]), ("Since", cells.moment(row.matched_at))])],
+            side=[
+                Facts("Match", [("Why", BY_RULES[row.rule]), *_linked_by(row), ("Since", cells.moment(row.matched_at))])
+            ],
         )
+
+
+def _linked_by(row: Match) -> list[tuple[str, Cell]]:
+    link = selectors.linked_by(row) if row.rule == Rule.PERSON else None
+    return [("Linked by", cells.sub(link.by, link.why))] if link else []
 
 
 # --- Tolerances -------------------------------------------------------------------------------------

@@ -97,6 +97,7 @@ class Link(models.Model):
     made_at = models.DateTimeField(db_default=Now())
     ended_at = models.DateTimeField(null=True)
     ended_by = models.CharField(max_length=150, blank=True)
+    ended_why = models.TextField(blank=True)
 
     class Meta:
         constraints = [
@@ -107,11 +108,14 @@ class Link(models.Model):
                 fields=["object_kind", "ours_source"], condition=Q(ended_at__isnull=True), name="link_one_of_ours"
             ),
             models.CheckConstraint(condition=~Q(why=""), name="link_has_a_reason"),
+            models.CheckConstraint(
+                condition=Q(ended_at__isnull=True) | (~Q(ended_by="") & ~Q(ended_why="")), name="link_end_has_a_reason"
+            ),
             models.CheckConstraint(condition=~Q(source=models.F("ours_source")), name="link_joins_two_ids"),
         ]
         triggers = [
             pgtrigger.Protect(name="never_deleted", operation=pgtrigger.Delete),
-            pgtrigger.ReadOnly(name="only_ended", exclude=["ended_at", "ended_by"]),
+            pgtrigger.ReadOnly(name="only_ended", exclude=["ended_at", "ended_by", "ended_why"]),
         ]
 
     def __str__(self) -> str:

@@ -48,10 +48,12 @@ def _known_as(object_kind: str, number: str) -> str:
     return payments.get_payment(number).charge_reference
 
 
-def end_link(*, object_kind: str, source: str, by: str) -> None:
-    """What a person linked is not one movement after all: the next run sees two. Raises NotFound."""
+def end_link(*, object_kind: str, source: str, by: str, why: str) -> None:
+    """What a person linked is not one movement after all: the next run sees two. Raises NoteMissing, NotFound."""
+    if not why.strip():
+        raise NoteMissing(param="note")
     ended = Link.objects.filter(object_kind=object_kind, source=source, ended_at__isnull=True).update(
-        ended_at=Now(), ended_by=by
+        ended_at=Now(), ended_by=by, ended_why=why.strip()
     )
     if not ended:
         raise NotFound

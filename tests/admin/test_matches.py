@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from django.urls import reverse
 
-from reconciliation.models import Match, Tolerance
+from reconciliation import services
+from reconciliation.models import Link, Match, Tolerance
 from tests.admin.conftest import act_url, list_url, page_url
 from tests.factories import make_merchant
 from tests.reconciliation.conftest import reconcile
@@ -50,6 +51,26 @@ def test_each_match_has_a_page_that_says_why(as_role, proposed):
     assert match.number in page
     assert "ch_3a" in clerk.get(list_url(Match), {"q": "ch_3a"}).content.decode()
     assert "ch_3a" not in clerk.get(list_url(Match), {"rule": "metadata"}).content.decode()
+
+
+def test_what_may_be_linked_is_offered_and_a_link_is_taken_back_with_a_reason(as_role, proposed, reconcile):
+    clerk = as_role("clerk")
+    other = the("ch_9")
+    page = clerk.get(page_url(other)).content.decode()
+    assert f'<option value="{proposed.number}">order {proposed.reference}, ' in page
+    services.link_row(item=other, number=proposed.number, by="clara", why="the slip says so")
+    reconcile()
+    match = Match.objects.get(rule="person")
+    assert "the slip says so" in clerk.get(page_url(match)).content.decode()
+    taken_back = act_url(match, "end-link")
+    assert as_role("operator").post(taken_back, {"end-link-note": "two sales"}).status_code == 403
+    assert clerk.post(taken_back, {"end-link-note": ""}).status_code == 400
+    assert clerk.post(taken_back, {"end-link-note": "two sales"}).status_code == 302
+    link = Link.objects.get()
+    assert (link.ended_by, link.ended_why) == ("clerk", "two sales")
+    assert "They are not the same" not in clerk.get(page_url(match)).content.decode()
+    reconcile()
+    assert not Match.objects.filter(rule="person").exists()
 
 
 def test_a_tolerance_is_set_and_ended_by_a_manager(as_role, db):

@@ -301,7 +301,7 @@ def test_what_a_person_linked_is_one_for_every_later_run_until_it_is_ended(propo
     assert JournalEntry.objects.get(kind="fee").subject == payment.number
     assert found().keys() == {one}
     assert candidates(one) == []
-    services.end_link(object_kind="charge", source=other, by="dora")
+    services.end_link(object_kind="charge", source=other, by="dora", why="two sales")
     reconcile()
     assert found().keys() == {"ch_1", one, other}
     assert the(other).state == "open"

@@ -29,6 +29,7 @@ from tests.sandbox_process import start_sandbox
 
 _AT_ONCE = 10  # boundaries that a process takes up at a time: so that all of them end together
 _SHOWN_FINDINGS = 50
+_LINE_EVERY_S = 60.0  # of progress, where nobody looks on
 _NEWS_AFTER_S = 0.05  # the provider's late news of refunds
 
 
@@ -83,6 +84,7 @@ def cross_all(world: World, work: Kill) -> Outcome:
 # --- The processes ----------------------------------------------------------------------------------
 
 _world: World
+_shown_at = 0.0
 
 
 def _begin(counter: Any, folder: Path) -> None:
@@ -180,10 +182,12 @@ def _noted(recordings: Mapping[Unit, Recording]) -> dict[Unit, list[Boundary]]:
 
 
 def _show(progress: str) -> None:
-    """In place on a terminal; a line now and then in a pipe."""
+    """In place on a terminal; a line a minute in a pipe."""
+    global _shown_at  # noqa: PLW0603  of this process
     if sys.stdout.isatty():
         print(f"\r{progress}", end="", flush=True)
-    elif progress.split("/", maxsplit=1)[0].endswith("0"):
+    elif time.monotonic() - _shown_at > _LINE_EVERY_S:
+        _shown_at = time.monotonic()
         print(progress, flush=True)
 
 
