@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from catalog import search
 from catalog.models import ApiKey, Merchant, Product
 from catalog.types import Cart, MerchantTerms, Offer, WebhookEndpoint
+from foundation.database import prepared_cursor
 from foundation.errors import NotFound
 
 _NAMES_SHOWN = 100
@@ -109,7 +109,7 @@ def get_cart(*, merchant_id: UUID, products: Sequence[str]) -> Cart:
 
     Raises NotFound for an unknown merchant.
     """
-    with connection.cursor() as cursor:
+    with prepared_cursor() as cursor:
         cursor.execute(_CART, {"merchant": merchant_id, "products": list(products)})
         rows = cursor.fetchall()
     if not rows:

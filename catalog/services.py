@@ -21,7 +21,7 @@ from catalog.errors import KeyNotLive, KeyReplaced, MerchantExists, ProductExist
 from catalog.models import ApiKey, Merchant, Product
 from catalog.types import PRODUCT_ID_PATTERN, ImportReport, LiveKey, MerchantTerms, ProductChanges, Refusal
 from foundation import money, webhooks
-from foundation.database import database_now, in_seconds, violated_constraint
+from foundation.database import database_now, in_seconds, prepared_cursor, violated_constraint
 from foundation.errors import ChangedMeanwhile, InvalidInput, NotFound
 from foundation.ids import public_id, uuid7
 
@@ -213,7 +213,7 @@ def check_api_key(text: str) -> LiveKey | None:
     prefix, _, secret = rest.partition("_")
     if mark != _KEY_MARK or not prefix.isalnum() or not secret.isascii():
         return None
-    with connection.cursor() as cursor:
+    with prepared_cursor() as cursor:
         cursor.execute(_FIND_LIVE_KEY, [prefix])
         found = cursor.fetchone()
     if not hmac.compare_digest(bytes(found[0]) if found else _NEVER_MATCHES, _hash(secret)) or found is None:

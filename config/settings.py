@@ -138,6 +138,7 @@ DATABASES = {
         "ATOMIC_REQUESTS": False,  # a view makes its own transactions: never one around a call to the provider
         "OPTIONS": {
             "connect_timeout": 5,  # seconds; a database that does not answer is down
+            "prepare_threshold": 1,  # lets foundation.database.prepared_cursor prepare; Django's own cursors never do
             "options": (
                 f"-c lock_timeout={DATABASE_LOCK_TIMEOUT_MS} -c statement_timeout={DATABASE_STATEMENT_TIMEOUT_MS}"
                 f" -c idle_in_transaction_session_timeout={DATABASE_IDLE_IN_TRANSACTION_TIMEOUT_MS}"

@@ -13,14 +13,12 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
-
 from catalog import selectors as catalog
 from catalog.types import Cart, Offer
 from durability import services as durability
 from durability.types import Answer, Claimed, Fingerprint, Lease
 from foundation import redis
-from foundation.database import in_transaction, tried_again
+from foundation.database import in_transaction, prepared_cursor, tried_again
 from foundation.errors import DomainError, InvalidInput
 from foundation.ids import public_id, uuid7
 from inventory import services as inventory
@@ -147,7 +145,7 @@ def _plan(*, merchant_id: UUID, customer: Customer, wanted: Sequence[Wanted], wi
 def _place(plan: _Plan, claim: Fingerprint, answer: Answer | None) -> Placed:
     order = plan.order
     written = records(plan, claim, answer)
-    with connection.cursor() as cursor:
+    with prepared_cursor() as cursor:
         cursor.execute(_PLACE_ORDER, {name: json.dumps(record) for name, record in written.items()})
         outcome, key_id, short = cursor.fetchone()
     if outcome == "short":

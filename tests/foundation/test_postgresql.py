@@ -1,11 +1,14 @@
 """A kept connection is looked at before each request, and is made anew where the server ended it."""
 
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 import pytest
-from django.db import connection
+from django.core.signals import request_started
+from django.db import DataError, connection, transaction
 
+from foundation.database import prepared_cursor
 from tests.races import PATIENCE_S
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,3 +63,32 @@ def test_a_connection_that_the_server_ended_is_not_usable():
     assert not connection.is_usable()
     connection.ensure_connection()
     assert connection.is_usable()
+
+
+def prepared() -> list[tuple[str, int]]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement, generic_plans + custom_plans FROM pg_prepared_statements")
+        return cursor.fetchall()
+
+
+def double(number: int) -> int:
+    with prepared_cursor() as cursor:
+        cursor.execute("SELECT %s::int * 2", [number])
+        (answer,) = cursor.fetchone()
+    return answer
+
+
+def test_what_every_request_sends_is_parsed_once_a_connection():
+    connection.close()  # what it has prepared before is forgotten
+    assert [double(number) for number in (1, 2, 3)] == [2, 4, 6]
+    assert prepared() == [("SELECT $1::int * 2", 3)]
+
+
+def test_a_prepared_statement_outlives_rolled_back_transactions_and_lost_connections():
+    assert double(1) == 2
+    with suppress(DataError), transaction.atomic():
+        double(2**31)
+    assert double(2) == 4
+    end_from_outside()
+    request_started.send(sender=None)  # as each request does: a connection that the server ended is let go
+    assert double(3) == 6
