@@ -20,7 +20,15 @@ from config.devstack.system import StackError, bound_to_us, leave_root
 DATABASE = "everycent"
 USER = "everycent"
 # Enough for web (2 × 4 threads), workers, beat and a few psql sessions, with room; small beside a laptop's memory.
-_POSTGRES_SETTINGS = {"max_connections": "100", "shared_buffers": "128MB", "timezone": "UTC", "log_timezone": "UTC"}
+_POSTGRES_SETTINGS = {
+    "max_connections": "100",
+    "shared_buffers": "128MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # Its own workers for reading, the default of 18, may leave all connections waiting after one of them was killed:
+    # docs/decisions/0025-postgresql-reads-by-itself.md.
+    "io_method": "sync",
+}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,18 @@ def _roles(role: str) -> Callable[[RunningStack], list[int]]:
     return lambda stack: list(stack.info["pids"][role])
 
 
+def _backends(stack: RunningStack) -> list[int]:
+    """Any process of PostgreSQL's but the one that recovers it: docs/decisions/0025-postgresql-reads-by-itself.md."""
+    return [pid for pid in _children("postgres")(stack) if b"postgres: startup" not in _command(pid)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def _children(role: str) -> Callable[[RunningStack], list[int]]:
     return lambda stack: [child for pid in stack.info["pids"][role] for child in children_of(pid)]
 
@@ -40,7 +52,7 @@ TARGETS: dict[str, tuple[Callable[[RunningStack], list[int]], int]] = {
     "beat": (_roles("beat"), 3),
     "valkey": (_roles("valkey"), 3),
     "postgres": (_roles("postgres"), 2),
-    "backend": (_children("postgres"), 2),
+    "backend": (_backends, 2),
     "sandbox": (_roles("sandbox"), 3),
 }
 
