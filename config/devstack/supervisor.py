@@ -54,6 +54,18 @@ class Child:
         return self.process.pid if self.process else None
 
 
+def _make() -> int | None:
+    """The pid of the `make` that started us. Other programs leave its MAKELEVEL in our environment when make started them,
+    and block signals for reasons of their own: Python does while it starts a process.
+    """
+    parent = os.getppid()
+    try:
+        name = Path(f"/proc/{parent}/comm").read_text().strip()
+    except OSError:
+        return None
+    return parent if name in ("make", "gmake") else None
+
+
 class Supervisor:
     """Owns the children of one stack. Single-threaded: everything happens in `_tick`."""
 
@@ -67,7 +79,7 @@ class Supervisor:
         self._told_to_stop = False
         self._in_a_hurry = False
         self._running = False  # from here on a death is answered by a restart
-        self._made_by = os.getppid() if "MAKELEVEL" in os.environ else None
+        self._made_by = _make()
         self._listen_to_signals()
         self._start_reaper()
 

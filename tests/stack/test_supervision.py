@@ -4,12 +4,14 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from config.devstack import system
+from config.devstack.supervisor import WATCHING_TICK_S
 from tests.stack import marks
 from tests.stack_process import RunningStack
 
@@ -108,6 +110,19 @@ def test_the_end_of_make_ends_it(tiny, tmp_path, number):
         assert not made.wait_until_gone()
     finally:
         made.kill()
+
+
+def test_a_parent_that_blocks_signals_is_no_make_that_ends(tmp_path):
+    """As Python does for a moment whenever it starts a process."""
+    stack = RunningStack(tmp_path / "var", command=TINY, TINY_CHILD="with_grandchild", MAKELEVEL="1").start()
+    some = {signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, some)
+    try:
+        time.sleep(2 * WATCHING_TICK_S)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, some)
+    assert "Stopping" not in stack.output.read_text()
+    stack.stop()
 
 
 def test_down_stops_it_from_another_terminal(tiny):
