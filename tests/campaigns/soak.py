@@ -1,13 +1,14 @@
 """`make soak MINUTES=30`: mixed load at 70 % of the measured limit, and a kill a minute; what grows, what waits, what is lost?
 
-First a short closed loop finds how many visits a second this machine carries. Then visitors come in an open loop at 70 % of
-that, every minute a process dies, and memory, tables and latencies are written down. At the end the auditor looks.
+First a short closed loop finds how many visits a second this machine carries at most, and an open loop proves, or lowers, that.
+Then visitors come in an open loop at 70 % of it, every minute a process dies, and memory, tables and latencies are written down. At the end the auditor looks.
 """
 
 import contextlib
 import os
 import random
 import shutil
+import statistics
 import sys
 import threading
 import time
@@ -32,6 +33,9 @@ SHARE_OF_LIMIT = 0.7
 FIRST_VISITORS, MOST_VISITORS = 8, 512  # of the closed loop; twice as many each time
 IN_VAIN = 2  # levels that carried no more than the best one before: one may be bad luck
 LEVEL_S = 25.0
+PROOF_S = 75.0  # orders have expired by then
+PILED_UP_S = 20  # visits in work, in seconds' worth of arrivals: that no machine catches up with
+NEXT_LIMIT = 0.8  # of one that was not carried
 SAMPLE_EVERY_S = 5.0
 KILL_AFTER_S = 30.0  # of each minute
 DISTURBED_S = 20.0  # after a kill; what was wanted then is shown apart
@@ -207,8 +211,27 @@ def measure_limit(soak: Soak, stack: RunningStack, shop: Addresses) -> None:
         visitors *= 2
     three_best = sorted(levels, reverse=True)[:3]
     soak.limit, soak.visitors = three_best[len(three_best) // 2]
+    while not carries(soak, stack, shop):
+        say(f"open loop, {soak.limit:.1f} visits/s: they pile up")
+        soak.limit *= NEXT_LIMIT
     soak.rate = soak.limit * SHARE_OF_LIMIT
     say(f"limit {soak.limit:.1f} visits/s; the load is {soak.rate:.1f} visits/s for {soak.minutes:g} minutes")
+
+
+def carries(soak: Soak, stack: RunningStack, shop: Addresses) -> bool:
+    """Whether visits at the limit do not pile up. A closed loop ends before orders expire, and before late news come."""
+    arrivals = Arrivals(shop, per_s=soak.limit, seed=f"{soak.seed}:proof:{soak.limit:.1f}")
+    waiting: list[int] = []
+    ends = time.monotonic() + PROOF_S
+    while time.monotonic() < ends and arrivals.in_work < PILED_UP_S * soak.limit:
+        time.sleep(1)
+        waiting.append(arrivals.in_work)
+    piled_up = time.monotonic() < ends
+    join(soak.told, arrivals.stop())
+    wait_until_worked_off(stack)
+    third = len(waiting) // 3
+    before, after = statistics.median(waiting[third : 2 * third]), statistics.median(waiting[2 * third :])
+    return not piled_up and after <= 2 * before + soak.limit
 
 
 def wait_until_worked_off(stack: RunningStack) -> None:
