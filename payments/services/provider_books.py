@@ -14,7 +14,7 @@ from payments import ledger
 from payments.models import JournalEntry, Payout
 from payments.types import LearntFee
 
-_BATCH = 200  # fees a transaction
+_BATCH = 1_000  # fees a transaction
 
 
 def post_learnt_fees(fees: Sequence[LearntFee], *, by: str) -> int:
@@ -25,19 +25,20 @@ def post_learnt_fees(fees: Sequence[LearntFee], *, by: str) -> int:
     posted = 0
     for start in range(0, len(fees), _BATCH):
         with transaction.atomic(durable=True):
-            for fee in fees[start : start + _BATCH]:
-                posted += ledger.post(
-                    key=f"fee:{fee.transaction}",
-                    kind="fee",
-                    debit=ledger.fees(fee.currency),
-                    credit=ledger.clearing(fee.currency),
-                    amount_minor=fee.fee_minor,
-                    by=by,
-                    merchant_id=fee.merchant_id,
-                    subject=fee.subject,
-                    reference=fee.reference,
-                )
+            posted += ledger.post_many(list(map(_movement, fees[start : start + _BATCH])), kind="fee", by=by)
     return posted
+
+
+def _movement(fee: LearntFee) -> ledger.Movement:
+    return ledger.Movement(
+        key=f"fee:{fee.transaction}",
+        debit=ledger.fees(fee.currency),
+        credit=ledger.clearing(fee.currency),
+        amount_minor=fee.fee_minor,
+        merchant_id=fee.merchant_id,
+        subject=fee.subject,
+        reference=fee.reference,
+    )
 
 
 def correct_fee(*, transaction_id: str, amount_minor: int, cause: str, by: str, why: str) -> bool:

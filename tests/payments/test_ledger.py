@@ -62,6 +62,32 @@ def test_an_entry_is_one_round_trip(django_assert_num_queries):
     assert balance_of(CUSTOMER) == 150
 
 
+def test_many_entries_between_our_own_accounts_are_two_statements_and_each_cause_posts_once(django_assert_num_queries):
+    post("fee:7", 7, kind="fee", debit=FEES, credit=CLEARING)
+    keys = ["fee:1", "fee:7", "fee:2", "fee:1"]
+    fees = [ledger.Movement(key, FEES, CLEARING, 7, subject="pay_1", reference="ord_1") for key in keys]
+    with transaction.atomic(), django_assert_num_queries(2):
+        assert ledger.post_many(fees, kind="fee", by="test") == 2
+    with transaction.atomic():
+        assert ledger.post_many(fees, kind="fee", by="test") == 0
+        assert ledger.post_many([], kind="fee", by="test") == 0
+    entry = JournalEntry.objects.get(key="fee:2")
+    assert (entry.kind, entry.subject, entry.reference, entry.currency, entry.by) == (
+        "fee",
+        "pay_1",
+        "ord_1",
+        "usd",
+        "test",
+    )
+    lines = Posting.objects.filter(entry=entry).values_list("account_id", "amount_minor")
+    assert set(lines) == {(FEES.id, 7), (CLEARING.id, -7)}
+
+
+def test_many_entries_at_once_leave_accounts_that_keep_a_balance_alone():
+    with pytest.raises(ValueError, match="one by one"):
+        ledger.post_many([ledger.Movement("k", CLEARING, CUSTOMER, 100)], kind="test", by="test")
+
+
 def test_an_entry_may_have_several_lines():
     post_lines("three", (CLEARING, 95), (FEES, 5), (CUSTOMER, -100))
     assert JournalEntry.objects.get().lines == 3
