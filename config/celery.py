@@ -13,17 +13,25 @@ from celery.signals import (
     setup_logging,
     task_postrun,
     task_prerun,
+    task_success,
     worker_before_create_process,
     worker_ready,
 )
 from django.conf import settings
 from django.db import close_old_connections
 from kombu.exceptions import OperationalError
+from prometheus_client import Gauge
 from redis.exceptions import RedisError
 
 from foundation import logs, redis
 
 log = logging.getLogger(__name__)
+SUCCEEDED = Gauge(
+    "everycent_job_succeeded_timestamp_seconds",
+    "When a job that beat sends last came to its end.",
+    ["task"],
+    multiprocess_mode="max",
+)
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -62,6 +70,12 @@ def _bind_task(task_id: str, task: Any, **_: object) -> None:
 @task_postrun.connect
 def _unbind_task(**_: object) -> None:
     logs.begin()
+
+
+@task_success.connect
+def _note_success(sender: Any, **_: object) -> None:
+    if sender.name in settings.CELERY_BEAT_SCHEDULE:
+        SUCCEEDED.labels(sender.name).set_to_current_time()
 
 
 @worker_ready.connect

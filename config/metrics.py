@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.db import Error, connection, transaction
@@ -60,6 +60,15 @@ class Readings(Collector):
         except Error as error:
             log.warning("gauges could not be read: %s", error)
             read = []
+        yield _by(
+            ["task"],
+            "everycent_job_interval_seconds",
+            "How often beat sends a job.",
+            {
+                (name,): cast("timedelta", job["schedule"]).total_seconds()
+                for name, job in settings.CELERY_BEAT_SCHEDULE.items()
+            },
+        )
         yield GaugeMetricFamily("everycent_database_up", "1 if the gauges below could be read.", value=bool(read))
         yield from read
 
@@ -158,6 +167,12 @@ def _reconciled() -> Iterator[Metric]:
         "everycent_discrepancies_open",
         "Open discrepancies.",
         {(kind,): count for kind, count in reconciliation.open_counts().items()},
+    )
+    yield _by(
+        ["cause"],
+        "everycent_incidents_open",
+        "Open incidents: differences that one cause explains.",
+        {(cause,): count for cause, count in reconciliation.open_incident_counts().items()},
     )
     yield GaugeMetricFamily(
         "everycent_days_not_reconciled",

@@ -111,6 +111,12 @@ def open_counts() -> dict[str, int]:
     return dict.fromkeys(KINDS, 0) | dict(rows)
 
 
+def open_incident_counts() -> dict[str, int]:
+    """cause → how many incidents are open; every cause is there, so that a gauge falls back to 0."""
+    rows = Incident.objects.filter(closed_at=None).values_list("cause").annotate(Count("pk"))
+    return dict.fromkeys((Cause.WEBHOOK_GAP, Cause.SAME_KIND), 0) | dict(rows)
+
+
 def open_between(first: date, last: date) -> int:
     """How many open discrepancies (timing does not count) belong to some days, both included."""
     return Discrepancy.objects.filter(state__in=OPEN_STATES, business_date__range=(first, last)).count()

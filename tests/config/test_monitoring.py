@@ -60,7 +60,7 @@ WANTED = {
     ("DeliveryParked", "critical"), ("CompensationFailed", "critical"), ("BeatSilent", "critical"),
     ("DisputeOpened", "warning"), ("DisputeDueSoon", "critical"), ("PayoutFailed", "critical"),
     ("DayNotReconciled", "critical"), ("StatementResidual", "critical"), ("Watchdog", "none"),
-    ("BooksDiffer", "critical"), ("BooksNotChecked", "warning"),
+    ("JobSilent", "warning"), ("BooksDiffer", "critical"), ("BooksNotChecked", "warning"),
     ("StockDiffers", "critical"), ("StockNotChecked", "warning"), ("MerchantCallsGivenUp", "warning"),
 }  # fmt: skip
 

@@ -10,13 +10,14 @@ import psycopg
 import pytest
 from celery import current_app
 from celery.fixups.django import DjangoWorkerFixup  # type: ignore[attr-defined]
-from celery.signals import beat_init, worker_ready
+from celery.signals import beat_init, task_success, worker_ready
 from django.conf import settings
 from django.db import connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from config.celery import _look_after_connections, app
 from config.devstack.stack import WORKERS
+from tests.exposition import read
 
 
 def test_every_task_of_ours_is_routed_to_a_queue_that_somebody_serves():
@@ -124,3 +125,18 @@ def test_a_start_without_redis_goes_on(monkeypatch):
 
     monkeypatch.setattr("config.celery.redis.client", away)
     worker_ready.send(sender=None)
+
+
+# --- When a job last came to its end ---------------------------------------------------------------------------
+
+
+def test_when_a_job_came_to_its_end_is_told_beside_how_often_it_is_sent(db):
+    current_app.loader.import_default_modules()
+    job, asked_for = (current_app.tasks[f"reconciliation.{name}"] for name in ("extend_chain", "reconcile_day"))
+    before = time.time()
+    for task in (job, asked_for):
+        task_success.send(sender=task, result=None)
+    seen = read()
+    assert seen.value("everycent_job_succeeded_timestamp_seconds", task=job.name) >= before
+    assert seen.value("everycent_job_interval_seconds", task=job.name) == settings.AUDIT_CHAIN_INTERVAL_S
+    assert not seen.has("everycent_job_succeeded_timestamp_seconds", task=asked_for.name)

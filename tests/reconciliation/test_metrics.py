@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from foundation.database import database_now
-from reconciliation.models import Discrepancy, ReconciliationRun
+from reconciliation.models import Discrepancy, Incident, ReconciliationRun
 from tests.exposition import read
 
 
@@ -55,3 +55,18 @@ def test_a_residual_is_told_until_its_day_is_run_again(books):
     assert read().value("everycent_statement_residual_minor", currency="usd") == 14
     books.reconcile()
     assert read().value("everycent_statement_residual_minor", currency="usd") == 7
+
+
+def test_open_incidents_are_told_by_cause_and_fall_back_to_zero(books):
+    books.sell(4)
+    books.plant("amount_mismatch", 3)
+    books.reconcile()
+    assert (
+        read().value("everycent_incidents_open", cause="same_kind")
+        == Incident.objects.filter(closed_at=None).count()
+        > 0
+    )
+    Incident.objects.update(closed_at=database_now(), open_items=0)
+    seen = read()
+    assert seen.has("everycent_incidents_open", cause="same_kind")
+    assert seen.value("everycent_incidents_open", cause="same_kind") == 0
