@@ -48,14 +48,17 @@ _MACHINERY = (
 _INVESTIGATE = ("payments.recheck_payment", "reconciliation.investigate_discrepancy")
 # Up to what the role may settle alone (SETTLE_ALONE_MINOR); above it a second person approves.
 _SETTLE = ("reconciliation.repair_discrepancy", "reconciliation.accept_discrepancy")
+# What the provider or the bank says. Nothing in it can be changed afterwards, and the same again changes nothing.
+_TAKE_IN = ("reconciliation.import_statement",)
 
 ROLES: dict[str, tuple[str, ...]] = {
-    "clerk": (*_READ, *_INVESTIGATE, *_SETTLE),
+    "clerk": (*_READ, *_INVESTIGATE, *_SETTLE, *_TAKE_IN),
     "manager": (
         *_READ,
         *_MACHINERY,
         *_INVESTIGATE,
         *_SETTLE,
+        *_TAKE_IN,
         "reconciliation.approve_discrepancy",
         "reconciliation.close_period",
         "reconciliation.reopen_period",

@@ -388,6 +388,28 @@ class ReadOnlyAdmin(DeskAdmin[Row]):
         messages.success(request, told)
         return HttpResponseRedirect(self.after_act(request, row))
 
+    def act_of_none(self, request: HttpRequest, act: Act[Any], page: Page, *, then: str) -> HttpResponseBase:
+        """A page with one act, which belongs to no row yet: its `run` is called with None."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        allowed = request.user.has_perm(act.permission)
+        form, status = act.form(prefix=act.name), 200
+        if request.method == "POST":
+            if not allowed:
+                raise PermissionDenied
+            form, status = act.form(request.POST, request.FILES, prefix=act.name), 400
+            if form.is_valid():
+                try:
+                    told = act.run(None, form.cleaned_data, request.user.get_username())
+                except DomainError as error:
+                    messages.error(request, error.detail)
+                    status = error.status
+                else:
+                    messages.success(request, told)
+                    return HttpResponseRedirect(then)
+        offered = Offered(act=act, url=request.path, form=form, allowed=allowed, is_open=True)
+        return self.show(request, str(page.title), page, status=status, acts=[offered])
+
     def after_act(self, request: HttpRequest, row: Row) -> str:
         """Where an act leads to: back to the row's page, or to the next one of the work list where that was asked."""
         return (self.next_url(row) if "_next" in request.POST else "") or self.page_url(row)

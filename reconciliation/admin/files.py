@@ -1,13 +1,22 @@
 """Statement files on the desk: who took in which, when, what came of it, and what was wrong with those that were refused."""
 
+from typing import Any, BinaryIO, cast
+
+from django import forms
+from django.conf import settings
 from django.contrib import admin
+from django.core.files.uploadedfile import UploadedFile
 from django.db.models import Q
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseBase
+from django.template.defaultfilters import filesizeformat
+from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 
 from foundation import cells
-from foundation.desk import ReadOnlyAdmin, choice_filter
+from foundation.desk import Act, ActForm, ReadOnlyAdmin, choice_filter
 from foundation.sections import Cell, Facts, Page, Section, Table
+from reconciliation import services
+from reconciliation.errors import StatementRefused
 from reconciliation.models import BankStatement, StatementFile
 from reconciliation.types import LAYOUTS, Whose
 
@@ -21,8 +30,56 @@ _LAYOUTS = {
 }
 
 
+_PROBLEMS_TOLD = 3  # in the message; the file's page has them all
+
+
+class TakeInForm(ActForm):
+    whose = forms.ChoiceField(
+        label="Whose books", choices=[(Whose.BANK, "our bank's"), (Whose.PROVIDER, "the provider's")]
+    )
+    file = forms.FileField(
+        label="File", help_text="CAMT.053, MT940 or our CSV of a bank; Stripe's itemised activity, or our CSV of it."
+    )
+
+    def clean_file(self) -> "UploadedFile[Any]":
+        file: UploadedFile[Any] = self.cleaned_data["file"]
+        if (file.size or 0) > settings.DESK_UPLOAD_MAX_BYTES:
+            largest = filesizeformat(settings.DESK_UPLOAD_MAX_BYTES)
+            raise forms.ValidationError(
+                f"The desk takes files of up to {largest}: larger ones are for manage.py import_statement and import_bank_statement."
+            )
+        return file
+
+
+def _take_in(row: None, data: dict[str, Any], by: str) -> str:
+    """Raises StatementRefused, BooksBusy."""
+    of_bank = data["whose"] == Whose.BANK
+    take_in = services.import_bank_statement if of_bank else services.import_statement
+    upload: UploadedFile[Any] = data["file"]
+    report = take_in(file=cast("BinaryIO", upload.file), name=upload.name or "upload", by=by)
+    if report.problems:
+        told = "; ".join(f"line {one.line}: {one.reason}" for one in report.problems[:_PROBLEMS_TOLD])
+        raise StatementRefused(f"Nothing of {report.name} was taken in, {report.problem_count:,} problems: {told}.")
+    if report.replayed:
+        return f"{report.name} was taken in before: nothing has changed."
+    matched = f", {report.matched:,} matched with payouts" if of_bank else ""
+    return f"{report.name} is in: {report.rows:,} rows, {report.added:,} of them new{matched}."
+
+
+_TAKE_IN: Act[Any] = Act(
+    name="take-in",
+    label="Take in a file",
+    says="Every line is checked first; with any problem nothing is taken in. The same file a second time changes nothing.",
+    permission="reconciliation.import_statement",
+    run=_take_in,
+    form=TakeInForm,
+    icon="upload_file",
+)
+
+
 @admin.register(StatementFile)
 class StatementFileAdmin(ReadOnlyAdmin[StatementFile]):
+    list_links = (("new/", "Take in a file"),)
     list_display = (
         "name_cell",
         "whose_cell",
@@ -39,6 +96,15 @@ class StatementFileAdmin(ReadOnlyAdmin[StatementFile]):
     )
     saved_views = (("All", ""), ("The provider's", "whose=provider"), ("The bank's", "whose=bank"))
     search_help_text = "The SHA-256 of a file, or its name"
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.new_view)
+        return [path("new/", view, name="reconciliation_statementfile_new"), *super().get_urls()]
+
+    def new_view(self, request: HttpRequest) -> HttpResponseBase:
+        page = Page(title="Take in a file", sub="A statement of our bank's, or of the provider's account with us.")
+        then = reverse("admin:reconciliation_statementfile_changelist")
+        return self.act_of_none(request, _TAKE_IN, page, then=then)
 
     def find(self, text: str) -> Q:
         return Q(sha256=text.lower()) | Q(name=text)

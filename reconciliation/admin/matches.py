@@ -3,18 +3,16 @@
 from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.admin.utils import quote
-from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 
 from catalog import selectors as catalog
 from foundation import cells, numbers
-from foundation.desk import Act, ChoiceFilter, NoteForm, Offered, ReadOnlyAdmin, choice_filter
-from foundation.errors import DomainError
+from foundation.desk import Act, ChoiceFilter, NoteForm, ReadOnlyAdmin, choice_filter
 from foundation.money import EXPONENTS
 from foundation.sections import Cell, Facts, Page
 from reconciliation import selectors, services
@@ -212,27 +210,8 @@ class ToleranceAdmin(ReadOnlyAdmin[Tolerance]):
         return [path("new/", view, name="reconciliation_tolerance_new"), *super().get_urls()]
 
     def new_view(self, request: HttpRequest) -> HttpResponseBase:
-        """A page with one act, which belongs to no row yet."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        form, status = ToleranceForm(prefix=_SET.name), 200
-        if request.method == "POST":
-            if not request.user.has_perm(_SET.permission):
-                raise PermissionDenied
-            form, status = ToleranceForm(request.POST, prefix=_SET.name), 400
-            if form.is_valid():
-                try:
-                    told = _SET.run(None, form.cleaned_data, request.user.get_username())
-                except DomainError as error:
-                    messages.error(request, error.detail)
-                    status = error.status
-                else:
-                    messages.success(request, told)
-                    return HttpResponseRedirect(reverse("admin:reconciliation_tolerance_changelist"))
-        allowed = request.user.has_perm(_SET.permission)
-        act = Offered(act=_SET, url=request.path, form=form, allowed=allowed, is_open=True)
         page = Page(title="Set a tolerance", sub="None is the default: every cent of difference is told.")
-        return self.show(request, "Set a tolerance", page, status=status, acts=[act])
+        return self.act_of_none(request, _SET, page, then=reverse("admin:reconciliation_tolerance_changelist"))
 
     def prepare(self, rows: list[Tolerance]) -> None:
         names = catalog.merchant_names({row.merchant_id for row in rows})

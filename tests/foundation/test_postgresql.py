@@ -68,13 +68,14 @@ def test_a_connection_that_the_server_ended_is_not_usable():
 def prepared() -> list[tuple[str, int]]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT statement, generic_plans + custom_plans FROM pg_prepared_statements")
-        return cursor.fetchall()
+        found: list[tuple[str, int]] = cursor.fetchall()
+    return found
 
 
 def double(number: int) -> int:
     with prepared_cursor() as cursor:
         cursor.execute("SELECT %s::int * 2", [number])
-        (answer,) = cursor.fetchone()
+        answer: int = cursor.fetchone()[0]
     return answer
 
 
