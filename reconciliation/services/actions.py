@@ -8,6 +8,7 @@ closes the item as fixed, and the next run confirms that or opens it again.
 import logging
 from ast import literal_eval
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from datetime import date, datetime
 from typing import Any
@@ -29,7 +30,7 @@ from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyRes
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory
 from reconciliation.services import findings, incidents, matches
-from reconciliation.services.repairs import REPAIRS, compare
+from reconciliation.services.repairs import REPAIRS, asks_nobody, compare
 from reconciliation.states import DISCREPANCY_EDGES, UNRESOLVED_STATES, ClosedAs, DiscrepancyState, Outcome
 from reconciliation.types import (
     BROKEN_PROMISE,
@@ -96,8 +97,10 @@ def carry_out(item: Discrepancy, record: DiscrepancyAction, given: ActionInput |
     given = given or _given(record)
     info = next(one for one in actions_of(item.kind, item.object_kind) if one.name == record.action)
     try:
-        done = REPAIRS[record.action](item, record, given) if record.action in REPAIRS else ""
-        return _finish(item, info, record, given, done)
+        # What asks nobody outside is one commit with what comes of it.
+        with one_writer(wait_s=WAIT_FOR_RUN_S) if asks_nobody(item, record.action) else nullcontext():
+            done = REPAIRS[record.action](item, record, given) if record.action in REPAIRS else ""
+            return _finish(item, info, record, given, done)
     except Exception as error:
         detail = error.detail if isinstance(error, DomainError) else f"{type(error).__name__}: {error}"
         _close_record(record, Outcome.FAILED, detail)
@@ -188,6 +191,11 @@ def _begin(
     done = known.filter(outcome__in=[Outcome.OK, Outcome.WAITING]).first()
     if done:
         return done, False
+    lease_until = in_seconds(settings.RECONCILE_ACTION_LEASE_S)
+    # Its process died: the same press goes on where that one stopped, even if a run has closed the item meanwhile; another
+    # one ends it.
+    if known.filter(lease_until__lt=Now()).update(lease_until=lease_until):
+        return known.get(), True
     if item.state == DiscrepancyState.RESOLVED:
         raise AlreadyResolved
     if stake and selectors.waiting_action(item):
@@ -196,10 +204,6 @@ def _begin(
     limit_minor = stake.get("approval_above_minor")
     if limit_minor is not None and stake["amount_minor"] > limit_minor:
         return _wait(item, action=action, key=key, note=note, by=by, inputs=inputs, **stake), True
-    lease_until = in_seconds(settings.RECONCILE_ACTION_LEASE_S)
-    # Its process died: the same press goes on where that one stopped, another one ends it.
-    if known.filter(lease_until__lt=Now()).update(lease_until=lease_until):
-        return known.get(), True
     DiscrepancyAction.objects.filter(discrepancy=item, outcome=Outcome.STARTED, lease_until__lt=Now()).update(
         outcome=Outcome.FAILED, result="Its process was silent for too long.", finished_at=Now()
     )

@@ -349,6 +349,11 @@ def _made(action: DiscrepancyAction, number: str) -> None:
     DiscrepancyAction.objects.filter(pk=action.pk).update(made=number)
 
 
+def asks_nobody(item: Discrepancy, action: str) -> bool:
+    """Whether PostgreSQL alone is asked: the bank's leg is compared with payouts that we know."""
+    return item.object_kind == legs.OBJECT and action != Action.TAKE_PROVIDER_STATUS
+
+
 REPAIRS: Mapping[str, Repair] = {
     Action.REQUERY: requery,
     Action.REPLAY_EVENT: replay_event,

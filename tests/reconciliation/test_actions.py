@@ -11,7 +11,7 @@ from foundation.database import database_now
 from foundation.errors import DomainError
 from payments import services as payments
 from payments.errors import ContradictsProvider, ProviderUnavailable
-from payments.models import Payment, Posting, Refund
+from payments.models import JournalEntry, Payment, Posting, Refund
 from reconciliation import selectors, services
 from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyResolved, NoteMissing
 from reconciliation.models import Discrepancy, DiscrepancyAction
@@ -174,16 +174,35 @@ def test_a_double_click_refunds_once(books):
     assert item.actions.count() == 1
 
 
-def test_a_refund_that_was_requested_before_a_crash_is_not_requested_again(books):
-    books.sell()
-    item = planted(books, Kind.DUPLICATE_CHARGE)
-    act(item, Action.REFUND_CUSTOMER, given=ActionInput(amount_minor=100))
-    with transaction.atomic(), connection.cursor() as cursor:  # as if the process had died before it wrote the end
+def its_process_had_died() -> None:
+    """Before it wrote the end of the action."""
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("ALTER TABLE reconciliation_discrepancyaction DISABLE TRIGGER USER")
         cursor.execute(
             "UPDATE reconciliation_discrepancyaction SET outcome = 'started', lease_until = now() - interval '1 s'"
         )
         cursor.execute("ALTER TABLE reconciliation_discrepancyaction ENABLE TRIGGER USER")
+
+
+def test_the_same_press_completes_what_a_dead_process_did_though_the_item_is_closed_by_now(books):
+    books.sell()
+    item = planted(books, Kind.AMOUNT_MISMATCH)
+    act(item, Action.POST_CORRECTION)
+    entries = JournalEntry.objects.count()
+    its_process_had_died()
+    with pytest.raises(AlreadyResolved):  # another press is another action
+        act(item, Action.WRITE_OFF)
+    assert not act(item, Action.POST_CORRECTION).replayed
+    assert item.actions.get().outcome == "ok"
+    assert JournalEntry.objects.count() == entries
+
+
+def test_a_refund_that_was_requested_before_a_crash_is_not_requested_again(books):
+    books.sell()
+    item = planted(books, Kind.DUPLICATE_CHARGE)
+    act(item, Action.REFUND_CUSTOMER, given=ActionInput(amount_minor=100))
+    its_process_had_died()
+    with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE reconciliation_discrepancy SET state = 'open', closed_as = '', resolved_at = NULL, resolved_by = ''"
         )
