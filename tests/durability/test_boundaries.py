@@ -16,7 +16,7 @@ from durability.models import Heartbeat, SagaRun
 from durability.types import Context, Lane, Outcome, Succeeded
 from tests.campaigns.boundaries.recorder import AFTER, DO, SAGA, SENT, Place
 from tests.campaigns.boundaries.runner import Recording, cross, leave_connections_to_the_parent, record
-from tests.campaigns.boundaries.units import before_anything_is_stored
+from tests.campaigns.boundaries.units import may_come_later
 from tests.durability.toys import marks, script
 
 CALL = Place(SAGA, "toys.toy", "call", DO)
@@ -94,12 +94,12 @@ def charge(port: int, charge_id: str) -> Outcome:
 def findings(recording: Recording, *, of: Place | None = None) -> dict[str, list[str]]:
     """Kill at every boundary, or at those of one place; client and workers are the first to notice in turn."""
     found = {}
-    early = before_anything_is_stored(recording.boundaries)
+    early = may_come_later(recording.boundaries)
     for number, boundary in enumerate(recording.boundaries):
         if of and boundary.place != of:
             continue
         lines = cross(
-            Toy(), boundary, recording.ending, client_first=bool(number % 2), nothing_stored=boundary in early
+            Toy(), boundary, recording.ending, client_first=bool(number % 2), may_come_later=boundary in early
         )
         if lines:
             found[str(boundary)] = lines
@@ -148,5 +148,5 @@ def test_a_scene_that_does_not_come_to_its_boundary_is_a_finding(provider):
     recording = record(Toy())
     script.call = lambda context: Succeeded()
     boundary = next(one for one in recording.boundaries if one.when == SENT)
-    lines = cross(Toy(), boundary, recording.ending, client_first=False, nothing_stored=False)
+    lines = cross(Toy(), boundary, recording.ending, client_first=False, may_come_later=False)
     assert "was not reached" in lines[0]

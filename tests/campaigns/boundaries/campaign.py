@@ -22,8 +22,8 @@ from tests import servers
 from tests.campaigns import report
 from tests.campaigns.boundaries.recorder import Boundary
 from tests.campaigns.boundaries.runner import Recording, SceneError, cross, record
-from tests.campaigns.boundaries.scenarios import SCENARIOS
-from tests.campaigns.boundaries.units import Unit, before_anything_is_stored, boundaries_of, missing, refusals, refusing
+from tests.campaigns.boundaries.scenarios import MEETING, SCENARIOS
+from tests.campaigns.boundaries.units import Unit, boundaries_of, may_come_later, missing, refusals, refusing
 from tests.campaigns.boundaries.world import Performance, World
 from tests.sandbox_process import start_sandbox
 
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def performance(world: World, unit: Unit) -> Performance:
-    return Performance(world, SCENARIOS[unit.scenario])
+    return Performance(world, SCENARIOS[unit.scenario], meets=unit.scenario in MEETING)
 
 
 def record_unit(world: World, unit: Unit) -> Recording:
@@ -67,12 +67,12 @@ def cross_all(world: World, work: Kill) -> Outcome:
     """Kill at each boundary; who is the first to notice the death is drawn by lot."""
     outcome = Outcome(work.unit)
     stage = performance(world, work.unit)
-    early = before_anything_is_stored(work.recording.boundaries)
+    early = may_come_later(work.recording.boundaries)
     with refusing(work.unit):
         for boundary in work.boundaries:
             client_first = random.Random(f"{work.seed} {work.unit} {boundary}").random() < 0.5
             found = cross(
-                stage, boundary, work.recording.ending, client_first=client_first, nothing_stored=boundary in early
+                stage, boundary, work.recording.ending, client_first=client_first, may_come_later=boundary in early
             )
             outcome.boundaries += 1
             outcome.killed += not any("was not reached" in line for line in found)

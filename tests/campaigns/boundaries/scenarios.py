@@ -32,9 +32,9 @@ from payments import services as payments
 from payments.models import Dispute, Payment, Payout, Refund
 from reconciliation import services as reconciliation
 from reconciliation.errors import AlreadyResolved, NothingToApprove, PeriodIsClosed, PeriodIsOpen
-from reconciliation.models import BankLine, BankMatch, Discrepancy, DiscrepancyAction
+from reconciliation.models import BankLine, Discrepancy, DiscrepancyAction
 from reconciliation.services.repairs import REPAIRS
-from reconciliation.types import ACTIONS, Action, ActionInput, Kind
+from reconciliation.types import ACTIONS, Action, ActionInput, Kind, info_of_action
 from tests.campaigns.boundaries.world import Scene, World, run_task
 from tests.credit import grant, with_credit
 
@@ -42,13 +42,20 @@ CARD = "pm_card_visa"
 _NEWS_WITHIN_S = 10
 _TIMES_TO_LOOK = 100
 SCENARIOS: dict[str, Scene] = {}
+MEETING: set[str] = set()  # those in which two flows meet
 
 Played = Callable[[], Any]
 
 
-def scenario(name: str) -> Callable[[Scene], Scene]:
+def scenario(name: str, *, meets: bool = False) -> Callable[[Scene], Scene]:
+    """`meets`: two flows meet in it, or a flow and the provider's late news. Which is first is a matter of time, and both
+    orders are right: what is compared is what either ends in (world.EITHER_WAY).
+    """
+
     def register(scene: Scene) -> Scene:
         SCENARIOS[name] = scene
+        if meets:
+            MEETING.add(name)
         return scene
 
     return register
@@ -224,6 +231,7 @@ def expiry_with_credit(world: World) -> Played:
     granted(world, 1000)
     world.shop.checkout(payment=with_credit(500))
     world.shop.checkout(payment=with_credit(500), headers={"Prefer": "respond-async"})
+    world.work()  # or the saga that opens the second one's payment would race with the one that cancels it
     time_is_up()
     return partial(expire, world)
 
@@ -348,7 +356,7 @@ def cancel_unpaid(world: World) -> Played:
     return partial(cancel, world, world.shop.checkout().json()["order"]["number"])
 
 
-@scenario("cancelling an order that was paid a moment ago")
+@scenario("cancelling an order that was paid a moment ago", meets=True)
 def cancel_just_paid(world: World) -> Played:
     answer = world.shop.checkout().json()
     pay_in_browser(world, answer["payment"])
@@ -387,7 +395,7 @@ def expiry_unknown(world: World) -> Played:
     return partial(expire, world)
 
 
-@scenario("expiry of an order that was paid a moment ago")
+@scenario("expiry of an order that was paid a moment ago", meets=True)
 def expiry_paid(world: World) -> Played:
     pay_in_browser(world, world.shop.checkout().json()["payment"])
     time_is_up()
@@ -464,7 +472,7 @@ def refund_made_elsewhere(world: World) -> Played:
     return webhook(world, "refund.created")
 
 
-@scenario("webhook of a refund made in the dashboard that breaks our sum")
+@scenario("webhook of a refund made in the dashboard that breaks our sum", meets=True)
 def refund_made_beyond(world: World) -> Played:
     order = bought(world)
     refund(world, order, 1000)  # held; not sent yet
@@ -481,7 +489,7 @@ def _refund_elsewhere(world: World, order: dict[str, Any], amount: int) -> None:
     ).raise_for_status()
 
 
-@scenario("refund again, after it failed late")
+@scenario("refund again, after it failed late", meets=True)
 def refund_once_more(world: World) -> Played:
     _refund_and_wait(world, "pm_card_refundFail", "failed")
     all_news(world)
@@ -734,19 +742,24 @@ def bank_statement(world: World) -> Played:
     return partial(take_in, file)
 
 
-@scenario("a bank line is linked to a payout, and the link taken back")
+@scenario("a bank line is linked to a payout")
 def bank_link(world: World) -> Played:
+    payout, line = _line_like_a_payout(world)
+    return partial(reconciliation.link_bank_line, line=line.number, payout=payout.number, by="clara", why="it is")
+
+
+@scenario("the link of a bank line is taken back")
+def bank_link_ended(world: World) -> Played:
+    payout, line = _line_like_a_payout(world)
+    reconciliation.link_bank_line(line=line.number, payout=payout.number, by="clara", why="it is")
+    return partial(reconciliation.unlink_bank_line, line=line.pk, by="clara", why="it is not")
+
+
+def _line_like_a_payout(world: World) -> tuple[Payout, BankLine]:
+    """Nothing but its amount and date speaks for it."""
     payout = arrived(world)
     take_in(bank_tells(("B1", payout.amount_minor, payout.arrives_on, "A bank", "")))
-    line = BankLine.objects.get(reference="B1")
-
-    def play() -> None:
-        if not BankMatch.objects.exists():
-            reconciliation.link_bank_line(line=line.number, payout=payout.number, by="clara", why="it is")
-        if BankMatch.objects.filter(ended_at=None).exists():
-            reconciliation.unlink_bank_line(line=line.pk, by="clara", why="it is not")
-
-    return play
+    return payout, BankLine.objects.get(reference="B1")
 
 
 def _not_at_the_bank(world: World, kind: str) -> None:
@@ -823,6 +836,9 @@ for _kind, _offered in ACTIONS.items():
         if _info.name in REPAIRS and _info.name != Action.REQUERY and _OF_ONE_KIND.get(_info.name, _kind) == _kind:
             REPAIRED.append(f"{_info.label.lower()}: {_kind}")
             SCENARIOS[REPAIRED[-1]] = _action(_info.name, _kind)
+MEETING.add(
+    f"{info_of_action(Action.REFUND_CUSTOMER).label.lower()}: {Kind.REFUND_FAILED_LATE}"
+)  # again with that card
 SCENARIOS[f"ask the provider again: {Kind.AMOUNT_MISMATCH}"] = _action(Action.REQUERY, Kind.AMOUNT_MISMATCH)
 
 
@@ -876,6 +892,7 @@ def in_bulk(world: World) -> Played:
     _found_at_night(world, Kind.AMOUNT_MISMATCH_REFUND)
     world.plant(Kind.UNKNOWN_TYPE)
     run_task("reconciliation.reconcile_day", day=_yesterday(), by="clara")
+    world.rest()  # the news that a refund contradicts ours come before or after its correction: here before
     bulk_id = UUID("0199f000-0000-7000-8000-000000000001")
     items = list(Discrepancy.objects.values_list("pk", flat=True))
 

@@ -10,10 +10,24 @@ from celery import current_app
 from durability import registry
 from durability.types import Call, Context, Handler, Outcome, Refused, Saga, Step
 from foundation.errors import DomainError
-from tests.campaigns.boundaries.recorder import AFTER, COMMIT, DO, HANDLER, OURS, SAGA, TASK, UNDO, Boundary, Place
+from tests.campaigns.boundaries.recorder import (
+    AFTER,
+    COMMIT,
+    DO,
+    EDGE,
+    HANDLER,
+    OURS,
+    SAGA,
+    TASK,
+    UNDO,
+    Boundary,
+    Place,
+)
 
-# The first commit in these places says that something was asked for, and does nothing of it yet.
-_NOTES = ("catalog.authentication", "reconciliation.services.actions", "reconciliation.services.approvals")
+# The first commit here notes that a key was used.
+_NOTES = ("catalog.authentication",)
+# A person waits for these: whoever has no answer asks again, and it is as right if the world went on before that.
+_A_PERSON_WAITS = ("reconciliation.services.",)
 _PRODUCT = OURS - {"tests"}  # durability's own tests declare recipes and handlers too
 
 
@@ -95,12 +109,15 @@ def boundaries_of(unit: Unit, noted: Mapping[Unit, Sequence[Boundary]]) -> list[
     return [boundary for boundary in noted[unit] if boundary not in known]
 
 
-def before_anything_is_stored(boundaries: Sequence[Boundary]) -> frozenset[Boundary]:
-    """Of a run, in its order: until the first commit has happened that is more than a note of what was asked for."""
+def may_come_later(boundaries: Sequence[Boundary]) -> frozenset[Boundary]:
+    """Of a run, in its order: what lies before the first commit that is more than a note of what was asked for; and all that a
+    person waits for.
+    """
     early = []
     for one in boundaries:
         is_note = one.place.name.startswith(_NOTES) and one.nth == 1
-        if (one.what, one.when) == (COMMIT, AFTER) and not is_note:
+        waits = one.place.kind == EDGE and one.place.name.startswith(_A_PERSON_WAITS)
+        if (one.what, one.when) == (COMMIT, AFTER) and not is_note and not waits:
             break
         early.append(one)
     return frozenset(early)
