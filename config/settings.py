@@ -313,9 +313,9 @@ RECONCILE_BALANCE_INTERVAL_S = (
 )
 RECONCILE_RUN_LEASE_S = 300  # renewed with each batch; a run whose process died is taken over after this
 RECONCILE_STATEMENT_TIMEOUT_MS = 600_000  # matching a very large day is one long statement
+DESK_UPLOAD_MAX_BYTES = 10 * 2**20  # of a statement file: some 50,000 rows, which are in within a request's patience
 RECONCILE_BULK_ROWS = 1000  # of one bulk action: what a person can look through before it is confirmed
 RECONCILE_BULK_WORK_FOR_S = 30  # one task; then the queue's other tasks have their turn
-DESK_UPLOAD_MAX_BYTES = 10 * 2**20  # of a statement file: some 50,000 rows, which are in within a request's patience
 RECONCILE_BULK_INTERVAL_S = 15  # a confirmed one is begun at once; this finds what a worker left half-way
 RECONCILE_BULK_ATTEMPTS = 5  # of a row whose provider or books are busy
 RECONCILE_BULK_PAUSE_S = 20  # between them

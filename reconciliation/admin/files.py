@@ -28,8 +28,6 @@ _LAYOUTS = {
     "bank_csv": "our CSV of a bank account",
     "": "not known",
 }
-
-
 _PROBLEMS_TOLD = 3  # in the message; the file's page has them all
 
 
@@ -59,11 +57,13 @@ def _take_in(row: None, data: dict[str, Any], by: str) -> str:
     report = take_in(file=cast("BinaryIO", upload.file), name=upload.name or "upload", by=by)
     if report.problems:
         told = "; ".join(f"line {one.line}: {one.reason}" for one in report.problems[:_PROBLEMS_TOLD])
-        raise StatementRefused(f"Nothing of {report.name} was taken in, {report.problem_count:,} problems: {told}.")
+        raise StatementRefused(
+            f"Nothing of {report.name} was taken in, {_count(report.problem_count, 'problem')}: {told}."
+        )
     if report.replayed:
         return f"{report.name} was taken in before: nothing has changed."
     matched = f", {report.matched:,} matched with payouts" if of_bank else ""
-    return f"{report.name} is in: {report.rows:,} rows, {report.added:,} of them new{matched}."
+    return f"{report.name} is in: {_count(report.rows, 'row')}, {report.added:,} of them new{matched}."
 
 
 _TAKE_IN: Act[Any] = Act(
@@ -173,7 +173,11 @@ class StatementFileAdmin(ReadOnlyAdmin[StatementFile]):
 def _state(file: StatementFile) -> SafeString:
     if not file.refused:
         return cells.badge("taken in", "good")
-    return cells.badge(f"refused: {file.problem_count:,} {'problem' if file.problem_count == 1 else 'problems'}", "bad")
+    return cells.badge(f"refused: {_count(file.problem_count, 'problem')}", "bad")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _days(file: StatementFile) -> str:

@@ -218,7 +218,7 @@ def test_a_clerk_takes_a_bank_statement_in_once(as_role, db):
     assert 'enctype="multipart/form-data"' in clerk.get(NEW).content.decode()
     text = f"{HEAD}B-1,ACCT,2026-01-10,usd,1426,,A bank,rent\n"
     page = clerk.post(NEW, uploaded(text), follow=True).content.decode()
-    assert "january.csv is in: 1 rows, 1 of them new, 0 matched with payouts." in page
+    assert "january.csv is in: 1 row, 1 of them new, 0 matched with payouts." in page
     assert BankLine.objects.get().reference == "B-1"
     assert StatementFile.objects.get().by == "clerk"
     assert "was taken in before" in clerk.post(NEW, uploaded(text), follow=True).content.decode()
@@ -229,7 +229,7 @@ def test_a_file_with_problems_is_refused_with_its_lines_and_stands_among_the_fil
     answer = as_role("clerk").post(NEW, uploaded(f"{HEAD}B-1,ACCT,2026-01-10,eux,1426,,A bank,rent\n"))
     assert answer.status_code == 422
     assert (
-        "Nothing of january.csv was taken in, 1 problems: line 2: the currency is not known: eux."
+        "Nothing of january.csv was taken in, 1 problem: line 2: the currency is not known: eux."
         in answer.content.decode()
     )
     assert StatementFile.objects.get().refused
@@ -240,7 +240,7 @@ def test_the_providers_own_file_is_taken_in_on_the_same_page(as_role, db):
     text = "transaction,created_at,currency,gross_minor,fee_minor,net_minor,category,source\n"
     text += "txn_1,2026-01-10T10:00:00Z,usd,1500,74,1426,charge,ch_1\n"
     page = as_role("clerk").post(NEW, uploaded(text, whose="provider"), follow=True).content.decode()
-    assert "january.csv is in: 1 rows, 1 of them new." in page
+    assert "january.csv is in: 1 row, 1 of them new." in page
     assert ProviderTransaction.objects.get().source == "ch_1"
 
 
