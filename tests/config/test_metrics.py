@@ -386,8 +386,15 @@ SELECT gen_random_uuid(), n, 'amount_mismatch', 'charge', '2026-01-01', 'high', 
        '', 's', '', '', '', '', '', '', '', '{{}}', 1, run.id, run.id,
        CASE WHEN n % 1000 = 0 THEN '' ELSE 'auto' END, CASE WHEN n % 1000 = 0 THEN NULL ELSE now() END, ''
 FROM generate_series(1, {rows}) n, (SELECT id FROM reconciliation_reconciliationrun LIMIT 1) run;
-ANALYZE durability_message, durability_delivery, durability_sagarun, reconciliation_reconciliationrun, reconciliation_discrepancy;
+ANALYZE {tables};
 """
+_FILLED = (
+    "durability_message",
+    "durability_delivery",
+    "durability_sagarun",
+    "reconciliation_reconciliationrun",
+    "reconciliation_discrepancy",
+)
 _LARGE = ("durability_message", "durability_delivery", "durability_sagarun", "reconciliation_", "payments_")
 
 
@@ -395,7 +402,7 @@ _LARGE = ("durability_message", "durability_delivery", "durability_sagarun", "re
 def test_no_gauge_reads_a_whole_table(open_share):
     """Explained on tables that are worth an index: the plan for 10 million rows is the same. With a long backlog, too."""
     with connection.cursor() as cursor:
-        cursor.execute(_FILL.format(rows=ROWS, open_share=open_share))
+        cursor.execute(_FILL.format(rows=ROWS, open_share=open_share, tables=", ".join(_FILLED)))
     with CaptureQueriesContext(connection) as captured:
         seen = read()
     assert seen.value("everycent_sagas", recipe="payments.refund", state="running") == ROWS / 1000
@@ -403,8 +410,9 @@ def test_no_gauge_reads_a_whole_table(open_share):
     assert 8 <= len(statements) <= 25, len(statements)
     for statement in statements:
         with connection.cursor() as cursor:
-            # Payments are empty here: an empty table is read whole, whatever its indexes, unless that is forbidden.
-            cursor.execute(f"SET enable_seqscan = {'off' if 'payments_' in statement else 'on'}")
+            # An empty table is read whole, whatever its indexes, unless that is forbidden.
+            empty = not any(f'FROM "{table}"' in statement or f"FROM {table}" in statement for table in _FILLED)
+            cursor.execute(f"SET enable_seqscan = {'off' if empty else 'on'}")
             cursor.execute(f"EXPLAIN {statement.replace('%', '%%')}")
             plan = "\n".join(line for (line,) in cursor.fetchall())
         assert not any(f"Seq Scan on {table}" in plan for table in _LARGE), f"{statement}\n{plan}"
