@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import OperationalError, transaction
 
 from durability import services as durability
-from foundation.database import database_now
+from foundation.database import commit_without_waiting, database_now
 from foundation.transition import transition_many
 from inventory import services as inventory
 from orders import timer
@@ -71,6 +71,7 @@ def expire_batch(*, after: Place = BEGINNING) -> list[Order]:
     orders: dict[str, Order] = {}
     try:
         with transaction.atomic(durable=True):
+            commit_without_waiting()  # buyers of the same books wait for these locks, and what is still due is found again
             orders = {order.number: order for order in lock_due(after=after, limit=settings.ORDER_EXPIRY_BATCH)}
             free = _cancel_never_sent(orders)
     except Exception:
