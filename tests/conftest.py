@@ -65,7 +65,8 @@ def sandbox_process(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def sandbox(sandbox_process, settings, monkeypatch: pytest.MonkeyPatch):
-    """The sandbox, with the product (and the processes that a test starts) pointed at it."""
+    """The sandbox, with the product (and the processes that a test starts) pointed at it, and nothing in its books."""
+    sandbox_process.control("POST", "reset")  # else each test would be told what happened in those before it
     settings.STRIPE_API_BASE = sandbox_process.url
     monkeypatch.setenv("STRIPE_API_BASE", sandbox_process.url)
     return sandbox_process
