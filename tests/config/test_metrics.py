@@ -55,9 +55,7 @@ def fault(sandbox, kind: str, *, match: str = "POST /v1/payment_intents", times:
 
 
 def requests_by_outcome(before: Change) -> dict[str, float]:
-    outcomes = ("success", "failed", "error", "unknown")
-    counts = {name: before.by("everycent_payment_requests_total", outcome=name) for name in outcomes}
-    return {name: count for name, count in counts.items() if count}
+    return before.each("everycent_payment_requests_total", "outcome")
 
 
 def test_a_payment_that_succeeds_is_one_request_and_its_amount_is_captured(shop):
@@ -151,9 +149,7 @@ def calls(before: Change, outcome: str, call: str = "payment_intents.create") ->
 
 
 def errors(before: Change) -> dict[str, float]:
-    name = "everycent_stripe_errors_total"
-    types = {dict(labels)["type"] for found, labels in read().samples if found == name}
-    return {kind: grown for kind in types if (grown := before.by(name, type=kind))}
+    return before.each("everycent_stripe_errors_total", "type")
 
 
 def test_calls_are_timed_by_call_and_outcome_and_a_decline_is_no_error(shop):
@@ -192,9 +188,7 @@ def test_a_provider_that_cannot_be_reached_is_a_connection_error(shop, settings)
 
 
 def keys_by_outcome(before: Change) -> dict[str, float]:
-    outcomes = ("replayed", "conflict", "mismatch")
-    counts = {name: before.by("everycent_idempotency_total", outcome=name) for name in outcomes}
-    return {name: count for name, count in counts.items() if count}
+    return before.each("everycent_idempotency_total", "outcome")
 
 
 def test_a_replay_and_a_mismatch_are_counted(shop):
