@@ -4,10 +4,12 @@ import gc
 import logging
 import logging.config
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+from celery import Celery, bootsteps
+from celery.platforms import EX_FAILURE
 from celery.signals import (
     beat_init,
     setup_logging,
@@ -40,6 +42,25 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 # Without this Celery closes the database's connection after each task, and every wake-up pays 12 ms for a new one.
 app.conf.CELERY_DB_REUSE_MAX = 1_000
+
+
+class EndsAfterFailure(bootsteps.StartStopStep):
+    """A worker whose loop has failed ends, whatever it would still wait for, and whoever supervises it starts it again.
+
+    A child that is killed while it writes leaves half an answer: Celery calls that unrecoverable, stops, and waits for the
+    other half for ever. What its tasks were at is in PostgreSQL.
+    """
+
+    requires = ("celery.worker.components:Pool",)  # stopped before it is
+
+    def stop(self, parent: Any) -> None:
+        if parent.exitcode == EX_FAILURE:
+            last_word = threading.Timer(settings.WORKER_STOPS_WITHIN_S, os._exit, [EX_FAILURE])
+            last_word.daemon = True
+            last_word.start()
+
+
+app.steps["worker"].add(EndsAfterFailure)
 
 
 @task_prerun.connect

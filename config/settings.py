@@ -395,6 +395,7 @@ _LONG_TASK_TIME_LIMIT_S, _LONG_TASK_SOFT_TIME_LIMIT_S = 900, 840  # a reconcilia
 CELERY_TASK_SERIALIZER = "json"
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "config.beat:SteadyScheduler"
+WORKER_STOPS_WITHIN_S = 10  # after an error of Celery's own loop; what hangs then never ends by itself
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 HEARTBEAT_INTERVAL_S = 10
 # Task → its queue, and how often beat asks for it. Beat can skip or repeat a run: every job asks the database what is due,

@@ -98,6 +98,23 @@ def test_a_task_that_nothing_can_interrupt_is_killed_with_its_process(valkey, tm
         worker.wait()
 
 
+def test_a_worker_whose_loop_has_failed_ends(valkey, tmp_path):
+    """Celery would wait for what its children are at for as long as it takes, and nobody would start it again."""
+    command = ["-m", "celery", "-A", "tests.config.hanging", "worker", "-Q", "own", "--concurrency", "2"]
+    said = tmp_path / "said"
+    with said.open("w") as output:
+        worker = subprocess.Popen([sys.executable, *command], stdout=output, stderr=output)
+    try:
+        current_app.send_task("tests.hang", args=[str(tmp_path)], queue="own", time_limit=600)
+        assert until(lambda: len(list(tmp_path.iterdir())) > 1)
+        current_app.send_task("tests.tear", queue="own")
+        assert worker.wait(25) == 1
+        assert "Unrecoverable error: UnpicklingError" in said.read_text()
+    finally:
+        worker.kill()
+        worker.wait()
+
+
 def until(happens: Callable[[], object], *, within_s: float = 20) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
