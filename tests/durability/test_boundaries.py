@@ -15,7 +15,14 @@ from durability import services
 from durability.models import Heartbeat, SagaRun
 from durability.types import Context, Lane, Outcome, Succeeded
 from tests.campaigns.boundaries.recorder import AFTER, DO, SAGA, SENT, Place
-from tests.campaigns.boundaries.runner import Recording, cross, leave_connections_to_the_parent, record
+from tests.campaigns.boundaries.runner import (
+    PLAYS,
+    PassedByError,
+    Recording,
+    cross,
+    leave_connections_to_the_parent,
+    record,
+)
 from tests.campaigns.boundaries.units import may_come_later
 from tests.durability.toys import marks, script
 
@@ -143,10 +150,27 @@ def test_what_only_memory_knows_is_caught(provider):
     assert all("charges: 1, undisturbed 2" in lines for lines in found.values())
 
 
-def test_a_scene_that_does_not_come_to_its_boundary_is_a_finding(provider):
+def test_a_scene_that_comes_to_a_boundary_unless_somebody_is_to_die_there_is_a_finding(provider):
+    class Shy(Toy):
+        played = 0
+
+        def set_up(self) -> None:
+            super().set_up()
+            self.played += 1
+            calls = self.played > PLAYS
+            script.call = (lambda context: charge(provider, context.key)) if calls else (lambda context: Succeeded())
+
+    script.call = lambda context: charge(provider, context.key)
+    recording = record(Toy())
+    boundary = next(one for one in recording.boundaries if one.when == SENT)
+    lines = cross(Shy(), boundary, recording.ending, client_first=False, may_come_later=False)
+    assert "was not reached" in lines[0]
+
+
+def test_a_boundary_that_no_other_run_comes_to_is_passed_by(provider):
     script.call = lambda context: charge(provider, context.key)
     recording = record(Toy())
     script.call = lambda context: Succeeded()
     boundary = next(one for one in recording.boundaries if one.when == SENT)
-    lines = cross(Toy(), boundary, recording.ending, client_first=False, may_come_later=False)
-    assert "was not reached" in lines[0]
+    with pytest.raises(PassedByError):
+        cross(Toy(), boundary, recording.ending, client_first=False, may_come_later=False)

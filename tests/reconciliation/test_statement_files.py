@@ -127,7 +127,9 @@ def test_the_same_file_twice_changes_nothing():
 def test_what_was_stored_is_held_against_what_was_staged(harm):
     """By count and hash, before anything is compared with it: whatever stands between both."""
     with connection.cursor() as cursor:
-        cursor.execute(f"CREATE FUNCTION pg_temp.harm() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {harm} END $$")
+        cursor.execute(
+            f"CREATE OR REPLACE FUNCTION pg_temp.harm() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {harm} END $$"
+        )
         cursor.execute(
             "CREATE TRIGGER harm BEFORE INSERT ON reconciliation_providertransaction"
             " FOR EACH ROW EXECUTE FUNCTION pg_temp.harm()"

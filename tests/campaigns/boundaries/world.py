@@ -170,6 +170,7 @@ class World:
             EMAIL_BACKEND="django.core.mail.backends.filebased.EmailBackend",
             EMAIL_FILE_PATH=str(self.mails),
             WEBHOOK_ALLOWED_NETWORKS=["127.0.0.0/8"],
+            BOOKS_SETTLE_WAIT_S=20,  # for the transactions of whatever else this server serves meanwhile
             BOOKS_CUT_POSTINGS=2,  # a cut after each entry, so that a short scene has some
             PROVIDER_LOOKUP_GRACE_S=0,  # resumed runs do not wait for the provider's list to catch up
         )
