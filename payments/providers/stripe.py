@@ -425,7 +425,9 @@ def _balance_transaction(row: Json) -> BalanceTransaction:
 
 
 def _event(row: Json) -> ProviderEvent:
-    changed = row["data"]["object"]
+    """Of v1, and the thin ones of v2, which name what changed and hold their moment as a text."""
+    changed = (row.get("data") or {}).get("object") or row.get("related_object") or {}
+    created = row["created"]
     is_intent = changed.get("object") == "payment_intent"
     return ProviderEvent(
         id=row["id"],
@@ -433,7 +435,7 @@ def _event(row: Json) -> ProviderEvent:
         object_id=changed.get("id") or "",
         intent_id=changed["id"] if is_intent else _id_of(changed.get("payment_intent")),
         livemode=bool(row["livemode"]),
-        created_at=_moment(row["created"]),
+        created_at=_moment(created) if isinstance(created, int) else datetime.fromisoformat(created),
     )
 
 

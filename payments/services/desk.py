@@ -92,6 +92,10 @@ def adopt_charge(
         raise ContradictsProvider(f"The provider knows nothing of {charge}: {refusal.message}") from refusal
     if intent.status != "succeeded" or intent.charge is None:
         raise ContradictsProvider(f"The provider says that {intent.id} is {intent.status}: there is nothing to adopt.")
+    if intent.livemode != gateway.livemode():
+        raise ContradictsProvider(
+            f"{intent.id} belongs to the provider's other mode: live and test money are never mixed."
+        )
     if (intent.amount_received_minor, intent.currency) != (amount_minor, currency):
         raise ContradictsProvider(
             f"The charge is {intent.amount_received_minor} {intent.currency}, {reference} asks for {amount_minor} "

@@ -15,6 +15,7 @@ from orders import services as orders
 from orders.models import Order
 from payments import gateway
 from payments import services as payments
+from payments.errors import ContradictsProvider
 from payments.models import JournalEntry, Payment, Posting, Refund
 from payments.types import Intent
 from reconciliation import selectors as reconciliation
@@ -283,6 +284,27 @@ def test_test_money_pays_nothing_where_the_key_is_live(shop, monkeypatch):
     settle()
     desk.reconcile_day(day=database_now().date(), by="test")
     assert len(Discrepancy.objects.all()) == 1
+
+
+def test_test_money_is_not_adopted_where_the_key_is_live(shop, monkeypatch):
+    number = shop.checkout().json()["order"]["number"]
+    paid = gateway.create_intent(
+        number="stray", amount_minor=1500, currency="usd", metadata={}, payment_method="pm_card_visa", confirm=True
+    )
+    assert paid.charge
+    monkeypatch.setattr(gateway, "livemode", lambda: True)
+    with pytest.raises(ContradictsProvider, match="other mode"):
+        payments.adopt_charge(
+            charge=paid.charge.id,
+            merchant_id=shop.merchant_id,
+            reference=number,
+            customer="cust-1",
+            amount_minor=1500,
+            currency="usd",
+            by="mia",
+            why="hers",
+        )
+    assert Payment.objects.count() == 1
 
 
 def another_intent(number: str, order: str) -> Intent:

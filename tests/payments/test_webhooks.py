@@ -77,3 +77,19 @@ def test_no_part_of_the_body_with_a_secret_is_stored(client):
     send(client, event())
     stored = json.dumps([InboxEvent.objects.values().get(), Message.objects.values().get()], default=str)
     assert "secret" not in stored
+
+
+@pytest.mark.parametrize("related", [{"related_object": {"id": "acct_1", "type": "v2.core.account"}}, {}])
+def test_an_event_of_the_providers_second_kind_is_stored_like_any_that_we_do_not_know(client, related):
+    """https://docs.stripe.com/api/v2/core/events/object: no `data.object`, and the moment is a text."""
+    thin = {
+        "id": "evt_test_65S",
+        "object": "v2.core.event",
+        "type": "v2.core.account.updated",
+        "created": "2026-09-22T06:20:52.246Z",
+        "livemode": False,
+        **related,
+    }
+    assert send(client, json.dumps(thin).encode()).status_code == 200
+    stored = InboxEvent.objects.get()
+    assert (stored.type, stored.provider_created_at.isoformat()) == (thin["type"], "2026-09-22T06:20:52.246000+00:00")
