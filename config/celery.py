@@ -47,8 +47,8 @@ app.conf.CELERY_DB_REUSE_MAX = 1_000
 class EndsAfterFailure(bootsteps.StartStopStep):
     """A worker whose loop has failed ends, whatever it would still wait for, and whoever supervises it starts it again.
 
-    A child that is killed while it writes leaves half an answer: Celery calls that unrecoverable, stops, and waits for the
-    other half for ever. What its tasks were at is in PostgreSQL.
+    A child that is killed while it writes leaves half an answer: Celery calls that unrecoverable, and its stop may then wait for
+    ever for what its children were at. That is in PostgreSQL, and others go on with it.
     """
 
     requires = ("celery.worker.components:Pool",)  # stopped before it is

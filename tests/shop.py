@@ -20,7 +20,7 @@ from orders.services import merchant_calls
 from payments import services as payments
 from tests.contract import ContractClient
 
-RECENT = timedelta(seconds=5)  # events of the tests before this one are not read again and again
+RECENT = timedelta(seconds=5)  # what was listed before is not read again and again
 
 
 @dataclass

@@ -403,14 +403,12 @@ def test_no_gauge_reads_a_whole_table(open_share):
     statements = [query["sql"] for query in captured.captured_queries if query["sql"].startswith("SELECT")]
     assert 8 <= len(statements) <= 25, len(statements)
     for statement in statements:
-        with connection.cursor() as cursor:
+        with transaction.atomic(), connection.cursor() as cursor:
             # An empty table is read whole, whatever its indexes, unless that is forbidden.
             empty = not any(f'FROM "{table}"' in statement or f"FROM {table}" in statement for table in _FILLED)
-            cursor.execute(f"SET enable_seqscan = {'off' if empty else 'on'}")
+            cursor.execute(f"SET LOCAL enable_seqscan = {'off' if empty else 'on'}")
             cursor.execute(f"EXPLAIN {statement.replace('%', '%%')}")
             plan = "\n".join(line for (line,) in cursor.fetchall())
         assert not any(f"Seq Scan on {table}" in plan for table in _LARGE), f"{statement}\n{plan}"
         if open_share < 1000:  # a few may well be sorted
             assert "Sort" not in plan or "durability_delivery" not in plan, f"the oldest is looked for\n{plan}"
-    with connection.cursor() as cursor:
-        cursor.execute("SET enable_seqscan = on")
