@@ -97,7 +97,6 @@ def database_url() -> str:
 @pytest.fixture
 def shop(transactional_db, valkey, sandbox) -> Shop:
     """A shop in which a bit of everything has happened, and all of it has come to rest."""
-    sandbox.control("POST", "reset", {})
     sandbox.control("POST", "webhooks", {"mode": "drop"})
     shop = open_shop(loyalty_rate_bp=10_000)
     shop.stock("book", 10)

@@ -26,7 +26,6 @@ def database_url() -> str:
 @pytest.fixture
 def books(sandbox):
     """What a test has done is judged by the auditor."""
-    sandbox.control("POST", "reset")
     sandbox.control("POST", "webhooks", {"mode": "drop"})
     yield
     settle()

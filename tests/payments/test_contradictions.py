@@ -48,7 +48,6 @@ def pay_in_browser(sandbox, payment: dict[str, Any], card: str = "pm_card_visa")
 @pytest.fixture
 def shop(transactional_db, valkey, sandbox) -> Shop:
     """A shop at a provider that knows of nobody else: runs compare all of its books."""
-    sandbox.control("POST", "reset")
     sandbox.control("POST", "webhooks", {"mode": "drop"})
     shop = open_shop()
     shop.stock("book", 10)

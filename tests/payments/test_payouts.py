@@ -17,13 +17,6 @@ from tests.shop import Shop, settle
 NET = 1500 - 74
 
 
-@pytest.fixture
-def sandbox(sandbox):
-    """With an empty balance: a payout collects all of it."""
-    sandbox.control("POST", "reset")
-    return sandbox
-
-
 def pay_out(sandbox, **body: Any) -> Payout:
     (made,) = sandbox.control("POST", "payouts", {"include_pending": True, **body})["payouts"]
     settle()
