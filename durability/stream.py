@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import Max, Min
 from redis.exceptions import ResponseError
 
@@ -113,17 +113,16 @@ class _Writer:
                 raise LeaseLost
 
 
-def _take(*, to_refill: bool = False) -> int | None:
-    """The stamp of the lease; None where somebody has it, or where nothing waits to be mirrored."""
+@contextmanager
+def _writing(*, to_refill: bool = False) -> Iterator[_Writer | None]:
+    """The lease for the block; None where somebody has it, or where nothing waits to be mirrored."""
     with connection.cursor() as cursor:
         cursor.execute(_TAKE, {"stream": settings.OUTBOX_STREAM, "lease_s": settings.LEASE_S, "to_refill": to_refill})
         taken = cursor.fetchone()
-    return int(taken[0]) if taken else None
-
-
-@contextmanager
-def _writing(stamp: int) -> Iterator[_Writer]:
-    """What the holder of the lease may do; it is given back afterwards."""
+    if taken is None:
+        yield None
+        return
+    stamp = int(taken[0])
     at_least = 0
     try:
         yield _Writer(stamp)
@@ -154,16 +153,12 @@ def mirror() -> int:
 def mirror_batch() -> int:
     """Write one batch of pending messages to the stream. Returns how many; 0 also where another worker is at it."""
     try:
-        # Read before the lease is committed: that commit waits for the disk, and so for all that was read, which may have been
-        # committed without waiting. No message that a loss of power could undo, and whose id another one could get, goes out.
-        with transaction.atomic(durable=True):
-            stamp = _take()
-            if stamp is None:
+        with _writing() as writer:
+            if writer is None:
                 return 0
             with connection.cursor() as cursor:
                 cursor.execute(_PENDING, {"limit": settings.OUTBOX_STREAM_BATCH})
                 rows: list[Row] = cursor.fetchall()
-        with _writing(stamp) as writer:
             if rows:
                 writer.write(rows)
                 writer.mark(rows)
@@ -185,10 +180,9 @@ def refill(*, from_id: int = 0, tell: Callable[[int, int, int], None] = lambda w
     Holds the lease throughout, so that nothing new overtakes what is older; what is published meanwhile waits. `tell` is
     called after each batch: how many were written, up to which id, and the last id. Raises StreamBusy, and LeaseLost.
     """
-    stamp = _take(to_refill=True)
-    if stamp is None:
-        raise StreamBusy
-    with _writing(stamp) as writer:
+    with _writing(to_refill=True) as writer:
+        if writer is None:
+            raise StreamBusy
         to = Message.objects.aggregate(id=Max("pk"))["id"] or 0
         after, written = from_id - 1, 0
         while True:

@@ -41,17 +41,6 @@ def tried_again(work: Callable[[], T]) -> T:
     raise AssertionError("unreachable")
 
 
-def commit_without_waiting() -> None:
-    """Let the transaction that has begun give back its locks without waiting for the disk. Should the machine lose power within the
-    next second, it never was; nothing that was committed waiting is lost with it, and nothing is torn.
-
-    Only for what is found and done again by itself. Why no message leaves us before it is on disk nevertheless:
-    docs/decisions/0026-expiry-does-not-wait-for-the-disk.md.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL synchronous_commit = off")
-
-
 def prepared_cursor() -> CursorWrapper:
     """A cursor for the few statements that every request sends. PostgreSQL parses and plans each once a connection; all others
     are put together by Django, each time another text.

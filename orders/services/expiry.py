@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import OperationalError, transaction
 
 from durability import services as durability
-from foundation.database import commit_without_waiting, database_now
+from foundation.database import database_now
 from foundation.transition import transition_many
 from inventory import services as inventory
 from orders import timer
@@ -37,14 +37,16 @@ def expire_due() -> int:
         return 0
     taken, end = 0, time.monotonic() + settings.ORDER_EXPIRY_RUN_S
     place = BEGINNING
+    limit = 1  # at first: in a new process PostgreSQL plans every statement and compiles every trigger while these rows are locked
     while time.monotonic() < end:
-        batch = expire_batch(after=place)
+        batch = expire_batch(after=place, limit=limit)
         if not batch:
             # What the timer still names was paid, cancelled or put off, or another run has it. `rearm` knows better.
             timer.forget(looked_at)
             break
         taken += len(batch)
         place = Place(batch[-1].expires_at, batch[-1].pk)  # forward only: what failed waits for another run
+        limit = settings.ORDER_EXPIRY_BATCH
     return taken
 
 
@@ -62,7 +64,7 @@ def rearm() -> int:
     return armed
 
 
-def expire_batch(*, after: Place = BEGINNING) -> list[Order]:
+def expire_batch(*, limit: int, after: Place = BEGINNING) -> list[Order]:
     """Cancel a batch: what never reached the provider set-wise and at once, the rest by a saga each.
 
     Returns the orders that were due. One that fails takes none of the others along: then each gets its saga, which
@@ -71,8 +73,7 @@ def expire_batch(*, after: Place = BEGINNING) -> list[Order]:
     orders: dict[str, Order] = {}
     try:
         with transaction.atomic(durable=True):
-            commit_without_waiting()  # buyers of the same books wait for these locks, and what is still due is found again
-            orders = {order.number: order for order in lock_due(after=after, limit=settings.ORDER_EXPIRY_BATCH)}
+            orders = {order.number: order for order in lock_due(after=after, limit=limit)}
             free = _cancel_never_sent(orders)
     except Exception:
         if not orders:

@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from datetime import timedelta
 from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, connections, transaction
+from django.db import connections, transaction
 from django.db.models.functions import Now
 from redis import Redis
 from redis.exceptions import RedisError
@@ -18,7 +16,7 @@ from redis.exceptions import RedisError
 from durability import services, stream
 from durability.errors import LeaseLost, StreamBusy
 from durability.models import Message, StreamWriter
-from foundation.database import commit_without_waiting, database_now, in_seconds
+from foundation.database import database_now, in_seconds
 from tests.durability.toys import CoinDropped
 from tests.races import orders, race  # noqa: F401  a fixture
 
@@ -45,12 +43,6 @@ def written(valkey) -> list[str]:
 
 def pending() -> int:
     return Message.objects.filter(state="pending").count()
-
-
-def take() -> AbstractContextManager[stream._Writer]:
-    stamp = stream._take()
-    assert stamp
-    return stream._writing(stamp)
 
 
 def end_lease() -> None:
@@ -121,48 +113,10 @@ def test_one_that_is_killed_before_it_marks_is_followed_by_one_that_repeats_the_
     assert written(valkey) == [*"ab", *"abc"]
 
 
-def test_no_message_goes_out_before_it_is_on_disk(valkey, monkeypatch):
-    """Not even one that was committed without waiting between the writer's lease and its look."""
-    drop("a")
-    take_alone, write = stream._take, stream._Writer.write
-    committed_at = []
-
-    def drop_without_waiting() -> None:
-        with transaction.atomic():
-            commit_without_waiting()
-            services.publish_many([CoinDropped(jar="j", coin="b")])
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_current_wal_insert_lsn()")
-            committed_at.append(cursor.fetchone()[0])
-        connection.close()
-
-    def take_and_be_slow() -> int | None:
-        stamp = take_alone()
-        with ThreadPoolExecutor(1) as other:
-            other.submit(drop_without_waiting).result()
-        return stamp
-
-    def write_what_is_on_disk(writer: stream._Writer, rows: list[stream.Row]) -> None:
-        assert len(rows) == 2
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_current_wal_flush_lsn() >= %s::pg_lsn", committed_at)
-            assert cursor.fetchone()[0]
-        write(writer, rows)
-
-    monkeypatch.setattr(stream, "_take", take_and_be_slow)
-    monkeypatch.setattr(stream._Writer, "write", write_what_is_on_disk)
-    with connection.cursor() as cursor:
-        cursor.execute("SET synchronous_commit = on")  # the tests' server is set up not to wait
-        try:
-            assert stream.mirror_batch() == 2
-        finally:
-            cursor.execute("RESET synchronous_commit")
-    assert written(valkey) == ["a", "b"]
-
-
 def test_a_zombie_writes_nothing_behind_its_successors_back(valkey):
     drop(*"abc")
-    with pytest.raises(LeaseLost), take() as zombie:
+    with pytest.raises(LeaseLost), stream._writing() as zombie:
+        assert zombie
         end_lease()
         assert stream.mirror() == 3
         zombie.write([(1, "toys.coin_dropped.v1", "j", '{"coin": "a"}')])
@@ -171,7 +125,8 @@ def test_a_zombie_writes_nothing_behind_its_successors_back(valkey):
 
 def test_a_zombies_late_mark_takes_nothing_back(valkey):
     (one,) = drop("a")
-    with pytest.raises(LeaseLost), take() as zombie:
+    with pytest.raises(LeaseLost), stream._writing() as zombie:
+        assert zombie
         end_lease()
         assert stream.mirror() == 1
         Message.objects.update(state="pending")  # somebody wants it written once more
@@ -181,9 +136,10 @@ def test_a_zombies_late_mark_takes_nothing_back(valkey):
 
 def test_a_zombie_does_not_give_its_successors_lease_back(valkey):
     drop("a")
-    with take():
+    with stream._writing():
         end_lease()
-        with take():
+        with stream._writing() as successor:
+            assert successor
             held_until = StreamWriter.objects.get().leased_until
     assert StreamWriter.objects.get().leased_until <= database_now() < held_until
 
@@ -282,5 +238,5 @@ def test_a_refill_that_lost_its_turn_says_where_to_go_on(lost, valkey, monkeypat
 
 def test_a_refill_does_not_begin_beside_another_writer(lost):
     drop("f")
-    with take(), pytest.raises(StreamBusy):
+    with stream._writing(), pytest.raises(StreamBusy):
         stream.refill()
