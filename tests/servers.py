@@ -17,7 +17,14 @@ from config.devstack import servers, system
 TEST_DATA = Path(__file__).resolve().parent.parent / "var" / "tests"
 # A crash of the machine may lose the tests' data; their speed matters more.
 # Data that nobody needs after a crash; and room for fifty threads at once beside what another worker's tests have open.
-UNSAFE_AND_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
+UNSAFE_AND_FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "300",
+    # Runs make temporary tables by the thousand here: with a minute between two clean-ups of the catalogue, each takes longer.
+    "autovacuum_naptime": "5s",
+}
 
 
 def start_missing_servers() -> None:
