@@ -1,6 +1,6 @@
 """`make boundaries`: kill a process at every boundary of every scenario, resume it, compare.
 
-[JOBS=2] [SEED=1] [ONLY="part of a scenario's name"] [WRITE=1: the section of docs/reliability.md]
+[JOBS=2] [SEED=1] [ONLY="part of a scenario's name|of another's"] [WRITE=1: the section of docs/reliability.md]
 """
 
 import os

@@ -158,7 +158,7 @@ def _cross_everything(pool: Pool, *, seed: int, only: str) -> tuple[list[Outcome
             else:
                 outcomes[unit].findings["the scene"] = [recorded]
     gaps = missing(boundary for one in recordings.values() for boundary in one.boundaries)
-    work = [one for one in _portions(recordings, seed) if only in str(one.unit)]
+    work = [one for one in _portions(recordings, seed) if any(part in str(one.unit) for part in only.split("|"))]
     total = sum(len(one.boundaries) for one in work)
     print(f"{len(recordings)} scenes, {total} boundaries, seed {seed}", flush=True)
     crossed = 0

@@ -91,7 +91,8 @@ _BOOKS = {
     "bank matches": "SELECT leg, how, ended_at IS NULL, count(*) FROM reconciliation_bankmatch GROUP BY 1, 2, 3",
     "statement files": "SELECT whose, layout, refused, rows, count(*) FROM reconciliation_statementfile GROUP BY 1, 2, 3, 4",
     "months": "SELECT starts_on, state, closings FROM reconciliation_period WHERE closings > 0",
-    "closings": "SELECT period_id, number, statements::text, items::text FROM reconciliation_periodclosing",
+    "closings": """SELECT period_id, number, regexp_replace(statements::text, 'read on [0-9: -]* UTC', 'read', 'g'), items::text
+        FROM reconciliation_periodclosing""",
     "chained closings": """SELECT kind, count(DISTINCT object) FROM reconciliation_auditrow
         JOIN reconciliation_auditblock ON block_id = reconciliation_auditblock.number
         WHERE kind IN ('statement', 'closing') GROUP BY 1""",
