@@ -313,6 +313,8 @@ RECONCILE_BALANCE_INTERVAL_S = (
 )
 RECONCILE_RUN_LEASE_S = 300  # renewed with each batch; a run whose process died is taken over after this
 RECONCILE_STATEMENT_TIMEOUT_MS = 600_000  # matching a very large day is one long statement
+RECONCILE_PART_ROWS = 250_000  # of a day: a larger one is looked at in parts, which other workers may take
+RECONCILE_HELPERS = 7  # asked at most: they come as they are free, and the run waits for none
 DESK_UPLOAD_MAX_BYTES = 10 * 2**20  # of a statement file: some 50,000 rows, which are in within a request's patience
 RECONCILE_BULK_ROWS = 1000  # of one bulk action: what a person can look through before it is confirmed
 RECONCILE_BULK_WORK_FOR_S = 30  # one task; then the queue's other tasks have their turn
@@ -426,7 +428,8 @@ _JOBS = {
     "reconciliation.wake_ignored": ("own", RECONCILE_WAKE_INTERVAL_S),
 }
 CELERY_TASK_ROUTES = {name: {"queue": queue} for name, (queue, _) in _JOBS.items()} | {
-    "reconciliation.reconcile_day": {"queue": "long"}  # a person asks for it
+    "reconciliation.reconcile_day": {"queue": "long"},  # a person asks for it
+    "reconciliation.help_run": {"queue": "long"},
 }
 CELERY_TASK_ANNOTATIONS = {
     name: {"time_limit": _LONG_TASK_TIME_LIMIT_S, "soft_time_limit": _LONG_TASK_SOFT_TIME_LIMIT_S}

@@ -2,7 +2,8 @@
 
 Works in the caller's transaction on temporary tables, which end with it:
 
-1. `recon_item`: what is looked at: (object kind, source) of everything in the day on either side, and of every
+0. `recon_agreed`: the great mass, which agrees at first sight (`agreement`), and is not looked at again;
+1. `recon_item`: what is looked at: (object kind, source) of everything else in the day on either side, and of every
    discrepancy that is not settled yet, whatever its day;
 2. `recon_pair`: each item with the provider's rows and our movement beside it, and the rule that put them there
    (`types.Rule`): first by id, in any window (a pair around midnight is a match, not two breaks), then what is left by
@@ -41,7 +42,7 @@ from payments.selectors import (
     REFUNDS_VIEW,
 )
 from payments.types import LearntFee
-from reconciliation import proposals, rules
+from reconciliation import agreement, proposals, rules
 from reconciliation.states import UNRESOLVED_STATES
 from reconciliation.types import FUZZY, Finding, Proved, Rule, Rules, Statement
 
@@ -123,27 +124,31 @@ CREATE TEMPORARY TABLE recon_found (
 # day is looked at again: what came since may fit as well.
 _ITEMS_OF_DAY = f"""
 INSERT INTO recon_item
-SELECT {_KIND}, t.source FROM reconciliation_providertransaction t
-WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
-  AND t.reporting_category = ANY(%(paired)s)
-UNION
-SELECT m.kind, m.source FROM {MOVEMENTS_VIEW} m
-WHERE m.booked AND m.source IS NOT NULL AND m.booked_at >= %(first)s AND m.booked_at < %(until)s
-UNION
-SELECT {_KIND}, t.id FROM reconciliation_providertransaction t
-WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
-  AND NOT t.reporting_category = ANY(%(stand_beside)s)
-UNION
-SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
-WHERE d.state = ANY(%(unresolved)s) AND d.object_kind NOT IN ('statement', 'bank')
-UNION
-SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
-WHERE d.closed_as = 'fixed' AND d.verified_at IS NULL AND d.object_kind NOT IN ('statement', 'bank')
-UNION
-SELECT split_part(f.object, ':', 1), half.source
-FROM reconciliation_match f
-CROSS JOIN LATERAL (VALUES (substr(f.object, strpos(f.object, ':') + 1)), (f.ours_source)) AS half (source)
-WHERE f.rule = ANY(%(fuzzy)s) AND f.theirs_on BETWEEN %(near_first)s AND %(near_last)s
+(
+    SELECT {_KIND}, t.source FROM reconciliation_providertransaction t
+    WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
+      AND t.reporting_category = ANY(%(apart_from_sales)s)
+    UNION
+    SELECT m.kind, m.source FROM {MOVEMENTS_VIEW} m
+    WHERE m.booked AND m.source IS NOT NULL AND m.booked_at >= %(first)s AND m.booked_at < %(until)s
+      AND m.kind <> ALL(%(linked)s)
+    UNION
+    SELECT {_KIND}, t.id FROM reconciliation_providertransaction t
+    WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
+      AND NOT t.reporting_category = ANY(%(stand_beside)s)
+    UNION
+    SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
+    WHERE d.state = ANY(%(unresolved)s) AND d.object_kind NOT IN ('statement', 'bank')
+    UNION
+    SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
+    WHERE d.closed_as = 'fixed' AND d.verified_at IS NULL AND d.object_kind NOT IN ('statement', 'bank')
+    UNION
+    SELECT split_part(f.object, ':', 1), half.source
+    FROM reconciliation_match f
+    CROSS JOIN LATERAL (VALUES (substr(f.object, strpos(f.object, ':') + 1)), (f.ours_source)) AS half (source)
+    WHERE f.rule = ANY(%(fuzzy)s) AND f.theirs_on BETWEEN %(near_first)s AND %(near_last)s
+)
+EXCEPT SELECT kind, source FROM recon_item  -- what `agreement` has left
 """  # noqa: S608  the view's name is a constant
 
 # Of what a person linked, one half without the other would look like a break.
@@ -523,6 +528,10 @@ SELECT 'ours', currency, count(*), sum(CASE kind WHEN 'refund' THEN -amount_mino
 FROM {MOVEMENTS_VIEW} WHERE kind IN ('charge', 'refund') AND booked AND booked_at >= %(first)s AND booked_at < %(until)s
 GROUP BY currency
 UNION ALL
+SELECT 'theirs paired', currency, sum(theirs_rows), sum(theirs_minor)::bigint FROM recon_sum GROUP BY currency
+UNION ALL
+SELECT 'ours paired', currency, sum(ours_rows), sum(ours_minor)::bigint FROM recon_sum GROUP BY currency
+UNION ALL
 SELECT 'theirs paired', theirs_currency, sum(theirs_day_rows), sum(theirs_day_minor)::bigint FROM recon_pair
 WHERE kind IN ('charge', 'refund') AND theirs_day_rows > 0 GROUP BY theirs_currency
 UNION ALL
@@ -532,7 +541,7 @@ FROM recon_pair WHERE kind IN ('charge', 'refund') AND ours_in_day GROUP BY ours
 """  # noqa: S608
 
 _MATCHED = """
-SELECT count(*) FROM recon_pair p
+SELECT (SELECT coalesce(sum(theirs_rows), 0) FROM recon_sum)::bigint + count(*) FROM recon_pair p
 WHERE p.kind IN ('charge', 'refund') AND p.theirs_day_rows > 0 AND p.ours_id IS NOT NULL
   AND NOT EXISTS (SELECT FROM recon_found f
                   WHERE f.object_kind = p.kind AND f.source = p.source AND f.kind <> 'fee_variance')
@@ -570,34 +579,52 @@ def match_day(
     now: datetime,
     unbooked: Sequence[str] = (),
     starts_on: date | None = None,
-    by: Rules | None = None,
+    look: agreement.Look = agreement.look_at_all,
 ) -> None:
     """Fill `recon_pair` and `recon_found` for a day and for everything that is not settled yet.
 
-    `unbooked`: charges that the provider told us it has not booked yet. `by`: other rules than those in force. Belongs
+    `unbooked`: charges that the provider told us it has not booked yet. `look`: sees to what agrees at first sight. Belongs
     inside a transaction.
     """
     start()
-    fill(day, now=now, unbooked=unbooked, starts_on=starts_on, by=by or rules.in_force())
+    fill(day, now=now, unbooked=unbooked, starts_on=starts_on, by=rules.in_force(), look=look)
 
 
 def start() -> None:
     """Make the tables, empty. Belongs inside a transaction, and ends with it."""
     _run(_TABLES, {})
+    agreement.start()
     proposals.start()
 
 
-def fill(day: date, *, now: datetime, unbooked: Sequence[str], starts_on: date | None, by: Rules) -> None:
+def fill(
+    day: date,
+    *,
+    now: datetime,
+    unbooked: Sequence[str],
+    starts_on: date | None,
+    by: Rules,
+    look: agreement.Look = agreement.look_at_all,
+) -> None:
     """Fill the tables, which may hold an earlier look. Writes nothing else: a read-only transaction will do."""
     for table in ("recon_item", "recon_pair", "recon_found"):
         _run(f"DELETE FROM {table}", {})  # noqa: S608  constants
-    since, until = window(day)
-    parameters = _parameters((since, until), starts_on, by)
-    near = {"near_first": (since - by.apart).date(), "near_last": (until + by.apart).date()}
-    _run(_ITEMS_OF_DAY, parameters | near)
+    agreement.clear()
+    parameters = parameters_of_day(day, starts_on, by)
+    look(parameters)
+    agreement.note_sums(agreement.sums())
+    _run("ANALYZE recon_item", {})
+    _run(_ITEMS_OF_DAY, parameters)
     _pair(parameters, by)
     proposals.propose(by, join=lambda: _join_fuzzy(parameters))
     _judge(parameters, now=now, unbooked=unbooked)
+
+
+def parameters_of_day(day: date, starts_on: date | None, by: Rules) -> agreement.Parameters:
+    """What the statements about a day name."""
+    since, until = window(day)
+    near = {"near_first": (since - by.apart).date(), "near_last": (until + by.apart).date()}
+    return _parameters((since, until), starts_on, by) | near
 
 
 def unposted_fees(since: datetime, until: datetime, *, starts_on: date | None = None) -> Iterator[list[LearntFee]]:
@@ -705,7 +732,8 @@ def day_totals(day: date, *, starts_on: date | None = None) -> DayTotals:
     with connection.cursor() as cursor:
         cursor.execute(_DAY_TOTALS, _parameters(window(day), starts_on))
         for side, currency, count, total in cursor.fetchall():
-            totals.setdefault(side, {})[currency] = total
+            of_side = totals.setdefault(side, {})
+            of_side[currency] = of_side.get(currency, 0) + total
             counts[side] = counts.get(side, 0) + int(count)
         cursor.execute(_MATCHED)
         matched = cursor.fetchone()[0]
@@ -836,6 +864,8 @@ def _parameters(bounds: tuple[datetime, datetime], starts_on: date | None, by: R
         "instance": settings.INSTANCE_ID,
         **{kind: list(categories) for kind, categories in CATEGORIES.items()},
         "paired": [category for kind in PAIRED for category in CATEGORIES[kind]],
+        "apart_from_sales": [category for kind in PAIRED if kind not in LINKED for category in CATEGORIES[kind]],
+        "linked": list(LINKED),
         "compared": [*CATEGORIES["charge"], *CATEGORIES["refund"]],
         "stand_beside": [category for kind in (*PAIRED, "cost") for category in CATEGORIES[kind]],
         "unresolved": list(UNRESOLVED_STATES),

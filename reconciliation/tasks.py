@@ -1,6 +1,7 @@
 """Reconciliation in the background: asked hourly whether a day is missing, and by people for one day."""
 
 from datetime import date
+from uuid import UUID
 
 from celery import shared_task
 
@@ -17,6 +18,12 @@ def nightly() -> None:
 def reconcile_day(day: str, by: str) -> None:
     """Reconcile one day that a person asked for."""
     services.reconcile_day(day=date.fromisoformat(day), by=by)
+
+
+@shared_task(name="reconciliation.help_run")
+def help_run(run: str, look: str, snapshot: str, of: int) -> None:
+    """Look at parts of a large day for the run that asks for help, while there are any."""
+    services.help_run(run_id=UUID(run), look_id=UUID(look), snapshot=snapshot, of=of)
 
 
 @shared_task(name="reconciliation.read_balance")

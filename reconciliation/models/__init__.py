@@ -10,7 +10,7 @@ from reconciliation.models.discrepancies import (
     Incident,
     ReconciliationRun,
 )
-from reconciliation.models.matches import Link, Match, Tolerance
+from reconciliation.models.matches import Link, Match, RunPart, RunPartLeft, Tolerance
 from reconciliation.models.periods import Period, PeriodClosing, PeriodHistory, PeriodReopening
 from reconciliation.models.provider import (
     BooksStart,
@@ -47,6 +47,8 @@ __all__ = [
     "ProviderTransaction",
     "RawRow",
     "ReconciliationRun",
+    "RunPart",
+    "RunPartLeft",
     "StatementFile",
     "Tolerance",
 ]

@@ -171,3 +171,36 @@ class Tolerance(models.Model):
 
     def __str__(self) -> str:
         return f"{self.currency.upper()} {self.amount_minor}"
+
+
+class RunPart(models.Model):
+    """A part of a large day that a helper has looked at for a run: what agreed, added up. Gone with the run's end."""
+
+    id = models.BigAutoField(primary_key=True)
+    run_id = models.UUIDField()
+    look_id = models.UUIDField()
+    part = models.PositiveSmallIntegerField()
+    sums = models.JSONField()  # as `agreement.Sum`
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["look_id", "part"], name="run_part_once")]
+
+    def __str__(self) -> str:
+        return f"{self.part}"
+
+
+class RunPartLeft(models.Model):
+    """An object of such a part that did not agree at first sight. No foreign keys: there may be as many as the day has rows."""
+
+    id = models.BigAutoField(primary_key=True)
+    run_id = models.UUIDField()
+    look_id = models.UUIDField()
+    part = models.PositiveSmallIntegerField()
+    kind = models.CharField(max_length=16)
+    source = models.CharField(max_length=255)
+
+    class Meta:
+        indexes = [models.Index(fields=["look_id", "part"], name="run_part_left_by_part")]
+
+    def __str__(self) -> str:
+        return self.source

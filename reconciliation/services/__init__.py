@@ -30,6 +30,7 @@ from reconciliation.services.periods import (
     refuse_reopening,
 )
 from reconciliation.services.runs import reconcile_day, reconcile_missing_days, request_run
+from reconciliation.services.sharing import help_run
 from reconciliation.services.statements import import_statement
 from reconciliation.services.tolerances import end_tolerance, set_tolerance
 from reconciliation.services.what_if import try_rules
@@ -44,6 +45,7 @@ __all__ = [
     "end_tolerance",
     "extend_chain",
     "extend_chain_of_today",
+    "help_run",
     "import_bank_statement",
     "import_statement",
     "link_bank_line",

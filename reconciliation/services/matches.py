@@ -41,9 +41,34 @@ WHEN MATCHED AND now.agrees AND (m.ours_id, m.ours_source, m.rule, m.currency, m
                run_id = %(run)s, matched_at = %(now)s
 WHEN MATCHED AND NOT coalesce(now.agrees, false) THEN DELETE
 """
+# What agreed at first sight: by id, and to the cent.
+_STORE_AGREED = """
+MERGE INTO reconciliation_match m
+USING (
+    SELECT kind || ':' || source AS object, ours_id, currency, abs(theirs_day_minor) AS theirs_minor,
+           (theirs_at AT TIME ZONE 'UTC')::date AS theirs_on, (ours_at AT TIME ZONE 'UTC')::date AS ours_on
+    FROM recon_agreed
+) now ON now.object = m.object
+WHEN NOT MATCHED THEN
+    INSERT (object, ours_id, ours_source, rule, currency, theirs_minor, difference_minor, tolerance_minor, theirs_on, ours_on, run_id)
+    VALUES (now.object, now.ours_id, '', 'id', now.currency, now.theirs_minor, 0, NULL, now.theirs_on, now.ours_on, %(run)s)
+WHEN MATCHED AND (m.ours_id, m.ours_source, m.rule, m.currency, m.theirs_minor, m.difference_minor, m.tolerance_minor, m.theirs_on,
+                  m.ours_on)
+        IS DISTINCT FROM (now.ours_id, '', 'id', now.currency, now.theirs_minor, 0, NULL, now.theirs_on, now.ours_on) THEN
+    UPDATE SET ours_id = now.ours_id, ours_source = '', rule = 'id', currency = now.currency, theirs_minor = now.theirs_minor,
+               difference_minor = 0, tolerance_minor = NULL, theirs_on = now.theirs_on, ours_on = now.ours_on, run_id = %(run)s,
+               matched_at = %(now)s
+"""
+
+
+def store_agreed(run: UUID | None, *, now: datetime) -> None:
+    """Write what agreed at first sight."""
+    with connection.cursor() as cursor:
+        cursor.execute(_STORE_AGREED, {"run": run, "now": now})
 
 
 def store(run: UUID | None, *, now: datetime) -> None:
     """Write what the last look saw as matches."""
     with connection.cursor() as cursor:
         cursor.execute(_STORE, {"run": run, "now": now})
+    store_agreed(run, now=now)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
+from functools import partial
 from time import monotonic
 
 from celery import current_app
@@ -13,18 +14,19 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 from kombu.exceptions import OperationalError
 
-from foundation.database import database_now, in_seconds
+from foundation.database import database_now, in_seconds, tried_again
 from foundation.errors import DomainError, InvalidInput
 from foundation.logs import bound_id
 from payments import selectors as payments
 from payments import services as payments_services
 from payments.errors import ProviderUnavailable
 from reconciliation import books, matching, selectors
+from reconciliation.agreement import Look, look_at_all
 from reconciliation.bank import legs
 from reconciliation.errors import RunInProgress, RunTakenOver, WorkersUnreachable
-from reconciliation.locks import one_writer
+from reconciliation.locks import one_run
 from reconciliation.models import ReconciliationRun
-from reconciliation.services import bank, findings, matches
+from reconciliation.services import bank, findings, matches, sharing
 from reconciliation.services.balances import read_balance
 from reconciliation.services.importing import Progress, import_day, read_window
 from reconciliation.services.periods import open_periods
@@ -34,6 +36,7 @@ from reconciliation.types import KindCounts, RunReport, Statement
 log = logging.getLogger(__name__)
 
 NIGHTLY = "nightly"
+_WAIT_FOR_RUN_S = settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000  # another one that stores what it found
 
 
 def reconcile_day(
@@ -190,32 +193,39 @@ def _post_fees_of_matches(day: date) -> None:
 
 
 def _compare(run: ReconciliationRun, imported: int, began: float, *, unbooked: list[str]) -> RunReport:
-    with one_writer(wait_s=settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000):
-        report = _match_and_store(run, imported, began, unbooked)
-        completed = ReconciliationRun.objects.filter(pk=run.pk, state=RunState.RUNNING).update(
-            state=RunState.COMPLETED,
-            finished_at=Now(),
-            duration_ms=report.duration_ms,
-            imported=imported,
-            ours_count=report.ours_count,
-            ours_totals=report.ours_totals,
-            theirs_count=report.theirs_count,
-            theirs_totals=report.theirs_totals,
-            matched=report.matched,
-            kinds={kind: asdict(counts) for kind, counts in report.kinds.items()},
-            residual=report.residual,
-            statement=books.as_stored(report.statement.values()),
-        )
-        if not completed:
-            raise RunTakenOver
-        open_periods()
+    def once() -> RunReport:
+        with one_run(wait_s=_WAIT_FOR_RUN_S):
+            report = _match_and_store(run, imported, began, unbooked, look=partial(sharing.look, run))
+            completed = ReconciliationRun.objects.filter(pk=run.pk, state=RunState.RUNNING).update(
+                state=RunState.COMPLETED,
+                finished_at=Now(),
+                duration_ms=report.duration_ms,
+                imported=imported,
+                ours_count=report.ours_count,
+                ours_totals=report.ours_totals,
+                theirs_count=report.theirs_count,
+                theirs_totals=report.theirs_totals,
+                matched=report.matched,
+                kinds={kind: asdict(counts) for kind, counts in report.kinds.items()},
+                residual=report.residual,
+                statement=books.as_stored(report.statement.values()),
+            )
+            if not completed:
+                raise RunTakenOver
+            open_periods()
+        return report
+
+    try:
+        report = tried_again(once)
+    finally:
+        sharing.forget(run)
     if any(report.residual.values()):
         log.error("run of %s: nothing accounts for %s", run.date, report.residual)
     return report
 
 
 def _compare_and_forget(run: ReconciliationRun, imported: int, began: float) -> RunReport:
-    with one_writer(wait_s=settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000):
+    with one_run(wait_s=_WAIT_FOR_RUN_S):
         undo = transaction.savepoint()
         run.save(force_insert=True)
         report = _match_and_store(run, imported, began, [], dry_run=True)
@@ -225,11 +235,17 @@ def _compare_and_forget(run: ReconciliationRun, imported: int, began: float) -> 
 
 
 def _match_and_store(
-    run: ReconciliationRun, imported: int, began: float, unbooked: list[str], *, dry_run: bool = False
+    run: ReconciliationRun,
+    imported: int,
+    began: float,
+    unbooked: list[str],
+    *,
+    look: Look = look_at_all,
+    dry_run: bool = False,
 ) -> RunReport:
     now = database_now()
     starts_on = books.starts_on()
-    matching.match_day(run.date, now=now, unbooked=unbooked, starts_on=starts_on)
+    matching.match_day(run.date, now=now, unbooked=unbooked, starts_on=starts_on, look=look)
     kinds = findings.store(run, now=now)
     matches.store(run.pk, now=now)
     totals = matching.day_totals(run.date, starts_on=starts_on)

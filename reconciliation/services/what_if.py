@@ -34,6 +34,8 @@ SELECT p.kind, p.source, p.theirs_day_rows > 0 OR coalesce(p.ours_in_day, false)
 FROM recon_pair p
 LEFT JOIN recon_found f ON f.object_kind = p.kind AND f.source = p.source AND f.kind <> 'fee_variance'
 WHERE p.theirs_rows IS NOT NULL
+UNION ALL
+SELECT kind, source, true, true, 'id', ours_id, 0, currency, abs(theirs_day_minor) FROM recon_agreed
 """
 _KEEP = f"INSERT INTO recon_before {_VERDICTS}"
 _COMPARED = f"""

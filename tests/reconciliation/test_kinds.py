@@ -28,7 +28,7 @@ from tests.reconciliation.ledgers import (
     theirs,
 )
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 HOUR = timedelta(hours=1)
 DAYS = timedelta(days=1)

@@ -21,7 +21,7 @@ from tests.reconciliation.test_statements import capture, proofs, provider_holds
 
 __all__ = ["whole_day"]
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 HOUR = timedelta(hours=1)
 DAYS = timedelta(days=1)

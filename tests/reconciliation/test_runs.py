@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import ProtectedError
 
 from foundation.database import database_now
@@ -49,7 +49,7 @@ def run(day=DAY):
 
 
 @pytest.mark.guard(15)
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_second_run_of_a_date_is_refused_while_the_first_is_under_way(no_import):
     first = begin()
     with pytest.raises(RunInProgress, match="2026-01-10"):
@@ -92,7 +92,7 @@ def test_of_two_runs_that_start_at_once_one_is_refused(monkeypatch, no_import):
     assert ReconciliationRun.objects.get().state == "completed"
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_run_whose_process_died_is_taken_over_and_its_zombie_stores_nothing(monkeypatch, no_import):
     ours("ch_1")
     dead = begin()
@@ -102,14 +102,14 @@ def test_a_run_whose_process_died_is_taken_over_and_its_zombie_stores_nothing(mo
     assert (dead.state, dead.error) == ("failed", "Its process was silent for too long; taken over.")
     assert Discrepancy.objects.count() == 1
     ours("ch_2")
-    with pytest.raises(RunTakenOver), transaction.atomic():
+    with pytest.raises(RunTakenOver):
         runs._compare(dead, 0, 0.0, unbooked=[])
     with pytest.raises(RunTakenOver):
         runs._Renewal(dead, lambda rows: None)(1)
     assert Discrepancy.objects.count() == 1
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_failed_run_says_why_and_the_next_one_may_start(monkeypatch, no_import):
     monkeypatch.setattr(runs, "import_day", lambda day, progress: 1 // 0)
     with pytest.raises(ZeroDivisionError):
@@ -120,7 +120,7 @@ def test_a_failed_run_says_why_and_the_next_one_may_start(monkeypatch, no_import
     assert run().run_id
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_day_that_has_not_begun_is_refused_and_one_that_is_not_over_is_provisional(no_import):
     today = database_now()
     with pytest.raises(InvalidInput):
@@ -227,7 +227,7 @@ def test_what_is_booked_or_unknown_at_the_provider_is_no_evidence(books):
 # --- Every day, once --------------------------------------------------------------------------------
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_days_without_a_run_are_caught_up_from_the_first_capture_on(no_import):
     today = database_now().date()
     assert selectors.days_without_a_run() == []
@@ -245,7 +245,7 @@ def test_days_without_a_run_are_caught_up_from_the_first_capture_on(no_import):
     assert list(ReconciliationRun.objects.filter(by="nightly").values_list("date", flat=True)) == [missing[0]]
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_an_outage_longer_than_one_job_can_do_is_caught_up_by_the_next_ones(no_import, settings):
     settings.RECONCILE_CATCH_UP_DAYS = 2
     ours("ch_1", at=database_now() - timedelta(days=5))
@@ -255,14 +255,14 @@ def test_an_outage_longer_than_one_job_can_do_is_caught_up_by_the_next_ones(no_i
     assert selectors.days_without_a_run() == []
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_history_of_years_is_not_missed_day_by_day(no_import, settings):
     settings.RECONCILE_HISTORY_DAYS = 3
     ours("ch_1", at=database_now() - timedelta(days=900))
     assert len(selectors.days_without_a_run()) == 3
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_day_that_cannot_be_run_does_not_keep_the_others_from_it(monkeypatch, no_import):
     today = database_now().date()
     ours("ch_1", at=database_now() - timedelta(days=3))
@@ -278,7 +278,7 @@ def test_a_day_that_cannot_be_run_does_not_keep_the_others_from_it(monkeypatch, 
     assert selectors.days_without_a_run() == [broken]
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_provider_that_is_away_is_not_asked_for_each_day(monkeypatch, no_import):
     asked = []
 
@@ -293,7 +293,7 @@ def test_a_provider_that_is_away_is_not_asked_for_each_day(monkeypatch, no_impor
     assert len(asked) == 1
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_the_hourly_job_looks_again_at_what_was_timing_once_its_time_is_up(monkeypatch, no_import):
     """Yesterday's run at midnight, and nobody runs yesterday again by hand."""
     midnight = database_now().replace(hour=0, minute=0, second=0, microsecond=0)
@@ -316,7 +316,7 @@ def test_the_hourly_job_looks_again_at_what_was_timing_once_its_time_is_up(monke
     assert ReconciliationRun.objects.count() == 2
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_run_that_found_something_cannot_be_deleted(no_import):
     ours("ch_1")
     run()
@@ -334,7 +334,7 @@ def reconcile(*arguments: str) -> tuple[int, str]:
     return int(ended.value.code or 0), out.getvalue()
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_the_command_says_by_its_exit_code_whether_something_is_open(no_import):
     assert reconcile("--date", "2026-01-10")[0] == 0
     ours("ch_1")
@@ -347,7 +347,7 @@ def test_the_command_says_by_its_exit_code_whether_something_is_open(no_import):
     assert reconcile("--date", "2026-01-10")[0] == 0
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_the_command_prints_one_json_document(no_import):
     ours("ch_1")
     theirs("ch_2", 800)
@@ -368,7 +368,7 @@ def test_the_command_prints_one_json_document(no_import):
     }
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_dry_run_tells_the_same_and_stores_nothing(no_import):
     ours("ch_1")
     code, text = reconcile("--date", "2026-01-10", "--dry-run")
@@ -378,13 +378,13 @@ def test_a_dry_run_tells_the_same_and_stores_nothing(no_import):
     assert not Discrepancy.objects.exists()
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_without_a_date_it_is_yesterday(no_import):
     reconcile()
     assert ReconciliationRun.objects.get().date == database_now().date() - timedelta(days=1)
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -403,7 +403,7 @@ def test_what_cannot_be_run_ends_with_2_and_one_line(no_import, arguments, reaso
     assert refused.value.returncode == 2 or "write it as" in reason
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_provider_that_does_not_answer_ends_with_2(monkeypatch, transactional_db):
     monkeypatch.setattr("payments.providers.stripe.time.sleep", lambda seconds: None)
     with pytest.raises(CommandError, match="Could not run: The payment provider does not give its books") as refused:

@@ -15,7 +15,7 @@ from reconciliation.services import runs
 from reconciliation.types import KINDS, Kind
 from tests.reconciliation.ledgers import our_refund, ours, theirs
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_a_days_bookings_lead_from_its_opening_to_its_closing_in_each_currency(w
     assert (after["jpy"].opening_minor, after["jpy"].lines, after["jpy"].closing_minor) == (480, (), 480)
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_rows_that_changed_or_were_withdrawn_are_added_up_anew(reconcile):
     row = sold("ch_1")
     sold("ch_2")
@@ -182,7 +182,7 @@ def test_rows_of_the_same_second_count_by_their_names(whole_day):
     assert proofs()["balance"].residual_minor == 0
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_nothing_is_proved_from_days_that_nobody_read(reconcile):
     provider_holds(1726, sold("ch_1"))
     sold("ch_0", at=NOON - 2 * DAYS)

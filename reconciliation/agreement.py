@@ -1,0 +1,192 @@
+"""What agrees at first sight: the great mass of a day, put together by ids alone, in parts that several workers can share.
+
+A charge or refund agrees if the provider booked it once, on the day, and our books know it by its id, settled, with the same
+amount, currency and fee. All that a look at it would make is a match by id, so it is kept for that (`matches.store`), counted,
+and not looked at again. Everything else of the day is left to `matching`, which says how it differs.
+
+What somebody has had to do with stands aside, and is looked at whole: an item that is not settled, a link, a fuzzy match.
+
+Works in the caller's transaction on temporary tables, which end with it: `recon_agreed`, `recon_aside`, and the `recon_item` of
+`matching`, which gets what is left. A part is the objects whose id hashes into it, on both sides: no part needs another.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.db import connection
+
+from payments.selectors import CHARGES_VIEW, CLEARING_CORRECTIONS_VIEW, CLEARING_LINES_VIEW, REFUNDS_VIEW
+
+Parameters = dict[str, Any]  # of `matching`: the window of the day, and what its statements name
+Look = Callable[[Parameters], None]  # looks at the whole day, be it in parts
+
+_VIEWS: Final[Mapping[str, str]] = {"charge": CHARGES_VIEW, "refund": REFUNDS_VIEW}
+
+_TABLES = """
+DROP TABLE IF EXISTS pg_temp.recon_agreed, pg_temp.recon_aside, pg_temp.recon_sum;
+CREATE TEMPORARY TABLE recon_agreed (
+    kind text, source text, id text, currency text, theirs_day_minor bigint, fee_minor bigint, theirs_at timestamptz,
+    ours_id uuid, ours_at timestamptz, ours_in_day boolean
+) ON COMMIT DROP;
+CREATE TEMPORARY TABLE recon_aside (kind text, source text) ON COMMIT DROP;
+CREATE TEMPORARY TABLE recon_sum (
+    currency text, theirs_rows bigint, theirs_minor bigint, ours_rows bigint, ours_minor bigint
+) ON COMMIT DROP;
+"""
+
+_ASIDE = """
+INSERT INTO recon_aside
+SELECT object_kind, source FROM reconciliation_discrepancy WHERE state = ANY(%(unresolved)s)
+UNION
+SELECT object_kind, source FROM reconciliation_discrepancy WHERE closed_as = 'fixed' AND verified_at IS NULL
+UNION
+SELECT l.object_kind, half.source FROM reconciliation_link l
+CROSS JOIN LATERAL (VALUES (l.source), (l.ours_source)) AS half (source) WHERE l.ended_at IS NULL
+UNION
+SELECT split_part(f.object, ':', 1), half.source FROM reconciliation_match f
+CROSS JOIN LATERAL (VALUES (substr(f.object, strpos(f.object, ':') + 1)), (f.ours_source)) AS half (source)
+WHERE f.rule = ANY(%(fuzzy)s) AND f.theirs_on BETWEEN %(near_first)s AND %(near_last)s
+"""
+
+
+def _in_part(column: str) -> str:
+    return f"(%(of)s = 1 OR abs(hashtextextended({column}, 0) %% %(of)s) = %(part)s)"
+
+
+def _agreed(kind: str) -> str:
+    """A row of the provider's and a movement of ours, which are unique by their ids."""
+    sign = "" if kind == "charge" else "-"
+    return f"""
+    INSERT INTO recon_agreed
+    SELECT '{kind}', t.source, t.id, t.currency, t.amount_minor, t.fee_minor, t.created_at, m.id,
+           coalesce(m.booked_at, m.occurred_at),
+           m.booked AND coalesce(m.booked_at >= %(since)s AND m.booked_at < %(until)s, false)
+    FROM reconciliation_providertransaction t
+    JOIN {_VIEWS[kind]} m ON m.source = t.source AND m.currency = t.currency AND m.amount_minor = {sign}t.amount_minor
+    WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
+      AND t.reporting_category = ANY(%({kind})s) AND t.amount_minor <> 0 AND t.source_status IN ('', 'succeeded')
+      AND m.status = 'succeeded' AND {_in_part("t.source")}
+    """  # noqa: S608  constants
+
+
+_AGREED = {kind: _agreed(kind) for kind in _VIEWS}
+
+# What is taken out again, in statements of their own: of an anti-join, PostgreSQL would guess that next to nothing is left, and
+# look up our movements one by one.
+_SEVERAL_ROWS = {
+    kind: f"""
+    DELETE FROM recon_agreed a USING reconciliation_providertransaction o
+    WHERE a.kind = '{kind}' AND o.source = a.source AND o.id <> a.id AND o.withdrawn_at IS NULL
+      AND o.reporting_category = ANY(%({kind})s)
+    """  # noqa: S608  constants
+    for kind in _VIEWS
+}
+_STANDS_ASIDE = "DELETE FROM recon_agreed a USING recon_aside s WHERE s.kind = a.kind AND s.source = a.source"
+# Beside the fee that was posted for it; what was never posted has nothing to differ from.
+_NOT_THE_FEE = f"""
+DELETE FROM recon_agreed a USING (
+    SELECT key, sum(fee_minor) AS minor FROM (
+        SELECT l.key, -l.amount_minor AS fee_minor FROM recon_agreed r JOIN {CLEARING_LINES_VIEW} l ON l.key = 'fee:' || r.id
+        UNION ALL
+        SELECT l.key, -l.amount_minor FROM recon_agreed r JOIN {CLEARING_CORRECTIONS_VIEW} l ON l.key = 'fee:' || r.id
+    ) line GROUP BY key
+) posted WHERE posted.key = 'fee:' || a.id AND posted.minor <> a.fee_minor
+"""  # noqa: S608
+
+
+def _left(kind: str) -> str:
+    return f"""
+    SELECT '{kind}', t.source FROM reconciliation_providertransaction t
+    WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
+      AND t.reporting_category = ANY(%({kind})s) AND {_in_part("t.source")}
+      AND NOT EXISTS (SELECT FROM recon_agreed a WHERE a.kind = '{kind}' AND a.source = t.source)
+    UNION
+    SELECT '{kind}', m.source FROM {_VIEWS[kind]} m
+    WHERE m.booked AND m.source IS NOT NULL AND m.booked_at >= %(first)s AND m.booked_at < %(until)s AND {_in_part("m.source")}
+      AND NOT EXISTS (SELECT FROM recon_agreed a WHERE a.kind = '{kind}' AND a.source = m.source)
+    """  # noqa: S608
+
+
+_LEFT = "INSERT INTO recon_item " + " UNION ALL ".join(_left(kind) for kind in _VIEWS)
+
+_SUMS = """
+SELECT currency, count(*), sum(theirs_day_minor)::bigint, count(*) FILTER (WHERE ours_in_day),
+       coalesce(sum(theirs_day_minor) FILTER (WHERE ours_in_day), 0)::bigint
+FROM recon_agreed GROUP BY currency ORDER BY currency
+"""
+
+_ROWS = """
+SELECT count(*) FROM reconciliation_providertransaction WHERE created_at >= %(first)s AND created_at < %(until)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """What agrees, of a currency: rows, and their amounts with the provider's sign. Of ours: what our books have on the day."""
+
+    currency: str
+    theirs_rows: int
+    theirs_minor: int
+    ours_rows: int
+    ours_minor: int
+
+
+def start() -> None:
+    """Make the tables, empty. Belongs inside a transaction, and ends with it."""
+    _run(_TABLES)
+
+
+def clear() -> None:
+    """Forget an earlier look."""
+    for table in ("recon_agreed", "recon_aside", "recon_sum"):
+        _run(f"DELETE FROM {table}")  # noqa: S608  constants
+
+
+def look_at_all(parameters: Parameters) -> None:
+    """The whole day as one part."""
+    look_at(parameters, part=0, of=1)
+
+
+def look_at(parameters: Parameters, *, part: int, of: int) -> None:
+    """Add what agrees of a part to `recon_agreed`, and what is left of it to `recon_item`."""
+    parameters = parameters | {"part": part, "of": of}
+    _run("DELETE FROM recon_aside")
+    _run(_ASIDE, parameters)
+    _run("ANALYZE recon_aside")
+    for statement in _AGREED.values():
+        _run(statement, parameters)
+    _run("ANALYZE recon_agreed")
+    for statement in _SEVERAL_ROWS.values():
+        _run(statement, parameters)
+    _run(_STANDS_ASIDE)
+    _run(_NOT_THE_FEE)
+    _run(_LEFT, parameters)
+
+
+def rows(parameters: Parameters) -> int:
+    """How many rows the provider's books hold of the day."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ROWS, parameters)
+        return int(cursor.fetchone()[0])
+
+
+def sums() -> list[Sum]:
+    """Of all that was looked at here."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SUMS)
+        return [Sum(*row) for row in cursor.fetchall()]
+
+
+def note_sums(found: list[Sum]) -> None:
+    """Put what others have looked at beside what was looked at here: `matching.day_totals` adds both up."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO recon_sum VALUES (%s, %s, %s, %s, %s)",
+            [(one.currency, one.theirs_rows, one.theirs_minor, one.ours_rows, one.ours_minor) for one in found],
+        )
+
+
+def _run(statement: str, parameters: Parameters | None = None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)

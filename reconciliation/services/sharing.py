@@ -1,0 +1,164 @@
+"""A large day is looked at in parts, and whoever is free takes one: the run itself, and workers of any host through Celery.
+
+The run shows its snapshot; a helper looks at its parts with the run's own eyes, so it does not matter who looked when. It writes down
+what agreed, adds it up, and leaves what is left to the run. A part is held by an advisory lock of the transaction that looks at
+it: a helper that is killed gives it back at once, and somebody else takes it. Helpers are help: none is waited for but for the
+part that it holds, and without any the run does all by itself.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from time import monotonic, sleep
+from uuid import UUID
+
+from celery import current_app
+from django.conf import settings
+from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from kombu.exceptions import OperationalError as BrokerError
+
+from foundation.database import database_now
+from foundation.ids import uuid7
+from reconciliation import agreement, books, matching, rules
+from reconciliation.models import ReconciliationRun, RunPart, RunPartLeft
+from reconciliation.services import matches
+from reconciliation.states import RunState
+
+log = logging.getLogger(__name__)
+
+_LOCKED = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
+_LOOKED_EVERY_S = 0.05
+_LEFT = RunPartLeft._meta.db_table
+
+
+def look(run: ReconciliationRun, parameters: agreement.Parameters) -> None:
+    """Look at the run's day, in parts where it is large. Belongs inside the run's transaction (`one_run`)."""
+    of = -(-agreement.rows(parameters) // settings.RECONCILE_PART_ROWS)
+    if of <= 1:
+        agreement.look_at_all(parameters)
+        return
+    look_id = uuid7()  # a run that has to begin anew looks with other eyes
+    _ask_for_help(run, look_id, of)
+    with _another_connection() as other:
+        waiting = list(range(of))
+        until = monotonic() + settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000
+        while waiting:
+            part = _free(look_id, waiting)
+            if part is None:
+                if monotonic() > until:
+                    raise TimeoutError(f"helpers of run {run.number} still hold its parts {waiting}")
+                sleep(_LOOKED_EVERY_S)
+                continue
+            waiting.remove(part)
+            if not _take_over(other, look_id, part):
+                agreement.look_at(parameters, part=part, of=of)
+
+
+def forget(run: ReconciliationRun) -> None:
+    """What helpers wrote down for a run that has ended, and for those whose process died."""
+    running = ReconciliationRun.objects.filter(state=RunState.RUNNING).exclude(pk=run.pk).values("pk")
+    for model in (RunPart, RunPartLeft):
+        model._default_manager.exclude(run_id__in=running).delete()
+
+
+def help_run(*, run_id: UUID, look_id: UUID, snapshot: str, of: int) -> int:
+    """Look at parts of a run's day while there are any; how many. Who comes too late finds none."""
+    run = ReconciliationRun.objects.filter(pk=run_id, state=RunState.RUNNING).first()
+    if run is None:
+        return 0
+    looked = 0
+    for part in range(of):
+        if RunPart.objects.filter(look_id=look_id, part=part).exists():
+            continue
+        try:
+            with transaction.atomic(durable=True):
+                if not _see(snapshot):
+                    return looked
+                looked += _help_with(run, look_id, part, of)
+        except IntegrityError:
+            continue  # the other helper was faster by the blink of an eye
+    return looked
+
+
+def _ask_for_help(run: ReconciliationRun, look_id: UUID, of: int) -> None:
+    """The one call out of a transaction: there is no snapshot without one. It waits for nobody, and may fail."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_export_snapshot()")
+        snapshot = cursor.fetchone()[0]
+    try:
+        for _ in range(min(of - 1, settings.RECONCILE_HELPERS)):
+            current_app.send_task(
+                "reconciliation.help_run", args=[str(run.pk), str(look_id), snapshot, of], retry=False
+            )
+    except BrokerError:
+        log.warning("run %s: nobody can be asked for help; it goes on alone", run.number)
+
+
+def _free(look_id: UUID, parts: list[int]) -> int | None:
+    """The first of these parts that nobody looks at; from here on we do, to the end of the transaction."""
+    with connection.cursor() as cursor:
+        for part in parts:
+            cursor.execute(_LOCKED, [f"run_part:{look_id}:{part}"])
+            if cursor.fetchone()[0]:
+                return part
+    return None
+
+
+def _take_over(other: BaseDatabaseWrapper, look_id: UUID, part: int) -> bool:
+    """What a helper found of a part, if one did: our own transaction is too old to see it."""
+    with other.cursor() as theirs:
+        theirs.execute("SELECT sums FROM reconciliation_runpart WHERE look_id = %s AND part = %s", [look_id, part])
+        row = theirs.fetchone()
+        if row is None:
+            return False
+        left = f"COPY (SELECT kind, source FROM {_LEFT} WHERE look_id = %s AND part = %s) TO STDOUT"  # noqa: S608  constant
+        with (
+            connection.cursor() as ours,
+            theirs.copy(left, [look_id, part]) as from_them,
+            ours.copy("COPY recon_item FROM STDIN") as to_us,
+        ):
+            for some in from_them:
+                to_us.write(some)
+    agreement.note_sums([agreement.Sum(**one) for one in json.loads(row[0])])
+    return True
+
+
+def _see(snapshot: str) -> bool:
+    """See what the run sees. False: it has ended."""
+    try:
+        with transaction.atomic(savepoint=False), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SET TRANSACTION SNAPSHOT %s", [snapshot])
+            cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+    except DatabaseError:
+        transaction.set_rollback(True)
+        return False
+    return True
+
+
+def _help_with(run: ReconciliationRun, look_id: UUID, part: int, of: int) -> int:
+    """1, or 0 where somebody else is at it."""
+    if _free(look_id, [part]) is None:
+        return 0
+    matching.start()
+    agreement.look_at(matching.parameters_of_day(run.date, books.starts_on(), rules.in_force()), part=part, of=of)
+    matches.store_agreed(run.pk, now=database_now())
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {_LEFT} (run_id, look_id, part, kind, source) SELECT %s, %s, %s, kind, source FROM recon_item",  # noqa: S608
+            [run.pk, look_id, part],
+        )
+    RunPart.objects.create(run_id=run.pk, look_id=look_id, part=part, sums=[asdict(one) for one in agreement.sums()])
+    return 1
+
+
+@contextmanager
+def _another_connection() -> Iterator[BaseDatabaseWrapper]:
+    other: BaseDatabaseWrapper = connection.copy()
+    try:
+        yield other
+    finally:
+        other.close()
