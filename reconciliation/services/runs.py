@@ -21,10 +21,10 @@ from payments import selectors as payments
 from payments import services as payments_services
 from payments.errors import ProviderUnavailable
 from reconciliation import books, matching, selectors
-from reconciliation.agreement import Look, look_at_all
 from reconciliation.bank import legs
 from reconciliation.errors import RunInProgress, RunTakenOver, WorkersUnreachable
 from reconciliation.locks import one_run
+from reconciliation.matching.agreement import Look, look_at_all
 from reconciliation.models import ReconciliationRun
 from reconciliation.services import bank, findings, matches, sharing
 from reconciliation.services.balances import read_balance

@@ -22,7 +22,9 @@ from kombu.exceptions import OperationalError as BrokerError
 
 from foundation.database import database_now
 from foundation.ids import uuid7
-from reconciliation import agreement, books, matching, rules
+from reconciliation import books, matching, rules
+from reconciliation.matching import agreement
+from reconciliation.matching.days import Parameters
 from reconciliation.models import ReconciliationRun, RunPart, RunPartLeft
 from reconciliation.services import matches
 from reconciliation.states import RunState
@@ -34,7 +36,7 @@ _LOOKED_EVERY_S = 0.05
 _LEFT = RunPartLeft._meta.db_table
 
 
-def look(run: ReconciliationRun, parameters: agreement.Parameters) -> None:
+def look(run: ReconciliationRun, parameters: Parameters) -> None:
     """Look at the run's day, in parts where it is large. Belongs inside the run's transaction (`one_run`)."""
     of = -(-agreement.rows(parameters) // settings.RECONCILE_PART_ROWS)
     if of <= 1:

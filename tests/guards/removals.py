@@ -261,14 +261,14 @@ GUARDS = [
         "all types, an overlapping re-read, matched both ways, unknown types alarm",
         [
             Edit(
-                "reconciliation/matching.py",
-                "SELECT m.kind, m.source FROM {MOVEMENTS_VIEW} m\nWHERE m.booked AND",
-                "SELECT m.kind, m.source FROM {MOVEMENTS_VIEW} m\nWHERE false AND",
+                "reconciliation/matching/agreement.py",
+                "m.source FROM {_VIEWS[kind]} m\n    WHERE m.booked AND",
+                "m.source FROM {_VIEWS[kind]} m\n    WHERE false AND",
             ),
             Edit(
-                "reconciliation/matching.py",
-                "AND t.withdrawn_at IS NULL\n  AND NOT t.reporting_category = ANY(%(stand_beside)s)\nUNION",
-                "AND t.withdrawn_at IS NULL\n  AND false\nUNION",
+                "reconciliation/matching/pairs.py",
+                "AND t.withdrawn_at IS NULL\n      AND NOT t.reporting_category = ANY(%(stand_beside)s)\n    UNION",
+                "AND t.withdrawn_at IS NULL\n      AND false\n    UNION",
             ),
             Edit(
                 "reconciliation/services/importing.py",

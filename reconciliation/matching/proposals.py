@@ -1,6 +1,6 @@
 """What is left on both sides after matching by ids: put together where it fits once, either way; else proposed to a person.
 
-Works on `recon_pair` (see `matching`), in the caller's transaction, on temporary tables of its own:
+Works on `recon_pair`, in the caller's transaction, on temporary tables of its own:
 
 1. `recon_left`: charges and refunds that stand on one side alone;
 2. `recon_edge`: what belongs together by metadata: the provider's names our payment or its order; a refund is of the same
@@ -18,6 +18,7 @@ from typing import Any, Final
 from django.db import connection
 
 from payments.selectors import BOOKINGS_VIEW, ID_FUNCTION, NUMBER_FUNCTION
+from reconciliation.matching.days import run
 from reconciliation.types import Rule, Rules
 
 SHOWN: Final = 5  # candidates that a person chooses among; who needs more searches
@@ -203,7 +204,7 @@ _SHOWN_TO_A_PERSON = (_shown("theirs", "ours"), _shown("ours", "theirs"))
 
 def start() -> None:
     """Make the tables, empty. Belongs inside a transaction, and ends with it."""
-    _run(_TABLES)
+    run(_TABLES)
 
 
 def propose(by: Rules, *, join: Callable[[], None]) -> None:
@@ -212,36 +213,31 @@ def propose(by: Rules, *, join: Callable[[], None]) -> None:
     Belongs inside a transaction, after all stronger rules.
     """
     for table in ("recon_left", "recon_edge", "recon_fuzzy", "recon_candidate"):
-        _run(f"DELETE FROM {table}")  # noqa: S608  constants
+        run(f"DELETE FROM {table}")  # noqa: S608  constants
     parameters: dict[str, Any] = {
         "apart": by.apart,
         "tolerant": [one.merchant_id for one in by.tolerances],
         "of_currency": [one.currency for one in by.tolerances],
         "tolerated": [one.amount_minor for one in by.tolerances],
     }
-    _run(_LEFT, parameters)
+    run(_LEFT, parameters)
     if not _stand_on_both_sides():
         return
-    _run("ANALYZE recon_left")
-    _run(_HAS_A_FEE)
-    _run(_EDGES, parameters)
+    run("ANALYZE recon_left")
+    run(_HAS_A_FEE)
+    run(_EDGES, parameters)
     for allowed, statement in ((by.metadata, _BY_METADATA), (by.amount_and_date, _BY_AMOUNT_AND_DATE)):
         if allowed:
-            _run(statement, parameters)
+            run(statement, parameters)
             for taken in _NOT_LEFT:
-                _run(taken)
+                run(taken)
     join()
-    _run(_CANDIDATES, parameters)
+    run(_CANDIDATES, parameters)
     for statement in _SHOWN_TO_A_PERSON:
-        _run(statement)
+        run(statement)
 
 
 def _stand_on_both_sides() -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(DISTINCT side) FROM recon_left")
         return bool(cursor.fetchone()[0] == 2)
-
-
-def _run(statement: str, parameters: dict[str, Any] | None = None) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)

@@ -2,23 +2,23 @@
 
 A charge or refund agrees if the provider booked it once, on the day, and our books know it by its id, settled, with the same
 amount, currency and fee. All that a look at it would make is a match by id, so it is kept for that (`matches.store`), counted,
-and not looked at again. Everything else of the day is left to `matching`, which says how it differs.
+and not looked at again. Everything else of the day is left to the other modules, which say how it differs.
 
 What somebody has had to do with stands aside, and is looked at whole: an item that is not settled, a link, a fuzzy match.
 
 Works in the caller's transaction on temporary tables, which end with it: `recon_agreed`, `recon_aside`, and the `recon_item` of
-`matching`, which gets what is left. A part is the objects whose id hashes into it, on both sides: no part needs another.
+`pairs`, which gets what is left. A part is the objects whose id hashes into it, on both sides: no part needs another.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from django.db import connection
 
 from payments.selectors import CHARGES_VIEW, CLEARING_CORRECTIONS_VIEW, CLEARING_LINES_VIEW, REFUNDS_VIEW
+from reconciliation.matching.days import Parameters, run
 
-Parameters = dict[str, Any]  # of `matching`: the window of the day, and what its statements name
 Look = Callable[[Parameters], None]  # looks at the whole day, be it in parts
 
 _VIEWS: Final[Mapping[str, str]] = {"charge": CHARGES_VIEW, "refund": REFUNDS_VIEW}
@@ -134,13 +134,13 @@ class Sum:
 
 def start() -> None:
     """Make the tables, empty. Belongs inside a transaction, and ends with it."""
-    _run(_TABLES)
+    run(_TABLES)
 
 
 def clear() -> None:
     """Forget an earlier look."""
     for table in ("recon_agreed", "recon_aside", "recon_sum"):
-        _run(f"DELETE FROM {table}")  # noqa: S608  constants
+        run(f"DELETE FROM {table}")  # noqa: S608  constants
 
 
 def look_at_all(parameters: Parameters) -> None:
@@ -151,17 +151,17 @@ def look_at_all(parameters: Parameters) -> None:
 def look_at(parameters: Parameters, *, part: int, of: int) -> None:
     """Add what agrees of a part to `recon_agreed`, and what is left of it to `recon_item`."""
     parameters = parameters | {"part": part, "of": of}
-    _run("DELETE FROM recon_aside")
-    _run(_ASIDE, parameters)
-    _run("ANALYZE recon_aside")
+    run("DELETE FROM recon_aside")
+    run(_ASIDE, parameters)
+    run("ANALYZE recon_aside")
     for statement in _AGREED.values():
-        _run(statement, parameters)
-    _run("ANALYZE recon_agreed")
+        run(statement, parameters)
+    run("ANALYZE recon_agreed")
     for statement in _SEVERAL_ROWS.values():
-        _run(statement, parameters)
-    _run(_STANDS_ASIDE)
-    _run(_NOT_THE_FEE)
-    _run(_LEFT, parameters)
+        run(statement, parameters)
+    run(_STANDS_ASIDE)
+    run(_NOT_THE_FEE)
+    run(_LEFT, parameters)
 
 
 def rows(parameters: Parameters) -> int:
@@ -185,8 +185,3 @@ def note_sums(found: list[Sum]) -> None:
             "INSERT INTO recon_sum VALUES (%s, %s, %s, %s, %s)",
             [(one.currency, one.theirs_rows, one.theirs_minor, one.ours_rows, one.ours_minor) for one in found],
         )
-
-
-def _run(statement: str, parameters: Parameters | None = None) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)

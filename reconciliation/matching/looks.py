@@ -1,0 +1,77 @@
+"""A look at a day, or at a few objects: every step of matching in its order."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+
+from django.db import connection
+
+from reconciliation import rules
+from reconciliation.matching import agreement, judging, pairs, proposals
+from reconciliation.matching.days import parameters_of, parameters_of_day, run
+from reconciliation.types import Rules
+
+
+def match_day(
+    day: date,
+    *,
+    now: datetime,
+    unbooked: Sequence[str] = (),
+    starts_on: date | None = None,
+    look: agreement.Look = agreement.look_at_all,
+) -> None:
+    """Fill `recon_pair` and `recon_found` for a day and for everything that is not settled yet.
+
+    `unbooked`: charges that the provider told us it has not booked yet. `look`: sees to what agrees at first sight. Belongs
+    inside a transaction.
+    """
+    start()
+    fill(day, now=now, unbooked=unbooked, starts_on=starts_on, by=rules.in_force(), look=look)
+
+
+def start() -> None:
+    """Make the tables, empty. Belongs inside a transaction, and ends with it."""
+    run(pairs.TABLES)
+    agreement.start()
+    proposals.start()
+
+
+def fill(
+    day: date,
+    *,
+    now: datetime,
+    unbooked: Sequence[str],
+    starts_on: date | None,
+    by: Rules,
+    look: agreement.Look = agreement.look_at_all,
+) -> None:
+    """Fill the tables, which may hold an earlier look. Writes nothing else: a read-only transaction will do."""
+    for table in ("recon_item", "recon_pair", "recon_found"):
+        run(f"DELETE FROM {table}")  # noqa: S608  constants
+    agreement.clear()
+    parameters = parameters_of_day(day, starts_on, by)
+    look(parameters)
+    agreement.note_sums(agreement.sums())
+    run("ANALYZE recon_item")
+    run(pairs.ITEMS_OF_DAY, parameters)
+    pairs.pair(parameters, by)
+    proposals.propose(by, join=lambda: pairs.join_fuzzy(parameters))
+    judging.judge(parameters, now=now, unbooked=unbooked)
+
+
+def match_objects(objects: Sequence[tuple[str, str]], *, now: datetime) -> None:
+    """The same for a few (object kind, source). Belongs inside a transaction.
+
+    Among so few nothing can be called unique: what a fuzzy rule would put together waits for a run.
+    """
+    start()
+    with connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO recon_item VALUES (%s, %s)", sorted(set(objects)))
+    by = rules.in_force()
+    parameters = parameters_of((now, now), None, by)
+    pairs.pair(parameters, by)
+    judging.judge(parameters, now=now, unbooked=())
+
+
+def clear() -> None:
+    """Forget what was looked at and found: the next thing that is stored stands alone. Belongs inside a transaction."""
+    run("TRUNCATE recon_item, recon_found")
