@@ -178,6 +178,12 @@ def sums() -> list[Sum]:
         return [Sum(*row) for row in cursor.fetchall()]
 
 
+def settle() -> None:
+    """Add up what agreed so far, and make room for another part. Its matches are stored (`matches.store_agreed`)."""
+    note_sums(sums())
+    run("TRUNCATE recon_agreed")
+
+
 def note_sums(found: list[Sum]) -> None:
     """Put what others have looked at beside what was looked at here: `matching.day_totals` adds both up."""
     with connection.cursor() as cursor:

@@ -57,6 +57,8 @@ def look(run: ReconciliationRun, parameters: Parameters) -> None:
             waiting.remove(part)
             if not _take_over(other, look_id, part):
                 agreement.look_at(parameters, part=part, of=of)
+                matches.store_agreed(run.pk, now=database_now())
+                agreement.settle()
 
 
 def forget(run: ReconciliationRun) -> None:
