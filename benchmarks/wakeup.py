@@ -2,17 +2,13 @@
 
 import os
 import random
-import subprocess
-import sys
-import tempfile
 import time
 from functools import partial
-from pathlib import Path
 
 from django.db import transaction
 
 from benchmarks.harness import SEED, Section, quantile
-from benchmarks.worker import BEGAN, Woken
+from benchmarks.worker import BEGAN, Woken, running, wait
 from durability import services
 from foundation.redis import client
 
@@ -33,24 +29,11 @@ def run() -> None:
 
     section = Section("wakeup", "From a commit to its handler")
     client().flushdb()
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready"
-        worker = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "celery", "-A", "benchmarks.worker", "--quiet", "worker", "-Q", "own"),
-                *("--concurrency", "2", "--without-gossip", "--without-mingle", "--without-heartbeat"),
-            ],
-            env=os.environ | {"READY_FILE": str(ready)},
-        )
-        try:
-            _wait(ready.exists, "the worker does not start")
-            for number in range(WARM_UP + EVENTS):
-                publish(number)
-                _wait(partial(_has_begun, number), f"nobody handled event {number}")
-                time.sleep(pause.uniform(0.01, LONGEST_PAUSE_S))
-        finally:
-            worker.terminate()
-            worker.wait(30)
+    with running("own", concurrency=2):
+        for number in range(WARM_UP + EVENTS):
+            publish(number)
+            wait(partial(_has_begun, number), f"nobody handled event {number}")
+            time.sleep(pause.uniform(0.01, LONGEST_PAUSE_S))
     began = dict(map(int, text.split(":")) for text in client().lrange(BEGAN, 0, -1))
     waited_ms = [(began[number] - committed[number]) / 1e6 for number in range(WARM_UP, WARM_UP + EVENTS)]
     p50, p99 = quantile(waited_ms, 0.5), quantile(waited_ms, 0.99)
@@ -64,11 +47,3 @@ def run() -> None:
 
 def _has_begun(number: int) -> bool:
     return client().llen(BEGAN) > number
-
-
-def _wait(condition: object, problem: str) -> None:
-    end = time.monotonic() + 30
-    while not condition():  # type: ignore[operator]
-        if time.monotonic() > end:
-            raise SystemExit(f"error: {problem}")
-        time.sleep(0.005)

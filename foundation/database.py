@@ -14,7 +14,8 @@ Row = TypeVar("Row", bound=Model)
 
 LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code where lock_timeout ended a wait
 _TRIES = 3  # of two that block each other one goes on; who loses three times meets a crowd, and had better wait outside
-_ROLLED_BACK_FOR_OTHERS = ("40P01", "40001")  # deadlock detected, serialization failure
+DEADLOCK, SERIALIZATION_FAILURE = "40P01", "40001"
+_ROLLED_BACK_FOR_OTHERS = (DEADLOCK, SERIALIZATION_FAILURE)
 
 
 def in_transaction(work: Callable[[], T]) -> T:

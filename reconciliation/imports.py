@@ -26,7 +26,7 @@ from reconciliation.types import Problem
 _CHUNK = 256 * 1024
 _LONGEST_HEADER = 64 * 1024
 _LONGEST_NAME = 63  # what PostgreSQL calls a column
-_MANY = 10_000  # new rows: a run may follow before autovacuum has counted them, and would look each one up
+_MANY = 10_000  # new rows
 
 _LINE: Final = "_line_"  # the column that counts the rows
 
@@ -311,7 +311,7 @@ WITH fresh AS MATERIALIZED (
     SELECT *, sha256(convert_to(body, 'UTF8')) AS sha256 FROM (
         SELECT {id} AS id, lower({currency}) AS currency, {category} AS category, {source} AS source, {charge} AS charge,
                {intent} AS intent, {status} AS status, {order} AS order_reference, {payment} AS payment_number,
-               {instance} AS instance, row_to_json((SELECT cells FROM (SELECT {cells}) cells))::text AS body, {moment_of_row} AS at,
+               {instance} AS instance, (SELECT row_to_json(kept.*)::text FROM (SELECT {cells}) kept) AS body, {moment_of_row} AS at,
                {minor_gross}::bigint AS gross_minor, {minor_fee}::bigint AS fee_minor, {minor_net}::bigint AS net_minor
         FROM recon_staged s
         JOIN unnest(%(currencies)s::text[], %(exponents)s::int[]) AS x (name, exponent) ON x.name = lower({currency})
@@ -344,10 +344,17 @@ def keep(layout: Layout, expected: Expected, charge_categories: list[str]) -> in
     parameters = _parameters(layout, expected) | {"charge": charge_categories}
     with connection.cursor() as cursor:
         cursor.execute(_KEEP.format(**_expressions(layout)), parameters)
-        added = int(cursor.rowcount)
-        if added >= _MANY:
-            cursor.execute("ANALYZE reconciliation_providertransaction")
-    return added
+        return int(cursor.rowcount)
+
+
+def count_anew(added: int) -> None:
+    """Have PostgreSQL count its rows after many are new. Belongs outside of transactions: it holds a lock to the end of one.
+
+    A run may follow before autovacuum has, and would look up row after row. Whoever counts at the moment does so for us.
+    """
+    if added >= _MANY:
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE (SKIP_LOCKED) reconciliation_providertransaction")
 
 
 # Independent of the rows' order: how many there are, and the sum of a hash of what each says.

@@ -1,10 +1,10 @@
 """One writer of discrepancies at a time: runs of different days, and actions that look at one object again."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from django.conf import settings
-from django.db import DatabaseError, OperationalError, connection, transaction
+from django.db import Error, OperationalError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 
 from foundation.database import LOCK_NOT_AVAILABLE, sqlstate
@@ -12,6 +12,8 @@ from reconciliation.errors import BooksBusy
 
 _KEY = 0x5EC0_4C11
 _CHAIN_KEY = 0x5EC0_4C12
+_HELPERS_KEY = 0x5EC0_4C13
+_LATER_S = 5  # than the wait for a lock ends the statement that waits: else nobody could tell why
 
 
 @contextmanager
@@ -29,26 +31,50 @@ def one_run(*, wait_s: float) -> Iterator[None]:
     at its beginning, however many sales come in meanwhile. Belongs outside of transactions. Raises BooksBusy, and
     OperationalError where somebody changed an item at the same time (40001): then it is done anew.
 
-    The lock comes before the transaction: after it, the moment would be that of the first statement, the wait for the lock.
+    The lock comes before the transaction: after it, the moment would be that of the first statement, the wait for the lock. And
+    helpers of a run that has died have written what they write (`helping`): its end is within that moment.
     """
-    with transaction.atomic(durable=True), connection.cursor() as cursor:
-        _wait_for_lock(cursor, "SELECT pg_advisory_lock(%s)", wait_s)  # of the session: it outlives this transaction
     try:
+        with transaction.atomic(durable=True), connection.cursor() as cursor:
+            # Of the session, since they outlive this transaction.
+            _wait_for_lock(cursor, "SELECT pg_advisory_lock(%s)", wait_s)
+            _wait_for_lock(cursor, "SELECT pg_advisory_xact_lock(%s)", wait_s, _HELPERS_KEY)
         with transaction.atomic(durable=True):
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+                cursor.execute(f"SET LOCAL lock_timeout = {int(wait_s * 1000)}")
             yield
     finally:
-        with suppress(DatabaseError), connection.cursor() as cursor:  # a session that has ended holds no lock
-            cursor.execute("SELECT pg_advisory_unlock(%s)", [_KEY])
+        _unlock("SELECT pg_advisory_unlock(%s)", _KEY)
 
 
-def _wait_for_lock(cursor: CursorWrapper, statement: str, wait_s: float) -> None:
-    cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+@contextmanager
+def helping() -> Iterator[None]:
+    """While somebody helps a run: no other run begins. Belongs outside of transactions."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock_shared(%s)", [_HELPERS_KEY])
+        yield
+    finally:
+        _unlock("SELECT pg_advisory_unlock_shared(%s)", _HELPERS_KEY)
+
+
+def _unlock(statement: str, key: int) -> None:
+    """Give back a lock of the session, if it was got. A session that cannot be asked is ended, and its locks with it."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, [key])
+    except Error:
+        connection.close()
+
+
+def _wait_for_lock(cursor: CursorWrapper, statement: str, wait_s: float, key: int = _KEY) -> None:
+    longest_ms = max(settings.RECONCILE_STATEMENT_TIMEOUT_MS, (wait_s + _LATER_S) * 1000)
+    cursor.execute(f"SET LOCAL statement_timeout = {int(longest_ms)}")
     cursor.execute(f"SET LOCAL lock_timeout = {int(wait_s * 1000)}")
     try:
-        cursor.execute(statement, [_KEY])
+        cursor.execute(statement, [key])
     except OperationalError as error:
         if sqlstate(error) != LOCK_NOT_AVAILABLE:
             raise

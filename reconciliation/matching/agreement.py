@@ -6,7 +6,7 @@ and not looked at again. Everything else of the day is left to the other modules
 
 What somebody has had to do with stands aside, and is looked at whole: an item that is not settled, a link, a fuzzy match.
 
-Works in the caller's transaction on temporary tables, which end with it: `recon_agreed`, `recon_aside`, and the `recon_item` of
+Works in the caller's transaction on temporary tables, which end with it: `recon_theirs`, `recon_agreed`, `recon_aside`, and the `recon_item` of
 `pairs`, which gets what is left. A part is the objects whose id hashes into it, on both sides: no part needs another.
 """
 
@@ -24,7 +24,10 @@ Look = Callable[[Parameters], None]  # looks at the whole day, be it in parts
 _VIEWS: Final[Mapping[str, str]] = {"charge": CHARGES_VIEW, "refund": REFUNDS_VIEW}
 
 _TABLES = """
-DROP TABLE IF EXISTS pg_temp.recon_agreed, pg_temp.recon_aside, pg_temp.recon_sum;
+DROP TABLE IF EXISTS pg_temp.recon_theirs, pg_temp.recon_agreed, pg_temp.recon_aside, pg_temp.recon_sum;
+CREATE TEMPORARY TABLE recon_theirs (
+    kind text, source text, id text, currency text, amount_minor bigint, fee_minor bigint, at timestamptz, settled boolean
+) ON COMMIT DROP;
 CREATE TEMPORARY TABLE recon_agreed (
     kind text, source text, id text, currency text, theirs_day_minor bigint, fee_minor bigint, theirs_at timestamptz,
     ours_id uuid, ours_at timestamptz, ours_in_day boolean
@@ -35,6 +38,7 @@ CREATE TEMPORARY TABLE recon_sum (
 ) ON COMMIT DROP;
 """
 
+# The last three: what is stored of them, the run itself changes. It explains its statement by what it sees of them.
 _ASIDE = """
 INSERT INTO recon_aside
 SELECT object_kind, source FROM reconciliation_discrepancy WHERE state = ANY(%(unresolved)s)
@@ -47,6 +51,12 @@ UNION
 SELECT split_part(f.object, ':', 1), half.source FROM reconciliation_match f
 CROSS JOIN LATERAL (VALUES (substr(f.object, strpos(f.object, ':') + 1)), (f.ours_source)) AS half (source)
 WHERE f.rule = ANY(%(fuzzy)s) AND f.theirs_on BETWEEN %(near_first)s AND %(near_last)s
+UNION
+SELECT split_part(object, ':', 1), substr(object, strpos(object, ':') + 1) FROM reconciliation_match
+WHERE rule = 'person' AND theirs_on BETWEEN %(near_first)s AND %(near_last)s
+UNION
+SELECT split_part(object, ':', 1), substr(object, strpos(object, ':') + 1) FROM reconciliation_match
+WHERE tolerance_minor IS NOT NULL AND theirs_on BETWEEN %(near_first)s AND %(near_last)s
 """
 
 
@@ -54,19 +64,27 @@ def _in_part(column: str) -> str:
     return f"(%(of)s = 1 OR abs(hashtextextended({column}, 0) %% %(of)s) = %(part)s)"
 
 
+# Read once, and used for all that follows: each part passes by the whole day.
+_THEIRS = f"""
+INSERT INTO recon_theirs
+SELECT CASE WHEN t.reporting_category = ANY(%(charge)s) THEN 'charge' ELSE 'refund' END, t.source, t.id, t.currency, t.amount_minor,
+       t.fee_minor, t.created_at, t.amount_minor <> 0 AND t.source_status IN ('', 'succeeded')
+FROM reconciliation_providertransaction t
+WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
+  AND t.reporting_category = ANY(%(compared)s) AND {_in_part("t.source")}
+"""  # noqa: S608  constants
+
+
 def _agreed(kind: str) -> str:
     """A row of the provider's and a movement of ours, which are unique by their ids."""
     sign = "" if kind == "charge" else "-"
     return f"""
     INSERT INTO recon_agreed
-    SELECT '{kind}', t.source, t.id, t.currency, t.amount_minor, t.fee_minor, t.created_at, m.id,
-           coalesce(m.booked_at, m.occurred_at),
+    SELECT '{kind}', t.source, t.id, t.currency, t.amount_minor, t.fee_minor, t.at, m.id, coalesce(m.booked_at, m.occurred_at),
            m.booked AND coalesce(m.booked_at >= %(since)s AND m.booked_at < %(until)s, false)
-    FROM reconciliation_providertransaction t
+    FROM recon_theirs t
     JOIN {_VIEWS[kind]} m ON m.source = t.source AND m.currency = t.currency AND m.amount_minor = {sign}t.amount_minor
-    WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
-      AND t.reporting_category = ANY(%({kind})s) AND t.amount_minor <> 0 AND t.source_status IN ('', 'succeeded')
-      AND m.status = 'succeeded' AND {_in_part("t.source")}
+    WHERE t.kind = '{kind}' AND t.settled AND m.status = 'succeeded'
     """  # noqa: S608  constants
 
 
@@ -95,20 +113,20 @@ DELETE FROM recon_agreed a USING (
 """  # noqa: S608
 
 
-def _left(kind: str) -> str:
+def _left_of_ours(kind: str) -> str:
     return f"""
-    SELECT '{kind}', t.source FROM reconciliation_providertransaction t
-    WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
-      AND t.reporting_category = ANY(%({kind})s) AND {_in_part("t.source")}
-      AND NOT EXISTS (SELECT FROM recon_agreed a WHERE a.kind = '{kind}' AND a.source = t.source)
-    UNION
     SELECT '{kind}', m.source FROM {_VIEWS[kind]} m
     WHERE m.booked AND m.source IS NOT NULL AND m.booked_at >= %(first)s AND m.booked_at < %(until)s AND {_in_part("m.source")}
       AND NOT EXISTS (SELECT FROM recon_agreed a WHERE a.kind = '{kind}' AND a.source = m.source)
     """  # noqa: S608
 
 
-_LEFT = "INSERT INTO recon_item " + " UNION ALL ".join(_left(kind) for kind in _VIEWS)
+_LEFT = """
+INSERT INTO recon_item
+SELECT t.kind, t.source FROM recon_theirs t
+WHERE NOT EXISTS (SELECT FROM recon_agreed a WHERE a.kind = t.kind AND a.source = t.source)
+UNION
+""" + " UNION ".join(_left_of_ours(kind) for kind in _VIEWS)
 
 _SUMS = """
 SELECT currency, count(*), sum(theirs_day_minor)::bigint, count(*) FILTER (WHERE ours_in_day),
@@ -139,7 +157,7 @@ def start() -> None:
 
 def clear() -> None:
     """Forget an earlier look."""
-    for table in ("recon_agreed", "recon_aside", "recon_sum"):
+    for table in ("recon_theirs", "recon_agreed", "recon_aside", "recon_sum"):
         run(f"DELETE FROM {table}")  # noqa: S608  constants
 
 
@@ -152,8 +170,10 @@ def look_at(parameters: Parameters, *, part: int, of: int) -> None:
     """Add what agrees of a part to `recon_agreed`, and what is left of it to `recon_item`."""
     parameters = parameters | {"part": part, "of": of}
     run("DELETE FROM recon_aside")
+    run("DELETE FROM recon_theirs")
     run(_ASIDE, parameters)
-    run("ANALYZE recon_aside")
+    run(_THEIRS, parameters)
+    run("ANALYZE recon_aside, recon_theirs")
     for statement in _AGREED.values():
         run(statement, parameters)
     run("ANALYZE recon_agreed")
@@ -181,7 +201,7 @@ def sums() -> list[Sum]:
 def settle() -> None:
     """Add up what agreed so far, and make room for another part. Its matches are stored (`matches.store_agreed`)."""
     note_sums(sums())
-    run("TRUNCATE recon_agreed")
+    run("TRUNCATE recon_agreed, recon_theirs")
 
 
 def note_sums(found: list[Sum]) -> None:

@@ -56,18 +56,15 @@ def reconcile_day(
     provisional = matching.window(day)[1] > now
     _check(day, now)
     if dry_run:
-        run = ReconciliationRun(date=day, provisional=provisional, by=by, started_at=now, lease_until=now)
         imported = 0 if from_files else import_day(day, progress=progress or _silent)
-        return _compare_and_forget(run, imported, began)
+        fields = {"date": day, "provisional": provisional, "by": by, "started_at": now, "lease_until": now}
+        return tried_again(lambda: _compare_and_forget(ReconciliationRun(**fields), imported, began))
     run = _begin(day, provisional=provisional, by=by)
     with _failure_recorded(run):
         renewing = _Renewal(run, progress or _silent)
         imported = 0 if from_files else import_day(day, progress=renewing)
         unbooked = [] if from_files else _ask(day)
         _post_learnt_fees(day)
-        renewing(
-            imported, lease_s=settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000
-        )  # nothing renews it while it compares
         report = _compare(run, imported, began, unbooked=unbooked)
     _post_fees_of_matches(day)
     return report
@@ -194,6 +191,8 @@ def _post_fees_of_matches(day: date) -> None:
 
 def _compare(run: ReconciliationRun, imported: int, began: float, *, unbooked: list[str]) -> RunReport:
     def once() -> RunReport:
+        # Nothing renews it while it compares; and where another run took over, nothing is compared.
+        _Renewal(run, _silent)(imported, lease_s=_WAIT_FOR_RUN_S)
         with one_run(wait_s=_WAIT_FOR_RUN_S):
             report = _match_and_store(run, imported, began, unbooked, look=partial(sharing.look, run))
             completed = ReconciliationRun.objects.filter(pk=run.pk, state=RunState.RUNNING).update(

@@ -16,13 +16,21 @@ from uuid import UUID
 
 from celery import current_app
 from django.conf import settings
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, OperationalError, connection, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from kombu.exceptions import OperationalError as BrokerError
 
-from foundation.database import database_now
+from foundation.database import (
+    DEADLOCK,
+    LOCK_NOT_AVAILABLE,
+    SERIALIZATION_FAILURE,
+    database_now,
+    delete_in_batches,
+    sqlstate,
+)
 from foundation.ids import uuid7
 from reconciliation import books, matching, rules
+from reconciliation.locks import helping
 from reconciliation.matching import agreement
 from reconciliation.matching.days import Parameters
 from reconciliation.models import ReconciliationRun, RunPart, RunPartLeft
@@ -33,12 +41,19 @@ log = logging.getLogger(__name__)
 
 _LOCKED = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
 _LOOKED_EVERY_S = 0.05
+_FORGOTTEN_AT_ONCE = 10_000
+_SOMEBODY_ELSE = (
+    SERIALIZATION_FAILURE,
+    DEADLOCK,
+    LOCK_NOT_AVAILABLE,
+)  # what a helper meets who was slower than another one
 _LEFT = RunPartLeft._meta.db_table
 
 
 def look(run: ReconciliationRun, parameters: Parameters) -> None:
     """Look at the run's day, in parts where it is large. Belongs inside the run's transaction (`one_run`)."""
-    of = -(-agreement.rows(parameters) // settings.RECONCILE_PART_ROWS)
+    # Each part passes by the whole day: no more of them than keep everybody busy.
+    of = min(-(-agreement.rows(parameters) // settings.RECONCILE_PART_ROWS), 2 * (settings.RECONCILE_HELPERS + 1))
     if of <= 1:
         agreement.look_at_all(parameters)
         return
@@ -46,15 +61,17 @@ def look(run: ReconciliationRun, parameters: Parameters) -> None:
     _ask_for_help(run, look_id, of)
     with _another_connection() as other:
         waiting = list(range(of))
-        until = monotonic() + settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000
+        alone_since = None
         while waiting:
             part = _free(look_id, waiting)
             if part is None:
-                if monotonic() > until:
+                alone_since = alone_since or monotonic()
+                if monotonic() - alone_since > settings.RECONCILE_STATEMENT_TIMEOUT_MS / 1000:
                     raise TimeoutError(f"helpers of run {run.number} still hold its parts {waiting}")
                 sleep(_LOOKED_EVERY_S)
                 continue
             waiting.remove(part)
+            alone_since = None
             if not _take_over(other, look_id, part):
                 agreement.look_at(parameters, part=part, of=of)
                 matches.store_agreed(run.pk, now=database_now())
@@ -62,29 +79,40 @@ def look(run: ReconciliationRun, parameters: Parameters) -> None:
 
 
 def forget(run: ReconciliationRun) -> None:
-    """What helpers wrote down for a run that has ended, and for those whose process died."""
+    """What helpers wrote down for a run that has ended, and for those whose process died. What cannot go now goes after the next."""
     running = ReconciliationRun.objects.filter(state=RunState.RUNNING).exclude(pk=run.pk).values("pk")
-    for model in (RunPart, RunPartLeft):
-        model._default_manager.exclude(run_id__in=running).delete()
+    try:
+        for model in (RunPart, RunPartLeft):
+            delete_in_batches(model._default_manager.exclude(run_id__in=running), batch=_FORGOTTEN_AT_ONCE)
+    except DatabaseError:
+        log.exception("run %s: what its helpers left for it is still there", run.number)
 
 
 def help_run(*, run_id: UUID, look_id: UUID, snapshot: str, of: int) -> int:
     """Look at parts of a run's day while there are any; how many. Who comes too late finds none."""
-    run = ReconciliationRun.objects.filter(pk=run_id, state=RunState.RUNNING).first()
-    if run is None:
-        return 0
-    looked = 0
-    for part in range(of):
-        if RunPart.objects.filter(look_id=look_id, part=part).exists():
-            continue
-        try:
-            with transaction.atomic(durable=True):
-                if not _see(snapshot):
-                    return looked
-                looked += _help_with(run, look_id, part, of)
-        except IntegrityError:
-            continue  # the other helper was faster by the blink of an eye
-    return looked
+    try:
+        with helping():
+            run = ReconciliationRun.objects.filter(pk=run_id, state=RunState.RUNNING).first()
+            return sum(_help_with(run, look_id, snapshot, part, of) for part in range(of)) if run else 0
+    except OperationalError as error:
+        if sqlstate(error) != LOCK_NOT_AVAILABLE:
+            raise
+        return 0  # another run waits for helpers to end: it was the last one's that we were to help
+
+
+def _help_with(run: ReconciliationRun, look_id: UUID, snapshot: str, part: int, of: int) -> bool:
+    """Look at a part, unless somebody else does, or did, or the run has ended."""
+    if RunPart.objects.filter(look_id=look_id, part=part).exists():
+        return False
+    try:
+        with transaction.atomic(durable=True):
+            return _see(snapshot) and _looked_at(run, look_id, part, of)
+    except IntegrityError:
+        return False  # the other helper was faster by the blink of an eye
+    except OperationalError as error:
+        if sqlstate(error) not in _SOMEBODY_ELSE:
+            raise
+        return False
 
 
 def _ask_for_help(run: ReconciliationRun, look_id: UUID, of: int) -> None:
@@ -143,10 +171,10 @@ def _see(snapshot: str) -> bool:
     return True
 
 
-def _help_with(run: ReconciliationRun, look_id: UUID, part: int, of: int) -> int:
-    """1, or 0 where somebody else is at it."""
+def _looked_at(run: ReconciliationRun, look_id: UUID, part: int, of: int) -> bool:
+    """Within the helper's transaction; False where somebody else is at it."""
     if _free(look_id, [part]) is None:
-        return 0
+        return False
     matching.start()
     agreement.look_at(matching.parameters_of_day(run.date, books.starts_on(), rules.in_force()), part=part, of=of)
     matches.store_agreed(run.pk, now=database_now())
@@ -156,7 +184,7 @@ def _help_with(run: ReconciliationRun, look_id: UUID, part: int, of: int) -> int
             [run.pk, look_id, part],
         )
     RunPart.objects.create(run_id=run.pk, look_id=look_id, part=part, sums=[asdict(one) for one in agreement.sums()])
-    return 1
+    return True
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
         return note_refused(refused(name, sha256, "", [error.problem], 1), by=by, whose=Whose.PROVIDER)
     try:
         with transaction.atomic(durable=True):
-            return _import(file, layout, expected, name=name, sha256=sha256, by=by)
+            taken = _import(file, layout, expected, name=name, sha256=sha256, by=by)
     except DataError as error:
         torn = imports.torn_lines(file, layout, error)
         return note_refused(refused(name, sha256, layout.name, torn, len(torn)), by=by, whose=Whose.PROVIDER)
@@ -55,6 +55,8 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
         if before is None:
             raise
         return report(before, replayed=True)
+    imports.count_anew(taken.added)
+    return taken
 
 
 class _RefusedError(Exception):

@@ -15,12 +15,12 @@ import pytest
 from django.db import connection, transaction
 
 from foundation.ids import uuid7
-from reconciliation import services
-from reconciliation.locks import one_run, one_writer
-from reconciliation.models import Discrepancy, Match, ReconciliationRun, RunPart, RunPartLeft
+from reconciliation import books, locks, services
+from reconciliation.locks import helping, one_run, one_writer
+from reconciliation.models import Discrepancy, Match, ReconciliationRun, RunPart, RunPartLeft, Tolerance
 from reconciliation.services import findings, sharing
 from reconciliation.types import Kind
-from tests.reconciliation.ledgers import DAY, NOON, both, found, our_refund, ours, post_fee, theirs
+from tests.reconciliation.ledgers import DAY, MERCHANT, NOON, both, found, our_refund, ours, post_fee, theirs
 
 pytestmark = pytest.mark.usefixtures("transactional_db", "valkey")
 
@@ -271,6 +271,70 @@ def database_url() -> str:
     """Of this test's own database."""
     url, _, _ = os.environ["DATABASE_URL"].rpartition("/")
     return f"{url}/{connection.settings_dict['NAME']}"
+
+
+def test_a_run_sees_all_that_helpers_of_a_dead_one_have_written():
+    """It waits for them before its moment comes: else their matches would stand where it is about to write the same."""
+    helps, ended = threading.Event(), []
+
+    def help_for_a_while() -> None:
+        try:
+            with helping():
+                helps.set()
+                time.sleep(0.5)
+                ended.append(True)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=help_for_a_while)
+    thread.start()
+    assert helps.wait(10)
+    with one_run(wait_s=10):
+        assert ended
+    thread.join(10)
+
+
+def test_who_comes_to_help_the_last_run_while_the_next_one_waits_goes_away(alone, asked):
+    run()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [locks._HELPERS_KEY])
+        try:
+            assert helped(asked) == 0
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [locks._HELPERS_KEY])
+
+
+def test_helpers_leave_to_the_run_what_explains_its_statement(asked, monkeypatch):
+    """A match within a tolerance whose sides agree by now: its difference is gone in the very run that sees it."""
+    Tolerance.objects.create(merchant_id=MERCHANT, currency="usd", amount_minor=5, note="rounding", by="clara")
+    payment = ours("ch_1", 1500)
+    theirs("ch_1", 1503)
+    for number in range(6):
+        both(f"ch_same_{number}", 1000)
+    run()
+    assert Match.objects.get(object="charge:ch_1").difference_minor == 3
+    ask = sharing._ask_for_help
+
+    def ask_and_let_them(*arguments: Any) -> None:
+        asked.clear()
+        ask(*arguments)
+        assert helped(asked)
+
+    monkeypatch.setattr(sharing, "_ask_for_help", ask_and_let_them)
+    with connection.cursor() as cursor:
+        cursor.execute("SET session_replication_role = replica")
+        cursor.execute("UPDATE payments_payment SET captured_minor = 1503 WHERE id = %s", [payment.pk])
+        cursor.execute("SET session_replication_role = origin")
+    seen = []
+    statements = books.statements
+
+    def looked_at(*arguments: Any, **options: Any) -> Any:
+        seen.append(Match.objects.get(object="charge:ch_1").difference_minor)
+        return statements(*arguments, **options)
+
+    monkeypatch.setattr(books, "statements", looked_at)
+    run()
+    assert seen == [0]
 
 
 def test_the_lock_of_a_run_ends_with_it_whatever_comes(monkeypatch):

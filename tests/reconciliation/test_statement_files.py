@@ -87,8 +87,9 @@ def test_a_report_in_another_time_zone_is_brought_to_utc():
     assert ProviderTransaction.objects.get().created_at.isoformat() == "2026-01-10T23:30:00+00:00"
 
 
-def test_columns_may_stand_in_any_order_and_others_beside_them():
-    header = "net,gross,fee,note %,source_id,reporting_category,currency,created_utc,balance_transaction_id"
+@pytest.mark.parametrize("another", ["note %", "kept", "s", "read", "id"])
+def test_columns_may_stand_in_any_order_and_others_beside_them(another):
+    header = f"net,gross,fee,{another},source_id,reporting_category,currency,created_utc,balance_transaction_id"
     take_in("14.26,15,0.74,x,ch_1,charge,usd,2026-01-10 12:00:00,txn_1", header=header)
     assert ProviderTransaction.objects.get().net_minor == 1426
 

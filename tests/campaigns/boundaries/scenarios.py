@@ -6,8 +6,8 @@ follows by itself: what the played part asked for is done in the same process, a
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, timedelta
 from datetime import datetime as moment
 from datetime import time as time_of_day
@@ -19,8 +19,9 @@ from uuid import UUID
 import requests
 import stripe
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
 from django.db.models.functions import Now
+from django.test import override_settings
 
 from catalog.models import Merchant
 from durability.models import Delivery
@@ -32,7 +33,8 @@ from payments import services as payments
 from payments.models import Dispute, Payment, Payout, Refund
 from reconciliation import services as reconciliation
 from reconciliation.errors import AlreadyResolved, NothingToApprove, PeriodIsClosed, PeriodIsOpen
-from reconciliation.models import BankLine, Discrepancy, DiscrepancyAction
+from reconciliation.models import BankLine, Discrepancy, DiscrepancyAction, ReconciliationRun
+from reconciliation.services import sharing
 from reconciliation.services.repairs import REPAIRS
 from reconciliation.types import ACTIONS, Action, ActionInput, Kind, info_of_action
 from tests.campaigns.boundaries.world import Scene, World, run_task
@@ -666,6 +668,45 @@ def reconcile_on_request(world: World) -> Played:
             run_task("reconciliation.reconcile_day", day=day, by="clara")
 
     return play
+
+
+@scenario("reconciliation of a large day, which a worker shares")
+def shared_day(world: World) -> Played:
+    """The run and its helper are one process here, and die together; whoever comes next finds what each has committed."""
+    traded_yesterday(world)
+    for kind in (Kind.MISSING_IN_STRIPE, Kind.MISSING_IN_OUR_SYSTEM):
+        world.plant(kind)
+
+    def play() -> None:
+        with override_settings(RECONCILE_PART_ROWS=1), helped_at_once():
+            run_task("reconciliation.nightly")
+
+    return play
+
+
+@contextmanager
+def helped_at_once() -> Iterator[None]:
+    """A helper that is asked comes at once, on a connection of its own, and looks at every part."""
+    ask = sharing._ask_for_help
+
+    def ask_and_wait(run: ReconciliationRun, look_id: UUID, of: int) -> None:
+        ask(run, look_id, of)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_export_snapshot()")
+            arguments = {"run": str(run.pk), "look": str(look_id), "snapshot": cursor.fetchone()[0], "of": of}
+        own = connections[DEFAULT_DB_ALIAS]
+        connections[DEFAULT_DB_ALIAS] = own.copy()
+        try:
+            run_task("reconciliation.help_run", **arguments)
+        finally:
+            connections[DEFAULT_DB_ALIAS].close()
+            connections[DEFAULT_DB_ALIAS] = own
+
+    sharing._ask_for_help = ask_and_wait
+    try:
+        yield
+    finally:
+        sharing._ask_for_help = ask
 
 
 def _found_at_night(world: World, kind: str) -> None:
