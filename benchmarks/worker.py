@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from config.celery import app
+from celery.signals import worker_ready
+
+from config.celery import _catch_up, app
 from durability.registry import handles
 from durability.types import Event, Since
 
 __all__ = ["app", "running", "wait"]
 
 BEGAN = "benchmarks:began"
+worker_ready.disconnect(_catch_up)  # there is no provider here
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,21 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """The sidebar: what this person may see, and nothing else."""
     groups = [{"title": title, "separator": True, "items": _links(request, links)} for title, links in _NAVIGATION]
     home = {"title": "Dashboard", "icon": "monitoring", "link": reverse("admin:index")}
-    return [{"title": "", "items": [home]}, *(group for group in groups if group["items"])]
+    shown: list[dict[str, Any]] = [{"title": "", "items": [home]}, *(group for group in groups if group["items"])]
+    _mark_where_we_are(request.path, [item for group in shown for item in group["items"]])
+    return shown
+
+
+def _mark_where_we_are(path: str, items: list[dict[str, Any]]) -> None:
+    """One link at most: a report's own, not that of the list above it as well. The dashboard's leads to itself alone."""
+    home = reverse("admin:index")
+    here = [
+        item["link"]
+        for item in items
+        if path == item["link"] or (item["link"] != home and path.startswith(item["link"]))
+    ]
+    for item in items:
+        item["active"] = bool(here) and item["link"] == max(here, key=len)
 
 
 def _links(request: HttpRequest, links: tuple[tuple[str, str, str], ...]) -> list[dict[str, Any]]:

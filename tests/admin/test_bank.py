@@ -4,9 +4,11 @@ import io
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
+from config.desk import navigation
 from orders.models import Order
 from payments import services as payments
 from payments.models import Payment, Payout, Refund
@@ -202,6 +204,24 @@ def test_the_walk_stands_in_the_navigation(as_role, db):
         "reconciliation_statementfile_changelist",
     ):
         assert reverse(f"admin:{name}") in page
+
+
+@pytest.mark.parametrize(
+    ("path", "marked"),
+    [
+        ("/admin/", ["Dashboard"]),
+        ("/admin/reconciliation/bankline/", ["Bank lines"]),
+        ("/admin/reconciliation/bankline/walk/", ["Order to bank"]),
+        ("/admin/reconciliation/reconciliationrun/statement/", ["Statement"]),
+        ("/admin/auth/user/1/password/", []),
+    ],
+)
+def test_the_navigation_marks_the_page_that_is_shown_and_no_other(rf, as_role, db, path, marked):
+    as_role("manager")
+    request = rf.get(path)
+    request.user = User.objects.get(username="manager")
+    items = [item for group in navigation(request) for item in group["items"]]
+    assert [item["title"] for item in items if item["active"]] == marked
 
 
 # --- Files taken in on the desk -------------------------------------------------------------------------------
