@@ -105,7 +105,9 @@ def test_a_worker_whose_loop_has_failed_ends(valkey, tmp_path):
     with said.open("w") as output:
         worker = subprocess.Popen([sys.executable, *command], stdout=output, stderr=output)
     try:
-        current_app.send_task("tests.hang", args=[str(tmp_path)], queue="own", time_limit=600)
+        # On a new connection, which names the queue to Valkey: an older one did so before the queue was forgotten.
+        with current_app.connection_for_write() as own:
+            current_app.send_task("tests.hang", args=[str(tmp_path)], queue="own", time_limit=600, connection=own)
         assert until(lambda: len(list(tmp_path.iterdir())) > 1)
         current_app.send_task("tests.tear", queue="own")
         assert worker.wait(25) == 1
