@@ -157,7 +157,7 @@ def start() -> None:
 
 def clear() -> None:
     """Forget an earlier look."""
-    for table in ("recon_theirs", "recon_agreed", "recon_aside", "recon_sum"):
+    for table in ("recon_agreed", "recon_sum"):  # `look_at` empties the others
         run(f"DELETE FROM {table}")  # noqa: S608  constants
 
 
@@ -205,7 +205,7 @@ def settle() -> None:
 
 
 def note_sums(found: list[Sum]) -> None:
-    """Put what others have looked at beside what was looked at here: `matching.day_totals` adds both up."""
+    """Note sums for `matching.day_totals`, which adds them up: of what was looked at here, and of what helpers looked at."""
     with connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO recon_sum VALUES (%s, %s, %s, %s, %s)",

@@ -42,11 +42,8 @@ log = logging.getLogger(__name__)
 _LOCKED = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
 _LOOKED_EVERY_S = 0.05
 _FORGOTTEN_AT_ONCE = 10_000
-_SOMEBODY_ELSE = (
-    SERIALIZATION_FAILURE,
-    DEADLOCK,
-    LOCK_NOT_AVAILABLE,
-)  # what a helper meets who was slower than another one
+# What a helper meets that was slower than another one.
+_SOMEBODY_ELSE = (SERIALIZATION_FAILURE, DEADLOCK, LOCK_NOT_AVAILABLE)
 _LEFT = RunPartLeft._meta.db_table
 
 
@@ -166,8 +163,7 @@ def _see(snapshot: str) -> bool:
             cursor.execute("SET TRANSACTION SNAPSHOT %s", [snapshot])
             cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
     except DatabaseError:
-        transaction.set_rollback(True)
-        return False
+        return False  # and the helper's transaction is rolled back
     return True
 
 
