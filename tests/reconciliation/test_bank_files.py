@@ -302,12 +302,13 @@ def test_every_bad_line_is_told_up_to_a_number(settings):
     assert (report.problem_count, [problem.line for problem in report.problems]) == (5, [2, 3])
 
 
-def _camt_of(entries: int) -> bytes:
+def camt_of(entries: int) -> bytes:
     head, _, rest = content("camt053_v08.xml").decode().partition("<Ntry>")
     tail = rest.rpartition("</Ntry>")[2]
     entry = (
         "<Ntry><Amt Ccy='EUR'>1.00</Amt><CdtDbtInd>CRDT</CdtDbtInd><Sts><Cd>BOOK</Cd></Sts>"
-        "<BookgDt><Dt>2026-01-12</Dt></BookgDt><AcctSvcrRef>{}</AcctSvcrRef></Ntry>"
+        "<BookgDt><Dt>2026-01-12</Dt></BookgDt><AcctSvcrRef>{}</AcctSvcrRef>"
+        "<BkTxCd><Prtry><Cd>NTRF+166</Cd></Prtry></BkTxCd></Ntry>"
     )
     closing = f"{1000 + entries}.00"
     return (head.replace("1322.88", closing) + "".join(map(entry.format, range(entries))) + tail).encode()
@@ -318,7 +319,7 @@ def _mt940_of(lines: int) -> bytes:
     return mt940(*booking, closing=f"C260112EUR{100 + lines},00").encode()
 
 
-@pytest.mark.parametrize("made", [_camt_of, _mt940_of])
+@pytest.mark.parametrize("made", [camt_of, _mt940_of])
 def test_memory_stays_flat_however_long_the_file_is(made):
     def peak(rows: int) -> int:
         file = io.BytesIO(made(rows))
