@@ -57,6 +57,9 @@ from reconciliation.types import (
     info_of_action,
 )
 
+# What an item weighs (`Discrepancy.value_minor`): of a payout that was taken from our bank both amounts are below 0.
+_VALUE = Coalesce(Abs("difference_minor"), Abs("theirs_amount_minor"), Abs("ours_amount_minor"), 0)
+
 
 def days_without_a_run() -> list[date]:
     """Finished days, oldest first, that no completed run covers, from our first capture (or the start of the account's
@@ -133,11 +136,10 @@ def open_by_kind() -> list[KindBacklog]:
         default=Value(AGE_BUCKETS[-1][1]),
         output_field=CharField(),
     )
-    value = Coalesce(Abs("difference_minor"), "theirs_amount_minor", "ours_amount_minor", 0)
     rows = (
         Discrepancy.objects.filter(state__in=OPEN_STATES)
         .values_list("kind", bucket, Coalesce(NullIf("theirs_currency", Value("")), "ours_currency"))
-        .annotate(count=Count("pk"), value=Sum(value))
+        .annotate(count=Count("pk"), value=Sum(_VALUE))
         .order_by()
     )
     found: dict[str, KindBacklog] = {}
@@ -328,10 +330,9 @@ def bulk_page(bulk: BulkAction) -> BulkPage:
 def incident_page(incident: Incident) -> IncidentPage:
     """What an incident's page shows beside its row. Four queries, however many items it has."""
     items = Discrepancy.objects.filter(incident=incident)
-    value = Coalesce(Abs("difference_minor"), "theirs_amount_minor", "ours_amount_minor", 0)
     rows = (
         items.values_list("kind", Coalesce(NullIf("theirs_currency", Value("")), "ours_currency"))
-        .annotate(count=Count("pk"), value=Sum(value))
+        .annotate(count=Count("pk"), value=Sum(_VALUE))
         .order_by()
     )
     kinds: dict[str, Pile] = {}

@@ -229,7 +229,8 @@ class Control:
     def _pay_out(self, body: Body) -> Json:
         now = self.account.now()
         until = now + LONGEST_ADVANCE_S if body.flag("include_pending") else now
-        made = payouts.pay_out(self.account, currency=body.optional("currency", "usd"), until=until)
+        debit = body.flag("debit_negative_balances")
+        made = payouts.pay_out(self.account, currency=body.optional("currency", "usd"), until=until, debit=debit)
         return {"payouts": [views.present(self.account, payout) for payout in made]}
 
     def _decide_payout(self, body: Body) -> Json:

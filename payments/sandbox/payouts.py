@@ -2,7 +2,8 @@
 
 Made when asked for, or each midnight of the sandbox's clock once the schedule says so. A payout collects every row that
 is available and went into no other payout; its own row leads the list of them, so Σ net of all is 0, and of the others
-the payout's amount.
+the payout's amount. Where the balance is in the red, Stripe takes it from the bank in some countries, as a payout of a
+negative amount: here when asked for (https://support.stripe.com/questions/what-happens-when-i-have-a-negative-balance).
 """
 
 from datetime import UTC, datetime
@@ -27,6 +28,9 @@ _DECISIONS = {
     ("pending", "canceled"),
     ("in_transit", "canceled"),
 }
+# Why a bank sends money back, and why it lets none be taken.
+_CLOSED = ("account_closed", "The bank account has been closed.")
+_NO_DEBIT = ("debit_not_authorized", "Debit transactions are not approved on your bank account.")
 
 
 def build(account: Account, *, amount: int, currency: str, arrival_date: int) -> Json:
@@ -62,14 +66,18 @@ def build(account: Account, *, amount: int, currency: str, arrival_date: int) ->
     }
 
 
-def pay_out(account: Account, *, currency: str | None = None, until: int, at: int | None = None) -> list[Json]:
-    """Collect what is available at `until`, one payout a currency (or of that one); nothing where it is not positive."""
+def pay_out(
+    account: Account, *, currency: str | None = None, until: int, at: int | None = None, debit: bool = False
+) -> list[Json]:
+    """Collect what is available at `until`, one payout a currency (or of that one). What is owed stays owed, unless our bank
+    is to be debited for it.
+    """
     rows = account.store.execute(
         "SELECT currency, sum(net) FROM objects WHERE kind = 'balance_transaction' AND payout IS NULL"
         " AND available_on <= ? AND currency = coalesce(?, currency) GROUP BY currency ORDER BY currency",
         (until, currency),
     ).fetchall()
-    return [_make(account, of, net, until, at or account.now()) for of, net in rows if net > 0]
+    return [_make(account, of, net, until, at or account.now()) for of, net in rows if net > 0 or (debit and net < 0)]
 
 
 def _make(account: Account, currency: str, amount: int, until: int, at: int) -> Json:
@@ -102,7 +110,7 @@ def _make(account: Account, currency: str, amount: int, until: int, at: int) -> 
     return payout
 
 
-def decide(account: Account, payout: Json, status: str, code: str = "account_closed") -> Json:
+def decide(account: Account, payout: Json, status: str) -> Json:
     """What the bank makes of a payout; one that was paid can still fail some days later. Raises Refused."""
     before = payout["status"]
     if (before, status) not in _DECISIONS:
@@ -122,7 +130,8 @@ def decide(account: Account, payout: Json, status: str, code: str = "account_clo
         )
         payout["failure_balance_transaction"] = row["id"]
     if status == "failed":
-        payout |= {"failure_code": code, "failure_message": "The bank account has been closed."}
+        code, message = _CLOSED if payout["amount"] > 0 else _NO_DEBIT
+        payout |= {"failure_code": code, "failure_message": message}
     account.store.update(payout)
     emit(account, f"payout.{status}", payout, {"status": before})
     return payout

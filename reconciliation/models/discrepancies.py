@@ -267,10 +267,10 @@ class Discrepancy(Numbered, models.Model):
 
     @property
     def value_minor(self) -> int:
-        """What it weighs: |difference|, else the provider's amount, else ours."""
+        """What it weighs, never below 0: the difference, else the provider's amount, else ours."""
         if self.difference_minor is not None:
             return abs(self.difference_minor)
-        return self.theirs_amount_minor if self.theirs_amount_minor is not None else self.ours_amount_minor or 0
+        return abs(self.theirs_amount_minor if self.theirs_amount_minor is not None else self.ours_amount_minor or 0)
 
 
 class DiscrepancyHistory(TransitionRecord):

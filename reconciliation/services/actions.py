@@ -143,7 +143,7 @@ def _stake(item: Discrepancy, info: ActionInfo, given: ActionInput, by: str) -> 
     """
     if not info.settles:
         return {}
-    whole_minor = max(item.ours_amount_minor or 0, item.theirs_amount_minor or 0)
+    whole_minor = max(abs(item.ours_amount_minor or 0), abs(item.theirs_amount_minor or 0))
     return {
         "amount_minor": max(abs(item.difference_minor or 0) or whole_minor, given.amount_minor or 0),
         "currency": item.currency,

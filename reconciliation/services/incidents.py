@@ -121,7 +121,7 @@ WITH touched AS (
     FROM touched t
     JOIN reconciliation_discrepancy d ON d.incident_id = t.id
     CROSS JOIN LATERAL (
-        SELECT coalesce(abs(d.difference_minor), d.theirs_amount_minor, d.ours_amount_minor, 0) AS minor
+        SELECT coalesce(abs(d.difference_minor), abs(d.theirs_amount_minor), abs(d.ours_amount_minor), 0) AS minor
     ) v
     CROSS JOIN LATERAL (
         SELECT CASE d.object_kind WHEN 'statement' THEN d.business_date::timestamp AT TIME ZONE 'UTC'

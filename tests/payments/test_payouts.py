@@ -79,6 +79,45 @@ def test_a_payout_that_fails_is_on_the_providers_balance_again(shop: Shop, sandb
     assert (again.amount_minor, again.transactions.count()) == (NET, 2)
 
 
+def owed(shop: Shop, sandbox, minor: int) -> Payout:
+    """What was earned is at our bank, and then an amount is given back: the provider takes it from there."""
+    order = shop.bought()
+    decide(sandbox, pay_out(sandbox), "paid")
+    number = order["payments"][0]["number"]
+    assert shop.post(f"/payments/{number}/refunds", {"reason": "damaged", "amount": minor}).status_code == 201
+    settle()
+    assert (account("bank"), account("provider_clearing")) == (NET, -minor)
+    return pay_out(sandbox, debit_negative_balances=True)
+
+
+def test_what_the_provider_takes_from_our_bank_is_a_payout_of_a_negative_amount(shop: Shop, sandbox):
+    payout = owed(shop, sandbox, 500)
+    assert (payout.amount_minor, payout.status) == (-500, "in_transit")
+    paid_out = payout.transactions.exclude(source=payout.provider_reference)
+    assert list(paid_out.values_list("reporting_category", "net_minor")) == [("refund", -500)]
+    assert payout.transactions.aggregate(net=Sum("net_minor"))["net"] == 0
+    payout = decide(sandbox, payout, "paid")
+    services.sync_payout(payout.provider_reference, by="test")
+    assert (account("bank"), account("provider_clearing")) == (NET - 500, 0)
+    assert JournalEntry.objects.filter(subject=payout.number).count() == 1
+    told = Message.objects.filter(name="payments.payout_paid.v1").latest("pk").payload
+    assert (told["payout"], told["amount_minor"]) == (payout.number, -500)
+
+
+@pytest.mark.parametrize("paid_first", [False, True])
+def test_what_our_bank_does_not_let_be_taken_is_owed_again(shop: Shop, sandbox, paid_first: bool):
+    payout = owed(shop, sandbox, 500)
+    if paid_first:
+        decide(sandbox, payout, "paid")
+    payout = decide(sandbox, payout, "failed")
+    assert (payout.status, payout.failure_code) == ("failed", "debit_not_authorized")
+    assert (account("bank"), account("provider_clearing")) == (NET, -500)
+    assert JournalEntry.objects.filter(subject=payout.number).count() == (2 if paid_first else 0)
+    assert Message.objects.filter(name="payments.payout_failed.v1").latest("pk").payload["amount_minor"] == -500
+    shop.bought()  # the next payout is the less
+    assert pay_out(sandbox).amount_minor == NET - 500
+
+
 def test_what_no_webhook_brought_is_found_by_the_recheck(shop: Shop, sandbox):
     shop.bought()
     payout = pay_out(sandbox)

@@ -14,7 +14,7 @@ from reconciliation.models import Discrepancy, DiscrepancyAction
 from reconciliation.services import repairs
 from reconciliation.types import Action, ActionInput, ActionResult
 from tests.races import orders
-from tests.reconciliation.ledgers import DAY, both, ours, the, theirs
+from tests.reconciliation.ledgers import DAY, NOON, booked, both, our_payout, ours, the, theirs
 from tests.reconciliation.months import member
 from tests.reconciliation.test_periods import violated
 
@@ -137,6 +137,23 @@ def test_what_differs_in_its_currency_counts_as_a_whole(reconcile):
     reconcile()
     act(the("ch_1"), by="paul")
     assert (waiting().amount_minor, waiting().currency, waiting().approval_above_minor) == (2500, "eur", 0)
+
+
+def test_of_what_was_taken_from_our_bank_both_amounts_are_below_nothing_and_count_all_the_same(reconcile):
+    """Where no difference can be told, or the amounts agree and what it collected does not."""
+    our_payout("po_1", -5000)
+    booked("po_1", 4600, "payout", currency="eur")
+    our_payout("po_2", -6000, listed_at=NOON)  # nothing is listed that would make it
+    booked("po_2", 6000, "payout")
+    reconcile()
+    (backlog,) = selectors.open_by_kind()
+    assert backlog.total.value == {"eur": 4600, "usd": 0}
+    weighs = {}
+    for source in ("po_1", "po_2"):
+        item = the(source)
+        assert act(item).state == "awaiting_approval"
+        weighs[source] = (item.difference_minor, item.value_minor, item.actions.get().amount_minor)
+    assert weighs == {"po_1": (None, 4600, 5000), "po_2": (0, 0, 6000)}
 
 
 def test_what_is_asked_to_be_given_back_counts(reconcile):

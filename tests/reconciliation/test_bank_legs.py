@@ -326,6 +326,62 @@ def test_what_the_provider_takes_from_the_bank_is_matched_with_its_sign():
     assert found() == {number_of("L2"): Kind.BANK_LINE_UNEXPLAINED}
 
 
+def test_what_is_taken_from_the_bank_is_known_by_its_trace_id_and_not_by_the_money_that_comes():
+    """One payout comes in, one of the same amount is taken, and both lines bear the trace id of the second."""
+    paid("po_in", 700)
+    paid("po_out", -700, trace_id="TRC-2026/0112")
+    statement(line("L1", 700, text="TRC20260112"), line("L2", -700, text="TRC20260112", counterparty="A bank"))
+    assert matches() == {"L1": ("po_in", "amount_and_date"), "L2": ("po_out", "trace_id")}
+    assert found() == {}
+
+
+def test_what_was_never_taken_is_a_break_and_is_proposed_what_left_the_bank_alone(look):
+    paid("po_1", -700)
+    statement(line("L1", 700), line("L2", -700, counterparty="Jane Doe"))
+    statement(reaches=LATE)
+    assert look(LATE) == {"po_1": Kind.PAYOUT_NOT_AT_BANK, number_of("L1"): Kind.BANK_LINE_UNEXPLAINED}
+    assert "candidates" not in Discrepancy.objects.get(source=number_of("L1")).evidence
+    item = Discrepancy.objects.get(source="po_1")
+    assert (item.ours_amount_minor, item.theirs_amount_minor, item.difference_minor) == (-700, None, 700)
+    assert [one["number"] for one in item.evidence["candidates"]] == [number_of("L2")]
+    act(item, Action.POST_CORRECTION)
+    item.refresh_from_db()
+    assert (item.closed_as, at_bank()) == ("fixed", 0)
+
+
+def test_more_was_taken_than_the_provider_says(look):
+    paid("po_1", -700, trace_id="TRC-2026/0112")
+    statement(line("L1", -750, text="TRC20260112"))
+    item = Discrepancy.objects.get()
+    assert (item.kind, item.ours_amount_minor, item.theirs_amount_minor, item.difference_minor) == (
+        Kind.BANK_AMOUNT_MISMATCH,
+        -700,
+        -750,
+        -50,
+    )
+    act(item, Action.POST_CORRECTION)
+    assert (at_bank(), look()) == (-750, {})
+
+
+def test_what_was_taken_and_came_back_has_two_lines(look):
+    payout = paid("po_1", -700)
+    statement(line("L1", -700))
+    came_back(payout)
+    assert look(LATE) == {"po_1": Kind.BANK_AMOUNT_MISMATCH}  # 7.00 less than our books say
+    assert Discrepancy.objects.get().difference_minor == -700
+    statement(line("L2", 700, on=LATE))
+    assert BankMatch.objects.get(line__reference="L2").leg == "return"
+    assert (found(), at_bank()) == ({}, 0)
+
+
+def test_a_person_can_say_which_line_it_is():
+    payout = paid("po_1", -700)
+    statement(line("L1", -690, counterparty="A bank"))
+    services.link_bank_line(line=number_of("L1"), payout=payout.number, by="clara", why="the bank's letter")
+    assert BankMatch.objects.get().leg == "arrival"
+    assert found() == {"po_1": Kind.BANK_AMOUNT_MISMATCH}
+
+
 def test_money_that_is_there_before_the_provider_says_so_is_no_difference(look):
     our_payout("po_1", 5000, at=DAY, status="in_transit")
     statement(line("L1"))

@@ -1,5 +1,11 @@
 """Our books and the provider's, made through the real services and the real SDK, then pulled apart."""
 
+import io
+
+from payments import services as payments
+from payments.models import Payout
+from reconciliation import services
+from reconciliation.bank import walk
 from reconciliation.models import Discrepancy, ProviderTransaction, ReconciliationRun
 from reconciliation.services import perform
 from reconciliation.types import Action, Kind
@@ -64,6 +70,52 @@ def test_disputes_and_payouts_that_no_webhook_told_of_are_found_and_taken_over(b
     assert (report.kinds, report.residual) == ({}, {"usd": 0})
     assert [proof.residual_minor for proof in report.statement["usd"].proofs] == [0, 0, 0]
     assert report.statement["usd"].is_proved
+
+
+def test_what_the_provider_takes_from_our_bank_is_followed_to_the_line_there(books):
+    """Two sales are at our bank; one is given back, and Stripe takes its 15.00 from there."""
+
+    def payout(**options: bool) -> Payout:
+        (made,) = books.sandbox.control("POST", "payouts", {"include_pending": True, **options})["payouts"]
+        books.sandbox.control("POST", "payouts/outcome", {"payout": made["id"], "status": "paid"})
+        payments.sync_payout(made["id"], by="test")
+        return Payout.objects.get(provider_reference=made["id"])
+
+    order, _ = books.sell(2)
+    arrived = payout()
+    books.refund(order)
+    taken = payout(debit_negative_balances=True)
+    assert (arrived.amount_minor, taken.amount_minor) == (2 * (1500 - 74), -1500)
+
+    report = books.reconcile()
+    assert (report.kinds, report.residual) == ({}, {"usd": 0})
+    statement = report.statement["usd"]
+    assert {line.category: line.net_minor for line in statement.lines} == {
+        "charge": 2852,
+        "refund": -1500,
+        "payout": -2852 + 1500,
+    }
+    assert statement.is_proved
+    assert [(proof.name, proof.says_minor) for proof in statement.proofs] == [
+        ("balance", 0),
+        ("clearing", 0),
+        ("payouts", 2852 - 1500),
+    ]
+
+    rows = [
+        f"L{n},A,{one.arrives_on},usd,{one.amount_minor},{one.trace_id},Stripe"
+        for n, one in enumerate((arrived, taken))
+    ]
+    file = "\n".join(["reference,account,booked_on,currency,amount_minor,end_to_end,counterparty", *rows, ""])
+    read = services.import_bank_statement(file=io.BytesIO(file.encode()), name="bank.csv", by="test")
+    assert (read.added, read.matched, open_now()) == (2, 2, set())
+    found = walk.follow(taken.number)
+    assert (found.collected, found.collected_minor) == (1, -1500)
+    (link,) = found.links
+    assert link.ours
+    assert link.booking
+    assert (link.ours.kind, link.booking.net_minor) == ("refund", -1500)
+    assert ([row.amount_minor for row in link.lines], link.break_) == ([-1500], None)
 
 
 def test_a_run_finds_exactly_what_differs_and_a_second_run_changes_nothing(books):

@@ -8,7 +8,7 @@ from django.db.models import Sum
 from durability.models import Delivery, Message
 from payments import services as payments
 from payments.models import Account, Dispute, JournalEntry, Payout, PayoutTransaction, Posting
-from reconciliation import services
+from reconciliation import selectors, services
 from reconciliation.models import Discrepancy
 from reconciliation.services import perform
 from reconciliation.types import Action, Kind, KindCounts
@@ -259,6 +259,50 @@ def test_payouts_that_differ(reconcile):
     }
     assert the("po_short").evidence["collected_minor"] == 590
     assert the("po_back").theirs_status == "reversed"
+
+
+def test_payouts_from_our_bank_that_agree(reconcile):
+    """What the provider takes is a payout of a negative amount, and a row of a positive one."""
+    collected(our_payout("po_paid", -700, listed_at=NOON), 200, -900)
+    booked("po_paid", 700, "payout")
+    our_payout("po_under_way", -800, status="in_transit")
+    booked("po_under_way", 800, "payout")
+    our_payout("po_refused", -900, status="failed")
+    booked("po_refused", 900, "payout", at=NOON - 3 * HOUR)
+    booked("po_refused", -900, "payout_reversal")
+    assert reconcile().kinds == {}
+
+
+def test_payouts_from_our_bank_that_differ(reconcile):
+    booked("po_new", 100, "payout")
+    our_payout("po_ours", -200)
+    our_payout("po_amount", -300)
+    booked("po_amount", 310, "payout")
+    our_payout("po_sign", 350)
+    booked("po_sign", 350, "payout")
+    our_payout("po_refused", -400)
+    booked("po_refused", 400, "payout", at=NOON - HOUR)
+    booked("po_refused", -400, "payout_reversal")
+    our_payout("po_taken", -500, status="failed")
+    booked("po_taken", 500, "payout")
+    collected(our_payout("po_short", -600, listed_at=NOON), -350, -240)
+    booked("po_short", 600, "payout")
+    reconcile()
+    assert set(found().values()) == {Kind.PAYOUT_DIFFERENCE}
+    assert {
+        source: figures(source) for source in found()
+    } == {  # ours, theirs, what the provider holds more than our books say
+        "po_new": (None, -100, 100),
+        "po_ours": (-200, None, -200),
+        "po_amount": (-300, -310, 10),
+        "po_sign": (350, -350, 700),
+        "po_refused": (-400, 0, -400),
+        "po_taken": (-500, -500, 500),
+        "po_short": (-600, -600, 0),
+    }
+    assert the("po_short").evidence["collected_minor"] == -590
+    backlog = {row.kind: row.total for row in selectors.open_by_kind()}
+    assert backlog[Kind.PAYOUT_DIFFERENCE].value == {"usd": 100 + 200 + 10 + 700 + 400 + 500}
 
 
 def test_a_payout_whose_news_waits_is_timing(reconcile):

@@ -12,7 +12,7 @@ from django.urls import reverse
 from foundation.errors import InvalidInput
 from payments import ledger
 from payments import services as payments
-from payments.models import Payment
+from payments.models import Payment, Payout
 from reconciliation import books as statements
 from reconciliation import matching, selectors, services
 from reconciliation.errors import BooksStarted, NoteMissing
@@ -30,6 +30,7 @@ from tests.reconciliation.ledgers import (
     the,
     theirs,
 )
+from tests.reconciliation.test_kinds import collected
 
 HOUR = timedelta(hours=1)
 DAYS = timedelta(days=1)
@@ -253,25 +254,66 @@ def test_open_items_explain_the_difference_between_both_to_the_cent(whole_day):
     assert report.residual == {"usd": 0}
 
 
+def arrive(payout: Payout) -> None:
+    """It is at our bank, and our ledger says so."""
+    Payout.objects.filter(pk=payout.pk).update(status="paid")
+    ledger.post(
+        key=f"payout:{payout.number}",
+        kind="payout",
+        debit=ledger.bank("usd"),
+        credit=ledger.clearing("usd"),
+        amount_minor=payout.amount_minor,
+        by="test",
+        subject=payout.number,
+    )
+
+
 def test_a_payout_on_its_way_explains_itself_until_it_arrives(whole_day):
     sold("ch_1")
     booked("po_1", -1000, "payout")
     payout = our_payout("po_1", 1000, status="in_transit")
     assert whole_day().residual == {"usd": 0}
     assert proofs()["clearing"].explained_minor == -1000
-    type(payout).objects.update(status="paid")
-    ledger.post(
-        key=f"payout:{payout.number}",
-        kind="payout",
-        debit=ledger.bank("usd"),
-        credit=ledger.clearing("usd"),
-        amount_minor=1000,
-        by="test",
-        subject=payout.number,
-    )
+    arrive(payout)
     assert whole_day().residual == {"usd": 0}
     assert proofs()["clearing"].explained_minor == 0
     assert found() == {}
+
+
+def test_a_payout_from_our_bank_closes_with_its_sign(whole_day):
+    """29.13 are earned and paid out, then 20.00 given back and taken from our bank: nothing is left."""
+    sold("ch_1", 3000, fee=87)
+    refund = our_refund(Payment.objects.get(), "re_1", 2000)
+    theirs("re_1", -2000)
+    ledger.post(
+        key=f"refund:{refund.number}",
+        kind="refund",
+        debit=ledger.unallocated_receipts("usd"),
+        credit=ledger.clearing("usd"),
+        amount_minor=2000,
+        by="test",
+        subject=refund.number,
+    )
+    booked("po_1", -2913, "payout")
+    paid, taken = (
+        our_payout("po_1", 2913, status="in_transit", listed_at=NOON),
+        our_payout("po_2", -2000, status="in_transit", listed_at=NOON),
+    )
+    collected(paid, 2913)
+    collected(taken, -2000)
+    arrive(paid)
+    provider_holds(0, booked("po_2", 2000, "payout", at=NOON + HOUR))
+    assert whole_day().residual == {"usd": 0}
+    assert {name: (proof.says_minor, proof.explained_minor) for name, proof in proofs().items()} == {
+        "balance": (0, 0),
+        "clearing": (-2000, 2000),  # the provider has booked it, we book it when it is there
+        "payouts": (2913 - 2000, 0),
+    }
+    arrive(taken)
+    report = whole_day()
+    assert (report.residual, report.kinds) == ({"usd": 0}, {})
+    assert (proofs()["clearing"].says_minor, proofs()["clearing"].explained_minor) == (0, 0)
+    assert report.statement["usd"].is_proved
 
 
 def test_the_proof_of_the_ledger_waits_for_the_days_before(whole_day):

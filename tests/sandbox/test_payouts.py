@@ -94,3 +94,24 @@ def test_a_currency_in_the_red_is_not_paid_out(shop):
     shop.pay(1000)
     assert pay_out(shop, include_pending=True) == []
     assert shop.v1.payouts.retrieve(payout["id"]).amount == 2397
+
+
+def test_what_a_currency_owes_is_taken_from_our_bank_where_that_is_asked_for(shop):
+    """All that was earned is paid out, then 4.00 are given back."""
+    intent = shop.pay(2500)
+    pay_out(shop, include_pending=True)
+    shop.refund(intent, 400)
+    assert pay_out(shop, include_pending=True) == []
+    (debit,) = pay_out(shop, include_pending=True, debit_negative_balances=True)
+    assert (debit["amount"], debit["status"], debit["automatic"]) == (-400, "in_transit", True)
+    assert [(row.amount, row.type) for row in rows_of(shop, debit)] == [(400, "payout"), (-400, "refund")]
+    assert shop.sandbox.books()["balance"]["usd"] == 0
+    assert decide(shop, debit, "paid")["trace_id"]["value"]
+
+    failed = decide(shop, debit, "failed")
+    assert failed["failure_code"] == "debit_not_authorized"
+    row = shop.v1.balance_transactions.retrieve(failed["failure_balance_transaction"])
+    assert (row.net, row.reporting_category) == (-400, "payout_reversal")
+    shop.pay(1000)  # 9.41 more, of which the next payout keeps what is owed
+    (next_one,) = pay_out(shop, include_pending=True)
+    assert next_one["amount"] == 1000 - 59 - 400
