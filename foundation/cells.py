@@ -39,7 +39,17 @@ _TONES: dict[str, Tone] = {
     "replaced": "warn",
     "expired": "bad",
     **dict.fromkeys(
-        ("open", "unknown", "requires_action", "awaiting_approval", "compensating", "partial", "provisional", "medium"),
+        (
+            "open",
+            "unknown",
+            "requires_action",
+            "awaiting_approval",
+            "asked",
+            "compensating",
+            "partial",
+            "provisional",
+            "medium",
+        ),
         "warn",
     ),
     **dict.fromkeys(("pending", "timing", "refunded", "compensated", "undone", "skipped", "accepted"), "info"),

@@ -128,4 +128,5 @@ class BulkItemState:
     PLANNED: Final = "planned"
     REFUSED: Final = "refused"  # the preview says why it cannot be done
     DONE: Final = "done"
+    ASKED: Final = "asked"  # above the limit of who confirmed: a second person decides, on the discrepancy's page
     FAILED: Final = "failed"

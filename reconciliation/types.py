@@ -507,6 +507,7 @@ class ActionResult:
     state: str
     closed_as: str
     replayed: bool = False  # it had been done before: nothing was done now
+    waits: bool = False  # written down only: it settles more than that person may settle alone
 
 
 # Days since the business date, and how a screen calls them.
@@ -770,6 +771,9 @@ class BulkPage:
 
     piles: Mapping[str, Pile]  # BulkItemState → Pile
     reasons: Mapping[str, int]  # why rows were refused or failed → how many
+    # Of a preview: rows that who looks at it may not settle alone → what that person may, in minor units of the row's currency.
+    limits: Mapping[int, int]
+    above_limit: Pile
 
     @property
     def total(self) -> int:

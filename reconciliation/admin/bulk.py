@@ -12,6 +12,7 @@ from django.utils.safestring import SafeString
 
 from foundation import cells
 from foundation.desk import Act, ReadOnlyAdmin, choice_filter
+from foundation.money import format_minor
 from foundation.sections import Cell, Custom, Facts, Page, Section, Table
 from reconciliation import selectors, services
 from reconciliation.admin.shared import incident_link, piles
@@ -52,7 +53,7 @@ def _acts(permission: str) -> list[Act[BulkAction]]:
         Act(
             name=_name("do", permission),
             label="Do it",
-            says="Workers do it to every row that can be done, one by one. The note is kept with each of them.",
+            says="Workers do it to every row that can be done, one by one. What is above your limit is asked for. The note is kept with each.",
             run=partial(_carry_out, permission=permission),
             permission=permission,
             icon="playlist_play",
@@ -127,7 +128,7 @@ class BulkActionAdmin(ReadOnlyAdmin[BulkAction]):
         return next((name for name in self.offered(row) if name.startswith("do_")), "")
 
     def page(self, request: HttpRequest, row: BulkAction) -> Page:
-        found = selectors.bulk_page(row)
+        found = selectors.bulk_page(row, by=request.user.get_username())
         info = info_of_action(row.action)
         return Page(
             title=info.label,
@@ -174,16 +175,22 @@ def _count(found: BulkPage, *states: str) -> int:
 
 def _progress(row: BulkAction, found: BulkPage) -> Custom:
     refused, planned = _count(found, BulkItemState.REFUSED), _count(found, BulkItemState.PLANNED)
-    done, failed = _count(found, BulkItemState.DONE), _count(found, BulkItemState.FAILED)
+    done, failed, asked = (
+        _count(found, state) for state in (BulkItemState.DONE, BulkItemState.FAILED, BulkItemState.ASKED)
+    )
     if row.state == BulkState.PLANNED:
         words = f"A preview: {planned} of {found.total} can be done. Nothing was done yet."
+        if found.limits:
+            words += f" {len(found.limits)} of them you can only ask for: a second person has to approve each."
     else:
         words = f"{done} of {found.total} done, {failed} failed, {planned} to do, {refused} could not be done."
+        if asked:
+            words += f" {asked} asked for: a second person decides."
     return Custom(
         "admin/desk/progress.html",
         "How it stands",
         {
-            "done": done + failed,
+            "done": done + asked + failed,
             "of": max(1, found.total - refused),
             "words": words,
             "refresh_s": _REFRESH_S if row.state == BulkState.RUNNING else 0,
@@ -191,23 +198,24 @@ def _progress(row: BulkAction, found: BulkPage) -> Custom:
     )
 
 
+_ABOVE = "Above what you may settle alone"
 _WORDS = {
     BulkItemState.PLANNED: "Can be done",
     BulkItemState.DONE: "Done",
+    BulkItemState.ASKED: "Asked for: a second person decides",
     BulkItemState.FAILED: "Failed",
     BulkItemState.REFUSED: "Cannot be done",
 }
 
 
 def _worth(found: BulkPage) -> Table:
+    worth = [(words, found.piles[state]) for state, words in _WORDS.items() if state in found.piles]
+    if found.limits:
+        worth.append((f"{_ABOVE} (of those that can be done)", found.above_limit))
     return Table(
         "How many, and what they are worth",
         ["", cells.right("Rows"), cells.right("Σ")],
-        [
-            [words, cells.number(found.piles[state].count), piles(found.piles[state].value)]
-            for state, words in _WORDS.items()
-            if state in found.piles
-        ],
+        [[words, cells.number(pile.count), piles(pile.value)] for words, pile in worth],
         empty="No rows.",
     )
 
@@ -215,14 +223,16 @@ def _worth(found: BulkPage) -> Table:
 def _rows(request: HttpRequest, row: BulkAction, found: BulkPage) -> list[Section]:
     items = row.rows.select_related("discrepancy").order_by("id")
     problems = items.filter(state__in=_PROBLEMS)[:_ROWS_SHOWN] if _count(found, *_PROBLEMS) else []
-    others = items.exclude(state__in=_PROBLEMS)[:_ROWS_SHOWN]
+    above = items.filter(pk__in=found.limits)[:_ROWS_SHOWN] if found.limits else []
+    others = items.exclude(state__in=_PROBLEMS).exclude(pk__in=found.limits)[:_ROWS_SHOWN]
     return [
-        *([_table(request, "Refused or failed", problems)] if problems else []),
-        _table(request, "Rows", others),
+        *([_table(request, "Refused or failed", problems, found)] if problems else []),
+        *([_table(request, _ABOVE, above, found)] if above else []),
+        _table(request, "Rows", others, found),
     ]
 
 
-def _table(request: HttpRequest, title: str, items: Sequence[BulkItem] | Any) -> Table:
+def _table(request: HttpRequest, title: str, items: Sequence[BulkItem] | Any, found: BulkPage) -> Table:
     return Table(
         title,
         ["Discrepancy", cells.right("Worth"), "State", "What came of it"],
@@ -236,9 +246,16 @@ def _table(request: HttpRequest, title: str, items: Sequence[BulkItem] | Any) ->
                 ),
                 cells.money(one.value_minor, one.currency),
                 cells.state(one.state),
-                one.result or cells.NOTHING,
+                one.result or _limit(one, found) or cells.NOTHING,
             ]
             for one in items
         ],
         empty="None.",
     )
+
+
+def _limit(row: BulkItem, found: BulkPage) -> str:
+    if row.pk not in found.limits:
+        return ""
+    limit = format_minor(found.limits[row.pk], row.currency) if row.currency else "nothing"
+    return f"It settles more than {limit}, which you may settle alone: a second person has to approve it."

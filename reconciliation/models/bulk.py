@@ -64,7 +64,13 @@ class BulkItem(models.Model):
     discrepancy = models.ForeignKey(Discrepancy, on_delete=models.PROTECT, related_name="+")
     state = models.CharField(
         max_length=8,
-        choices=choices(BulkItemState.PLANNED, BulkItemState.REFUSED, BulkItemState.DONE, BulkItemState.FAILED),
+        choices=choices(
+            BulkItemState.PLANNED,
+            BulkItemState.REFUSED,
+            BulkItemState.DONE,
+            BulkItemState.ASKED,
+            BulkItemState.FAILED,
+        ),
         default=BulkItemState.PLANNED,
     )
     currency = models.CharField(max_length=3, blank=True)  # as the preview showed it

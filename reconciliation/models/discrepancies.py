@@ -272,6 +272,14 @@ class Discrepancy(Numbered, models.Model):
             return abs(self.difference_minor)
         return abs(self.theirs_amount_minor if self.theirs_amount_minor is not None else self.ours_amount_minor or 0)
 
+    @property
+    def stake_minor(self) -> int:
+        """What settling it settles, never below 0: the difference; where both sides say the same amount, or no difference can be
+        told, all of it."""
+        return abs(self.difference_minor or 0) or max(
+            abs(self.ours_amount_minor or 0), abs(self.theirs_amount_minor or 0)
+        )
+
 
 class DiscrepancyHistory(TransitionRecord):
     subject = models.ForeignKey(Discrepancy, on_delete=models.PROTECT, related_name="history")

@@ -82,10 +82,10 @@ def perform(
     check(action, given)
     stake = _stake(item, info, given, by)
     record, is_new = _begin(item, action, key=key, by=by, note=note.strip(), given=given, stake=stake)
+    if record.outcome == Outcome.WAITING:
+        return ActionResult(record.result, DiscrepancyState.AWAITING_APPROVAL, "", replayed=not is_new, waits=True)
     if not is_new:
         return ActionResult(record.result, item.state, item.closed_as, replayed=True)
-    if record.outcome == Outcome.WAITING:
-        return ActionResult(record.result, DiscrepancyState.AWAITING_APPROVAL, "")
     return carry_out(item, record, given)
 
 
@@ -136,16 +136,12 @@ def _given(record: DiscrepancyAction) -> ActionInput:
 
 
 def _stake(item: Discrepancy, info: ActionInfo, given: ActionInput, by: str) -> dict[str, Any]:
-    """What an action settles, and what that person may settle alone: the columns of its record.
-
-    The difference, or what is named to be given back; where both sides say the same amount, or no difference can be
-    told, all of it.
-    """
+    """What an action settles, or what is named to be given back, and what that person may settle alone: the columns of its
+    record."""
     if not info.settles:
         return {}
-    whole_minor = max(abs(item.ours_amount_minor or 0), abs(item.theirs_amount_minor or 0))
     return {
-        "amount_minor": max(abs(item.difference_minor or 0) or whole_minor, given.amount_minor or 0),
+        "amount_minor": max(item.stake_minor, given.amount_minor or 0),
         "currency": item.currency,
         "approval_above_minor": selectors.settles_alone_minor(by, item.currency),
     }

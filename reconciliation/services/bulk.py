@@ -1,8 +1,9 @@
 """One action on many discrepancies: planned, shown, confirmed with a note, then done row by row by workers.
 
 Each row is the same `perform` that a person presses on one page, under a key of the bulk action: so a row that was done is
-not done again, whoever repeats it. A process that dies half-way leaves its row behind with a lease; when that is over, the
-next worker, or the next press, goes on there. One row's failure keeps no other from being done.
+not done again, whoever repeats it; and one that settles more than who confirmed may settle alone is only asked for
+(services/approvals.py). A process that dies half-way leaves its row behind with a lease; when that is over, the next worker, or
+the next press, goes on there. One row's failure keeps no other from being done.
 """
 
 import logging
@@ -226,7 +227,7 @@ def _do(row: BulkItem) -> None:
         log.exception("bulk action %s, discrepancy %s", bulk.number, row.discrepancy_id)
         _end(row, BulkItemState.FAILED, f"{type(error).__name__}: {error}")
     else:
-        _end(row, BulkItemState.DONE, result.text)
+        _end(row, BulkItemState.ASKED if result.waits else BulkItemState.DONE, result.text)
 
 
 def _given(bulk: BulkAction) -> ActionInput:

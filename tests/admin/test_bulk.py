@@ -61,6 +61,37 @@ def test_chosen_in_the_list_previewed_confirmed_and_done(as_role, three):
     assert client.get(list_url(BulkAction)).status_code == 200
 
 
+def test_what_is_above_a_clerks_limit_is_told_before_and_only_asked_for(as_role, three, settings):
+    """15.00 and 1.00 a clerk may settle alone here, 20.00 not."""
+    settings.SETTLE_ALONE_MINOR = {"clerk": {"usd": 1_500}, "manager": {"usd": 100_000}}
+    clerk, manager = as_role("clerk"), as_role("manager")
+    page = plan(clerk, "", "accept").content.decode()
+    bulk = BulkAction.objects.get()
+    assert "A preview: 3 of 3 can be done" in page
+    assert "1 of them you can only ask for" in page
+    above, others = page.split("<h3>Above what you may settle alone")[1].split("<h3>Rows")
+    assert "ch_2" in above
+    assert "It settles more than $15.00, which you may settle alone" in above
+    assert "ch_1" in others
+    assert "ch_3" in others
+    assert "you can only ask for" not in manager.get(page_url(bulk)).content.decode()  # a manager may settle 1,000.00
+
+    press(clerk, bulk, "do_accept", note="marketing's link")
+    services.work_on_bulk()
+    page = clerk.get(page_url(bulk)).content.decode()
+    assert "2 of 3 done" in page
+    assert "1 asked for: a second person decides" in page
+    asked = three[1]
+    asked.refresh_from_db()
+    assert (asked.source, asked.state) == ("ch_2", "awaiting_approval")
+    assert press(clerk, asked, "approve", note="I agree with myself").status_code in (403, 409)
+    asked.refresh_from_db()
+    assert asked.state == "awaiting_approval"
+    press(manager, asked, "approve", note="I have seen it")
+    asked.refresh_from_db()
+    assert (asked.state, asked.resolved_by) == ("resolved", "clerk")
+
+
 def test_all_that_a_filter_shows_is_bounded_and_says_what_cannot(as_role, three, settings):
     client = as_role("manager")
     page = plan(client, "kind=missing_in_our_system", "refund_customer").content.decode()

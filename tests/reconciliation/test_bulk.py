@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from foundation.database import database_now
 from foundation.errors import IllegalTransition, InvalidInput, MissingInput
 from foundation.ids import uuid7
-from payments.errors import ProviderUnavailable
+from payments.errors import ProviderUnavailable, SecondPersonNeeded
 from reconciliation import selectors, services
 from reconciliation.errors import NoteMissing, NothingToDo, TooMany
 from reconciliation.models import BulkAction, BulkItem, Discrepancy, DiscrepancyAction
@@ -18,6 +18,7 @@ from reconciliation.services import bulk as bulks
 from reconciliation.types import Action, ActionInput, Kind
 from tests.races import Killed, orders
 from tests.reconciliation.ledgers import ours, the, theirs
+from tests.reconciliation.months import member
 from tests.reconciliation.test_actions import act
 
 pytestmark = pytest.mark.usefixtures("transactional_db", "valkey")
@@ -66,7 +67,7 @@ def test_the_preview_says_how_many_what_they_are_worth_and_which_cannot(five):
     bulk = planned(Action.CREATE_MISSING_PAYMENT, five)
     assert (bulk.state, DiscrepancyAction.objects.exclude(action="accept").exists()) == ("planned", False)
     assert states(bulk) == dict.fromkeys(["ch_1", "ch_3", "ch_4", "ch_5"], "refused") | {"ch_2": "planned"}
-    found = selectors.bulk_page(bulk)
+    found = selectors.bulk_page(bulk, by="mia")
     assert (found.piles["planned"].count, found.piles["planned"].value) == (1, {"usd": 2000})
     assert (found.piles["refused"].count, found.piles["refused"].value) == (4, {"usd": 1500 + 100 + 700, "eur": 900})
     assert found.reasons == {
@@ -216,6 +217,123 @@ def test_previews_that_nobody_confirmed_are_forgotten(five, settings):
     planned(Action.ACCEPT, five)
     assert not BulkAction.objects.filter(pk=old.pk).exists()
     assert BulkAction.objects.filter(pk=begun_one.pk).exists()
+
+
+# --- Above what a person may settle alone ---------------------------------------------------------------
+
+
+@pytest.fixture
+def staff(five, settings) -> None:
+    """Of `five`, a clerk may settle the 15.00 and the 1.00 dollars alone; a manager all but the euros."""
+    settings.SETTLE_ALONE_MINOR = {"clerk": {"usd": 1_500}, "manager": {"usd": 100_000}}
+    for name, role in (("clara", "clerk"), ("paul", "manager")):
+        member(name, role)
+
+
+IN_PART = {"ch_1": "done", "ch_2": "asked", "ch_3": "asked", "ch_4": "done", "ch_5": "refused"}
+
+
+def above(bulk: BulkAction, by: str) -> dict[str, int]:
+    """What the preview says that who looks at it could only ask for, and their limit."""
+    found = selectors.bulk_page(bulk, by=by)
+    limits = {row.discrepancy.source: found.limits[row.pk] for row in bulk.rows.all() if row.pk in found.limits}
+    assert found.above_limit.count == len(limits)
+    return limits
+
+
+def test_the_preview_says_which_rows_whoever_looks_could_only_ask_for(five, staff):
+    bulk = planned(Action.ACCEPT, five, by="clara")
+    assert above(bulk, "clara") == {"ch_2": 1_500, "ch_3": 0}  # euros have no limit: everything waits
+    assert selectors.bulk_page(bulk, by="clara").above_limit.value == {"usd": 2000, "eur": 900}
+    assert above(bulk, "paul") == {"ch_3": 0}
+    assert above(planned(Action.CLAIM, five, by="clara"), "clara") == {}  # a claim settles nothing
+    services.carry_out(bulk_id=bulk.pk, by="clara", note=NOTE)
+    bulk.refresh_from_db()
+    assert above(bulk, "clara") == {}  # now each row says what came of it
+
+
+def test_rows_above_the_limit_are_asked_for_and_the_others_are_done(five, staff):
+    bulk = begun(Action.ACCEPT, five, by="clara")
+    assert services.work_on_bulk() == 4
+    bulk.refresh_from_db()
+    assert (bulk.state, states(bulk)) == ("done", IN_PART)
+    assert results(bulk)["ch_2"] == (
+        "It settles more than $15.00, which clara may settle alone: a second person has to approve it."
+    )
+    assert {source: the(source).state for source in IN_PART} == {
+        "ch_1": "resolved",
+        "ch_2": "awaiting_approval",
+        "ch_3": "awaiting_approval",
+        "ch_4": "resolved",
+        "ch_5": "resolved",
+    }
+    asked = DiscrepancyAction.objects.filter(key=f"bulk:{bulk.pk}", outcome="waiting")
+    assert set(asked.values_list("by", "note", "amount_minor", "currency", "approval_above_minor")) == {
+        ("clara", NOTE, 2000, "usd", 1500),
+        ("clara", NOTE, 900, "eur", 0),
+    }
+
+
+def test_the_second_person_decides_on_each_by_itself(five, staff):
+    bulk = begun(Action.ACCEPT, five, by="clara")
+    services.work_on_bulk()
+    asked = {one.discrepancy.source: one.pk for one in DiscrepancyAction.objects.filter(outcome="waiting")}
+    with pytest.raises(SecondPersonNeeded):
+        services.approve_action(action_id=asked["ch_2"], by="clara", note="mine")
+    services.approve_action(action_id=asked["ch_2"], by="paul", note="I agree")
+    services.reject_action(action_id=asked["ch_3"], by="paul", note="in which currency?")
+    assert (the("ch_2").state, the("ch_2").resolved_by, the("ch_3").state) == ("resolved", "clara", "investigating")
+    assert states(bulk) == IN_PART  # what was asked for stays what was asked for
+
+
+def test_a_second_press_asks_for_nothing_more(five, staff):
+    bulk = begun(Action.ACCEPT, five, by="clara")
+    services.work_on_bulk()
+    assert "done before" in services.carry_out(bulk_id=bulk.pk, by="paul", note="I may")
+    assert services.work_on_bulk() == 0
+    assert states(bulk) == IN_PART
+    assert DiscrepancyAction.objects.filter(outcome="waiting").count() == 2
+
+
+def test_killed_after_it_was_asked_for_it_is_asked_for_once(five, staff, monkeypatch):
+    """The process dies before it wrote down what came of the row."""
+    bulk = begun(Action.ACCEPT, five[1:2], by="clara")
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(bulks, "_end", dies)
+        with pytest.raises(Killed):
+            services.work_on_bulk()
+    leases_are_over()
+    assert services.work_on_bulk() == 1
+    assert (states(bulk), the("ch_2").state) == ({"ch_2": "asked"}, "awaiting_approval")
+    assert DiscrepancyAction.objects.filter(discrepancy__source="ch_2").count() == 1
+
+
+def test_what_counts_is_the_limit_of_who_confirmed_when_a_row_is_done(five, staff, settings):
+    """Who only previewed it, or pressed once more, lends nobody a limit."""
+    bulk = planned(Action.ACCEPT, five, by="paul")
+    services.carry_out(bulk_id=bulk.pk, by="clara", note=NOTE)
+    services.stop(bulk_id=bulk.pk)
+    services.carry_out(bulk_id=bulk.pk, by="paul", note="go on")
+    settings.SETTLE_ALONE_MINOR = {"clerk": {"usd": 100}, "manager": {"usd": 100_000}}
+    services.work_on_bulk()
+    assert states(bulk) == IN_PART | {"ch_1": "asked"}
+
+
+def test_what_waits_by_then_for_somebody_else_is_told(five, staff):
+    bulk = begun(Action.ACCEPT, five[:3], by="clara")
+    act(the("ch_2"), Action.ACCEPT)
+    services.work_on_bulk()
+    assert states(bulk) == {"ch_1": "done", "ch_2": "failed", "ch_3": "asked"}
+    assert results(bulk)["ch_2"].startswith("An action on this item waits for a second person")
+    assert states(planned(Action.ACCEPT, five[:3], by="paul")) == {
+        "ch_1": "refused",
+        "ch_2": "refused",
+        "ch_3": "refused",
+    }
 
 
 # --- Two people, two workers --------------------------------------------------------------------------
