@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from itertools import islice
 from uuid import UUID
 
 from django.conf import settings
@@ -349,13 +348,13 @@ def read_provider_balance() -> BalanceReading:
     try:
         for _ in range(_BALANCE_TRIES):
             before = _newest_bookings()
+            through_at = max(before.values(), default=None)
             balances = gateway.retrieve_balance()
-            after = _newest_bookings()
+            after = _newest_bookings(back_to=through_at)
             if before == after:
                 break
     except (ProviderBusy, ProviderUnsure, ProviderRefused) as error:
         raise ProviderUnavailable(f"The payment provider does not tell its balance ({error}).") from error
-    through_at = max(before.values(), default=None)
     return BalanceReading(
         balances=balances,
         through_at=through_at,
@@ -364,9 +363,16 @@ def read_provider_balance() -> BalanceReading:
     )
 
 
-def _newest_bookings() -> dict[str, datetime]:
-    """id → moment of the newest ones: one page of the provider's."""
-    return {row.id: row.created_at for row in islice(gateway.list_balance_transactions(), _NEWEST_BOOKINGS)}
+def _newest_bookings(*, back_to: datetime | None = None) -> dict[str, datetime]:
+    """id → moment of the newest ones: one page of the provider's, and whatever else was booked in its newest second or
+    since `back_to`: a run of captures books hundreds in one."""
+    newest: dict[str, datetime] = {}
+    for row in gateway.list_balance_transactions():
+        back_to = back_to or row.created_at
+        if len(newest) >= _NEWEST_BOOKINGS and row.created_at < back_to:
+            break
+        newest[row.id] = row.created_at
+    return newest
 
 
 def clearing_accounts(currencies: Sequence[str]) -> dict[str, UUID]:

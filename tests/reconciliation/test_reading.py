@@ -7,8 +7,10 @@ import pytest
 from foundation.database import database_now
 from payments import gateway
 from payments.errors import ProviderUnavailable
+from payments.sandbox import balance
 from reconciliation.models import ProviderRead, ProviderTransaction, RawRow
-from reconciliation.services import importing
+from reconciliation.services import importing, read_balance
+from tests.campaigns.drill.copies import provider
 
 
 @pytest.fixture
@@ -139,3 +141,39 @@ def test_a_provider_that_goes_away_leaves_what_was_read(books, small_batches, mo
         importing.import_day(books.day, progress=lambda rows: None)
     importing.import_day(books.day, progress=lambda rows: None)
     assert len(ids()) == 3
+
+
+A_PAGE = 100  # of the provider's
+
+
+def booked_in_one_second(books, count: int) -> list[str]:
+    """So many bookings of the newest second, in the provider's own books."""
+    books.sandbox.stop()
+    with provider(books.sandbox) as account, account.transaction():
+        one = balance.record(account, kind="adjustment", source="", amount=100, currency="usd")
+        rows = [one, *({**one, "id": f"{one['id']}{number}"} for number in range(1, count))]
+        for row in rows[1:]:
+            account.store.insert(row)
+    books.sandbox.restart()
+    return sorted(row["id"] for row in rows)
+
+
+def test_a_balance_names_all_bookings_of_its_last_second_however_many_there_are(books):
+    booked = booked_in_one_second(books, A_PAGE + 30)
+    reading = read_balance()
+    assert reading.balances["usd"] == {"available": 100 * len(booked), "pending": 0}
+    assert (reading.edge, reading.unsure) == (booked, [])
+
+
+def test_a_balance_names_all_bookings_made_while_it_was_asked_however_many_there_are(books, monkeypatch):
+    first = booked_in_one_second(books, 1)
+    retrieve, made = gateway.retrieve_balance, []
+
+    def busy():
+        made.append(booked_in_one_second(books, A_PAGE + 30))
+        return retrieve()
+
+    monkeypatch.setattr(gateway, "retrieve_balance", busy)
+    reading = read_balance()
+    assert reading.unsure == made[-1]
+    assert reading.balances["usd"]["available"] == 100 * len([*first, *(row for rows in made for row in rows)])
