@@ -397,7 +397,8 @@ def _note(part: str) -> None:
 def _in_child(run: Child, file: Path, day: datetime, begin: Connection, told: Connection) -> None:
     connections.close_all()
     with connection.cursor() as cursor:  # connecting is not measured
-        cursor.execute("SET statement_timeout = 0")
+        if run is not product:
+            cursor.execute("SET statement_timeout = 0")
     if run is duckdb:
         import duckdb as _engine  # noqa: F401  neither is loading it
     told.send("ready")

@@ -144,6 +144,8 @@ DATABASES = {
                 f" -c idle_in_transaction_session_timeout={DATABASE_IDLE_IN_TRANSACTION_TIMEOUT_MS}"
                 # A process that was killed leaves a statement running, and its locks held: PostgreSQL looks for it.
                 " -c client_connection_check_interval=1000"
+                # Of temporary tables, each process would keep 8 MB for good once it had a large one: the system caches them too.
+                " -c temp_buffers=1MB"
             ),
         },
     }

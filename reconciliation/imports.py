@@ -12,6 +12,7 @@ Works in the caller's transaction; the table ends with it.
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -21,12 +22,14 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from foundation.money import EXPONENTS
+from reconciliation.limits import set_for_long_work
 from reconciliation.types import Problem
 
 _CHUNK = 256 * 1024
 _LONGEST_HEADER = 64 * 1024
 _LONGEST_NAME = 63  # what PostgreSQL calls a column
 _MANY = 10_000  # new rows
+_COUNT_FEW = "SET LOCAL default_statistics_target = 10"  # ANALYZE holds 300 rows for each: of long rows, that is memory
 
 _LINE: Final = "_line_"  # the column that counts the rows
 
@@ -108,8 +111,7 @@ class Layout:
         """The column's value as SQL: text without blanks around it, empty where it is not there."""
         if what not in self.named:
             return "''::text"
-        name = _quoted(self.named[what]).replace("%", "%%")  # in a statement with parameters
-        return f"btrim(coalesce(s.{name}, ''))"
+        return f"btrim(coalesce(s.{_in_statement(self.named[what])}, ''))"
 
 
 # --- The header -------------------------------------------------------------------------------------
@@ -177,6 +179,7 @@ def stage(file: BinaryIO, layout: Layout) -> int:
     names = ", ".join(_quoted(name) for name in layout.columns)
     file.seek(layout.offset)
     with transaction.atomic(), connection.cursor() as cursor:
+        set_for_long_work(cursor)
         cursor.execute("DROP TABLE IF EXISTS pg_temp.recon_staged")
         cursor.execute(
             f"CREATE TEMPORARY TABLE recon_staged ({_LINE} bigint GENERATED ALWAYS AS IDENTITY, {columns}) ON COMMIT DROP"
@@ -186,7 +189,6 @@ def stage(file: BinaryIO, layout: Layout) -> int:
             while chunk := file.read(_CHUNK):
                 copy.write(chunk)
         staged: int = cursor.rowcount
-        cursor.execute("ANALYZE recon_staged")
     return staged
 
 
@@ -227,124 +229,144 @@ def _decoded(file: BinaryIO) -> Iterator[str]:
 
 # --- What they say ----------------------------------------------------------------------------------
 
-_NUMBER = r"^-?[0-9]{1,15}(\.[0-9]{1,6})?$"
-_WHOLE = r"^-?[0-9]{1,18}$"
-_MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?"
-_WITH_ZONE = _MOMENT + r"(Z|[+-][0-9]{2}:?[0-9]{2})$"
+_WHOLE = "^-?[0-9]+$"
+_DECIMAL = "^-?[0-9]+([.][0-9]+)?$"
+_LONGEST_NUMBER = 18  # characters
+_LARGEST_MINOR = 10**18  # fits a bigint
+# What a moment is written with; that it is one, PostgreSQL says. Patterns that count (`[0-9]{2}`) cost several times as much.
+_MOMENT = "^[0-9-]+[ T][0-9:.]+$"
+_WITH_ZONE = "^[0-9-]+[ T][0-9:.]+(Z|[+-][0-9:]+)$"
+_LOOKS_LIKE = "____-__-_____:__%"
 
-# The lines with what is wrong with each: the first thing that is. Casts come after the patterns that make them safe; OFFSET 0
-# keeps the steps apart, and lets rows flow from one to the next.
-_PROBLEMS = """
-WITH read AS NOT MATERIALIZED (
-    SELECT s._line_ AS line, {id} AS id, {created} AS created, lower({currency}) AS currency, {gross} AS gross, {fee} AS fee, {net} AS net,
-           {category} AS category, {source} AS source
-    FROM recon_staged s
-), repeated AS (
-    SELECT id, min(line) AS first FROM read GROUP BY id HAVING count(*) > 1
+# Each line as what it says, and what is wrong with it: the first thing that is. Casts come after the checks that make them safe:
+# OFFSET 0 keeps the steps apart. The text of a row is JSON, put together column by column: row_to_json takes twice as long.
+_READ = """
+CREATE TEMPORARY TABLE recon_read ON COMMIT DROP AS
+WITH cells AS NOT MATERIALIZED (
+    SELECT s._line_ AS line, {id} AS id, {created} AS created, lower({currency}) AS currency, {gross} AS gross, {fee} AS fee,
+           {net} AS net, {category} AS category, {source} AS source, {charge} AS charge, {intent} AS intent, {status} AS status,
+           {order} AS order_reference, {payment} AS payment_number, {instance} AS instance, {body} AS body
+    FROM recon_staged s OFFSET 0
 ), shaped AS (
-    SELECT r.*, x.exponent, CASE
+    SELECT c.*, x.scale, CASE
         WHEN id = '' THEN 'it has no transaction id'
         WHEN length(id) > 255 OR id !~ '^[[:graph:]]+$' THEN 'the transaction id is not one: ' || left(id, 60)
-        WHEN x.exponent IS NULL THEN 'the currency is not known: ' || left(currency, 20)
+        WHEN x.scale IS NULL THEN 'the currency is not known: ' || left(currency, 20)
         WHEN %(currency)s <> '' AND currency <> %(currency)s THEN 'wrong currency: ' || currency || ', not ' || %(currency)s
-        WHEN gross !~ %(number)s THEN 'the gross is not an amount: ' || left(gross, 40)
-        WHEN fee !~ %(number)s THEN 'the fee is not an amount: ' || left(fee, 40)
-        WHEN net !~ %(number)s THEN 'the net is not an amount: ' || left(net, 40)
+        WHEN length(gross) > %(longest)s OR gross !~ %(number)s THEN 'the gross is not an amount: ' || left(gross, 40)
+        WHEN length(fee) > %(longest)s OR fee !~ %(number)s THEN 'the fee is not an amount: ' || left(fee, 40)
+        WHEN length(net) > %(longest)s OR net !~ %(number)s THEN 'the net is not an amount: ' || left(net, 40)
         WHEN category = '' THEN 'it has no reporting category'
         WHEN length(category) > 64 OR length(source) > 255 THEN 'a name is too long'
-        WHEN created !~ %(moment)s THEN 'the moment is not one: ' || left(created, 40)
-        WHEN NOT pg_input_is_valid(created, %(moment_type)s) THEN 'the moment is not one: ' || left(created, 40)
+        WHEN created !~ %(moment)s OR created NOT LIKE %(looks_like)s OR NOT pg_input_is_valid(created, %(moment_type)s)
+            THEN 'the moment is not one: ' || left(created, 40)
     END AS problem
-    FROM read r LEFT JOIN unnest(%(currencies)s::text[], %(exponents)s::int[]) AS x (name, exponent) ON x.name = r.currency
+    FROM cells c LEFT JOIN unnest(%(currencies)s::text[], %(scales)s::numeric[]) AS x (name, scale) ON x.name = c.currency
     OFFSET 0
 ), timed AS (
-    SELECT *, CASE WHEN problem IS NULL THEN {moment} END AS at,
-           CASE WHEN problem IS NULL THEN {to_minor_gross} END AS gross_minor,
-           CASE WHEN problem IS NULL THEN {to_minor_fee} END AS fee_minor,
-           CASE WHEN problem IS NULL THEN {to_minor_net} END AS net_minor
+    SELECT *, CASE WHEN problem IS NULL THEN {moment} END AS at, CASE WHEN problem IS NULL THEN {minor_gross} END AS gross_minor,
+           CASE WHEN problem IS NULL THEN {minor_fee} END AS fee_minor, CASE WHEN problem IS NULL THEN {minor_net} END AS net_minor
     FROM shaped OFFSET 0
 ), judged AS (
-    SELECT t.line, coalesce(t.problem, CASE
-        WHEN trunc(t.gross_minor) <> t.gross_minor OR trunc(t.fee_minor) <> t.fee_minor OR trunc(t.net_minor) <> t.net_minor
-            THEN 'an amount has more decimals than ' || upper(t.currency) || ' counts'
-        WHEN t.net_minor <> t.gross_minor - t.fee_minor THEN 'the net is not the gross less the fee'
-        WHEN t.at < coalesce(%(since)s::timestamptz, '-infinity') OR t.at >= coalesce(%(until)s::timestamptz, 'infinity')
-            THEN 'wrong day: ' || to_char(t.at AT TIME ZONE 'UTC', 'YYYY-MM-DD')
-        WHEN t.line > d.first THEN 'the transaction ' || t.id || ' stands in the file before'
-        WHEN (k.amount_minor, k.fee_minor, k.net_minor, k.currency, k.reporting_category, k.source)
-             IS DISTINCT FROM (t.gross_minor, t.fee_minor, t.net_minor, t.currency::varchar, t.category::varchar, t.source::varchar)
-             AND k.id IS NOT NULL
-            THEN 'it says something else than what we read of ' || t.id || ' before'
-        WHEN date_trunc('second', k.created_at) <> date_trunc('second', t.at)
-            THEN 'another moment than what we read of ' || t.id || ' before'
-    END) AS problem
-    FROM timed t
-    LEFT JOIN reconciliation_providertransaction k ON k.id = t.id
-    LEFT JOIN repeated d ON d.id = t.id
+    SELECT *, coalesce(problem, CASE
+        WHEN {too_fine} THEN 'an amount has more decimals than ' || upper(currency) || ' counts'
+        WHEN net_minor <> gross_minor - fee_minor THEN 'the net is not the gross less the fee'
+        WHEN greatest(abs(gross_minor), abs(fee_minor), abs(net_minor)) >= %(largest)s THEN 'an amount is too large'
+        WHEN at < coalesce(%(since)s::timestamptz, '-infinity') OR at >= coalesce(%(until)s::timestamptz, 'infinity')
+            THEN 'wrong day: ' || to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD')
+    END) AS found
+    FROM timed OFFSET 0
 )
+SELECT line, id, currency, category, source, intent, status, order_reference, payment_number, instance, at, found AS problem,
+       CASE WHEN charge = '' AND category = ANY(%(charge_categories)s) THEN source ELSE charge END AS charge,
+       CASE WHEN found IS NULL THEN gross_minor END::bigint AS gross_minor,
+       CASE WHEN found IS NULL THEN fee_minor END::bigint AS fee_minor,
+       CASE WHEN found IS NULL THEN net_minor END::bigint AS net_minor,
+       sha256(convert_to(body, 'UTF8')) AS sha256, body
+FROM judged
 """
-_LIST = (
-    _PROBLEMS  # noqa: S608  text of ours
-    + """
-, counted AS (SELECT line, problem, count(*) OVER () AS all_of_them FROM judged WHERE problem IS NOT NULL ORDER BY line
-              LIMIT %(shown)s)
+# Those that our copy of the provider's books holds already.
+_KNOWN = """
+CREATE TEMPORARY TABLE recon_known ON COMMIT DROP AS
+SELECT k.id, k.amount_minor, k.fee_minor, k.net_minor, k.currency, k.reporting_category, k.source, k.created_at
+FROM recon_read r JOIN reconciliation_providertransaction k ON k.id = r.id
+"""
+
+
+def read(layout: Layout, expected: Expected, *, charge_categories: list[str]) -> None:
+    """Read what was staged into the temporary table `recon_read`: a row each, typed, with what is wrong with it."""
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS pg_temp.recon_read, pg_temp.recon_known")
+        cursor.execute(_READ.format(**_expressions(layout)), _parameters(layout, expected, charge_categories))
+        cursor.execute(_COUNT_FEW)
+        cursor.execute("ANALYZE recon_read (id)")
+        cursor.execute(_KNOWN)
+        cursor.execute("ANALYZE recon_known (id)")
+
+
+_PROBLEMS = """
+WITH repeated AS (
+    SELECT id, min(line) AS first FROM recon_read WHERE id <> '' GROUP BY id HAVING count(*) > 1
+), judged AS (
+    SELECT line, 1 AS rank, problem FROM recon_read WHERE problem IS NOT NULL
+    UNION ALL
+    SELECT r.line, 2, 'the transaction ' || r.id || ' stands in the file before'
+    FROM repeated d JOIN recon_read r ON r.id = d.id WHERE r.line > d.first
+    UNION ALL
+    SELECT r.line, 3, CASE
+        WHEN (k.amount_minor, k.fee_minor, k.net_minor, k.currency, k.reporting_category, k.source) IS DISTINCT FROM
+             (r.gross_minor, r.fee_minor, r.net_minor, r.currency::varchar, r.category::varchar, r.source::varchar)
+            THEN 'it says something else than what we read of ' || r.id || ' before'
+        WHEN date_trunc('second', k.created_at) <> date_trunc('second', r.at)
+            THEN 'another moment than what we read of ' || r.id || ' before'
+    END
+    FROM recon_known k JOIN recon_read r ON r.id = k.id
+), told AS (
+    SELECT DISTINCT ON (line) line, problem FROM judged WHERE problem IS NOT NULL ORDER BY line, rank
+), counted AS (
+    SELECT line, problem, count(*) OVER () AS all_of_them FROM told ORDER BY line LIMIT %(shown)s
+)
 SELECT c.line, c.problem, c.all_of_them, (
     -- A line break within quotes makes the lines below it one more.
     SELECT coalesce(sum(length(b.body) - length(replace(b.body, chr(10), ''))), 0)
     FROM (SELECT s.*::text AS body FROM recon_staged s WHERE s._line_ < c.line) b
 )::bigint FROM counted c ORDER BY c.line
 """
-)
 
 
-def problems(layout: Layout, expected: Expected) -> tuple[list[Problem], int]:
-    """What is wrong with which line of what was staged: the first ones, and how many there are."""
+def problems(layout: Layout) -> tuple[list[Problem], int]:
+    """What is wrong with which line of what was read: the first ones, and how many there are."""
     with connection.cursor() as cursor:
-        cursor.execute(_LIST.format(**_expressions(layout)), _parameters(layout, expected))
+        cursor.execute(_PROBLEMS, {"shown": settings.RECONCILE_PROBLEMS_SHOWN})
         rows = cursor.fetchall()
     found = [Problem(layout.lines + line + within, problem) for line, problem, _, within in rows]
     return found, rows[0][2] if rows else 0
 
 
-_KEEP = """
-WITH fresh AS MATERIALIZED (
-    SELECT *, sha256(convert_to(body, 'UTF8')) AS sha256 FROM (
-        SELECT {id} AS id, lower({currency}) AS currency, {category} AS category, {source} AS source, {charge} AS charge,
-               {intent} AS intent, {status} AS status, {order} AS order_reference, {payment} AS payment_number,
-               {instance} AS instance, (SELECT row_to_json(kept.*)::text FROM (SELECT {cells}) kept) AS body, {moment_of_row} AS at,
-               {minor_gross}::bigint AS gross_minor, {minor_fee}::bigint AS fee_minor, {minor_net}::bigint AS net_minor
-        FROM recon_staged s
-        JOIN unnest(%(currencies)s::text[], %(exponents)s::int[]) AS x (name, exponent) ON x.name = lower({currency})
-        WHERE NOT EXISTS (SELECT FROM reconciliation_providertransaction k WHERE k.id = {id})
-        OFFSET 0  -- the text of a row is made once
-    ) read
-), raw AS (
-    INSERT INTO reconciliation_rawrow (sha256, body) SELECT sha256, body FROM fresh
-    ON CONFLICT (sha256) DO NOTHING
-)
+_NEW = "NOT EXISTS (SELECT FROM recon_known k WHERE k.id = r.id)"
+# In the order of their ids: an index that is written from one end to the other costs half of one that is written all over.
+_KEEP = f"""
 INSERT INTO reconciliation_providertransaction
     (id, type, reporting_category, source, amount_minor, fee_minor, net_minor, currency, status, created_at, available_at,
      payment_intent, charge, source_status, order_reference, payment_number, instance, sha256)
 SELECT id, category, category, source, gross_minor, fee_minor, net_minor, currency, '', at, at, left(intent, 255),
-       left(CASE WHEN charge = '' AND category = ANY(%(charge)s) THEN source ELSE charge END, 255), left(status, 32),
-       left(order_reference, 500), left(payment_number, 500), left(instance, 500), sha256
-FROM fresh
-ON CONFLICT (id) DO NOTHING
-"""
-_DAYS = """
-SELECT min(({moment_of_row} AT TIME ZONE 'UTC')::date), max(({moment_of_row} AT TIME ZONE 'UTC')::date) FROM recon_staged s
-"""
+       left(charge, 255), left(status, 32), left(order_reference, 500), left(payment_number, 500), left(instance, 500), sha256
+FROM recon_read r WHERE {_NEW} ORDER BY id
+"""  # noqa: S608  constants
+_KEEP_RAW = f"INSERT INTO reconciliation_rawrow (sha256, body) SELECT sha256, body FROM recon_read r WHERE {_NEW}"  # noqa: S608
 
 
-def keep(layout: Layout, expected: Expected, charge_categories: list[str]) -> int:
-    """Write what was staged, and has no problem, into our copy of the provider's books; how many rows are new.
+def keep() -> int:
+    """Write what was read, and has no problem, into our copy of the provider's books; how many rows are new.
 
-    A row that we know stays as it is: what the API tells of it is more.
+    A row that we know stays as it is: what the API tells of it is more. Raises IntegrityError where somebody wrote one of them
+    meanwhile: read again, it is known. (ON CONFLICT would make each row a quarter dearer, for what next to never happens.)
     """
-    parameters = _parameters(layout, expected) | {"charge": charge_categories}
     with connection.cursor() as cursor:
-        cursor.execute(_KEEP.format(**_expressions(layout)), parameters)
-        return int(cursor.rowcount)
+        cursor.execute(_KEEP)
+        added = int(cursor.rowcount)
+        cursor.execute(_KEEP_RAW)
+    return added
 
 
 def count_anew(added: int) -> None:
@@ -353,102 +375,109 @@ def count_anew(added: int) -> None:
     A run may follow before autovacuum has, and would look up row after row. Whoever counts at the moment does so for us.
     """
     if added >= _MANY:
-        with connection.cursor() as cursor:
+        with transaction.atomic(durable=True), connection.cursor() as cursor:
+            cursor.execute(_COUNT_FEW)
             cursor.execute("ANALYZE (SKIP_LOCKED) reconciliation_providertransaction")
 
 
 # Independent of the rows' order: how many there are, and the sum of a hash of what each says.
-_SAYS = "count(*), coalesce(sum(hash_record_extended(ROW({row}), 0)::numeric), 0)"
-_STAGED_SAYS = (
-    "SELECT "
-    + _SAYS.format(
-        row="""{id}, ({minor_gross})::bigint, ({minor_fee})::bigint, ({minor_net})::bigint, lower({currency}), {category}, {source},
-        date_trunc('second', {moment_of_row})"""
-    )
-    + """
-FROM recon_staged s JOIN unnest(%(currencies)s::text[], %(exponents)s::int[]) AS x (name, exponent) ON x.name = lower({currency})
-"""
+_SAYS = "SELECT count(*), coalesce(sum(hash_record_extended(ROW({row}), 0)::numeric), 0) FROM recon_read r"
+_READ_SAYS = _SAYS.format(
+    row="r.id, r.gross_minor, r.fee_minor, r.net_minor, r.currency, r.category, r.source, date_trunc('second', r.at)"
 )
 _KEPT_SAYS = (
-    "SELECT "
-    + _SAYS.format(
+    _SAYS.format(
         row="""k.id::text, k.amount_minor, k.fee_minor, k.net_minor, k.currency::text, k.reporting_category::text,
         k.source::text, date_trunc('second', k.created_at)"""
     )
-    + """
-FROM reconciliation_providertransaction k JOIN recon_staged s ON k.id = {id}
-"""
+    + " JOIN reconciliation_providertransaction k ON k.id = r.id"
 )
 
 
-def is_kept(layout: Layout, expected: Expected, rows: int) -> bool:
-    """Whether our copy of the provider's books says of so many rows what was staged of them: by count and hash."""
-    parameters, expressions = _parameters(layout, expected), _expressions(layout)
+def is_kept(rows: int) -> bool:
+    """Whether our copy of the provider's books says of so many rows what was read of them: by count and hash."""
     said = []
     with connection.cursor() as cursor:
-        for statement in (_STAGED_SAYS, _KEPT_SAYS):
-            cursor.execute(statement.format(**expressions), parameters)
+        for statement in (_READ_SAYS, _KEPT_SAYS):
+            cursor.execute(statement)
             said.append(cursor.fetchone())
     staged, kept = said
     return bool(staged == kept and staged[0] == rows)
 
 
-def days(layout: Layout, expected: Expected) -> tuple[date | None, date | None]:
-    """The first and the last day (UTC) of what was staged and has no problem."""
+def days() -> tuple[date | None, date | None]:
+    """The first and the last day (UTC) of what was read and has no problem."""
     with connection.cursor() as cursor:
-        cursor.execute(_DAYS.format(**_expressions(layout)), _parameters(layout, expected))
+        cursor.execute("SELECT (min(at) AT TIME ZONE 'UTC')::date, (max(at) AT TIME ZONE 'UTC')::date FROM recon_read")
         first, last = cursor.fetchone()
     return first, last
 
 
 def _expressions(layout: Layout) -> dict[str, str]:
-    """What a layout writes for what the statements above ask for."""
-    named = {what: layout.column(what) for what in (*_NECESSARY[layout.name], *_OPTIONAL[EVERYCENT])}
+    """What a layout writes for what `_READ` asks for: cells of `recon_staged`, then what they say, by their names there."""
+    cells = {what: layout.column(what) for what in (*_NECESSARY[layout.name], *_OPTIONAL[EVERYCENT])}
     # A charge or refund whose statement names no object stands under its row's own id: each is one of its own.
-    named["source"] = (
-        f"coalesce(nullif({named['source']}, ''),"
-        f" CASE WHEN {named['category']} = ANY(%(objects)s) THEN {named['id']} ELSE '' END)"
+    cells["source"] = (
+        f"coalesce(nullif({cells['source']}, ''),"
+        f" CASE WHEN {cells['category']} = ANY(%(objects)s) THEN {cells['id']} ELSE '' END)"
     )
-    local = layout.named["created"] == "created"
-    utc = layout.named["created"] == "created_utc"
-
-    def moment(text: str) -> str:
-        if local:
-            return f"({text})::timestamp AT TIME ZONE %(time_zone)s"
-        return f"({text})::timestamp AT TIME ZONE 'UTC'" if utc else f"({text})::timestamptz"
-
-    def minor(text: str) -> str:
-        return f"({text})::numeric" if layout.name == EVERYCENT else f"({text})::numeric * 10::numeric ^ x.exponent"
-
+    if layout.named["created"] == "created":
+        moment = "created::timestamp AT TIME ZONE %(time_zone)s"
+    elif layout.name == STRIPE:
+        moment = "created::timestamp AT TIME ZONE 'UTC'"
+    else:
+        moment = "created::timestamptz"
+    if layout.name == EVERYCENT:
+        minor = {part: f"{part}::bigint" for part in ("gross", "fee", "net")}
+        too_fine = "false"
+    else:
+        minor = {part: f"{part}::numeric * scale" for part in ("gross", "fee", "net")}
+        too_fine = " OR ".join(f"trunc({part}_minor) <> {part}_minor" for part in minor)
+    body = " || ',' || ".join(
+        f"{_literal(json.dumps(name, ensure_ascii=False))} || ':' || coalesce(to_json(s.{_in_statement(name)})::text, 'null')"
+        for name in layout.columns
+    )
     return {
-        **named,
-        "cells": ", ".join("s." + _quoted(name).replace("%", "%%") for name in layout.columns),
-        "moment": moment("created"),
-        "moment_of_row": moment(named["created"]),
-        **{f"to_minor_{part}": minor(part).replace("x.exponent", "exponent") for part in ("gross", "fee", "net")},
-        **{f"minor_{part}": minor(named[part]) for part in ("gross", "fee", "net")},
+        **cells,
+        "body": f"'{{' || {body} || '}}'",
+        "moment": moment,
+        **{f"minor_{part}": expression for part, expression in minor.items()},
+        "too_fine": too_fine,
     }
 
 
-def _parameters(layout: Layout, expected: Expected) -> dict[str, Any]:
-    has_zone = layout.named["created"] == _NECESSARY[EVERYCENT]["created"] and layout.name == EVERYCENT
+def _parameters(layout: Layout, expected: Expected, charge_categories: list[str]) -> dict[str, Any]:
+    has_zone = layout.name == EVERYCENT
     return {
         "currency": expected.currency.lower(),
         "since": f"{expected.first_day}T00:00:00Z" if expected.first_day else None,
         "until": _day_after(expected.last_day),
         "time_zone": expected.time_zone,
-        "number": _WHOLE if layout.name == EVERYCENT else _NUMBER,
-        "moment": _WITH_ZONE if has_zone else _MOMENT + "$",
+        "number": _WHOLE if layout.name == EVERYCENT else _DECIMAL,
+        "longest": _LONGEST_NUMBER,
+        "largest": _LARGEST_MINOR,
+        "moment": _WITH_ZONE if has_zone else _MOMENT,
+        "looks_like": _LOOKS_LIKE,
         "moment_type": "timestamptz" if has_zone else "timestamp",
         "currencies": list(EXPONENTS),
-        "exponents": list(EXPONENTS.values()),
-        "shown": settings.RECONCILE_PROBLEMS_SHOWN,
+        "scales": [10**exponent for exponent in EXPONENTS.values()],
         "objects": _OBJECTS,
+        "charge_categories": charge_categories,
     }
 
 
 def _day_after(day: date | None) -> str | None:
     return f"{date.fromordinal(day.toordinal() + 1)}T00:00:00Z" if day else None
+
+
+def _in_statement(name: str) -> str:
+    """A column, in a statement with parameters."""
+    return _quoted(name).replace("%", "%%")
+
+
+def _literal(text: str) -> str:
+    """A constant, in a statement with parameters."""
+    return "'" + text.replace("'", "''").replace("%", "%%") + "'"
 
 
 def _quoted(name: str) -> str:

@@ -9,6 +9,7 @@ from django.db.backends.utils import CursorWrapper
 
 from foundation.database import LOCK_NOT_AVAILABLE, sqlstate
 from reconciliation.errors import BooksBusy
+from reconciliation.limits import set_for_long_work
 
 _KEY = 0x5EC0_4C11
 _CHAIN_KEY = 0x5EC0_4C12
@@ -42,7 +43,7 @@ def one_run(*, wait_s: float) -> Iterator[None]:
         with transaction.atomic(durable=True):
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+                set_for_long_work(cursor)
                 cursor.execute(f"SET LOCAL lock_timeout = {int(wait_s * 1000)}")
             yield
     finally:
@@ -86,7 +87,7 @@ def chain_writer() -> Iterator[None]:
     """A transaction in which nobody else adds to the audit chain; taken after `one_writer` where both are needed."""
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+            set_for_long_work(cursor)
             cursor.execute(f"SET LOCAL lock_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_CHAIN_KEY])
         yield

@@ -18,6 +18,7 @@ from foundation.money import format_minor
 from reconciliation.bank import camt, files, plain, swift
 from reconciliation.bank.files import Line, LineError, Read, Statement, check_currency
 from reconciliation.imports import Unreadable
+from reconciliation.limits import set_for_long_work
 from reconciliation.models import BankStatement, StatementFile
 from reconciliation.types import Problem
 
@@ -113,8 +114,7 @@ def stage(file: BinaryIO, layout: str, expected: Expected) -> Staged:
     """Read a file to its end into the temporary table `bank_staged`, and say what is wrong with which line of it."""
     staged = Staged()
     with connection.cursor() as cursor:
-        # Reading a large file is one long statement.
-        cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+        set_for_long_work(cursor)
         cursor.execute("DROP TABLE IF EXISTS pg_temp.bank_staged, pg_temp.bank_keyed")
         cursor.execute(_TABLE)
         with (

@@ -101,16 +101,11 @@ _SEVERAL_ROWS = {
     for kind in _VIEWS
 }
 _STANDS_ASIDE = "DELETE FROM recon_agreed a USING recon_aside s WHERE s.kind = a.kind AND s.source = a.source"
-# Beside the fee that was posted for it; what was never posted has nothing to differ from.
+# Beside the fee that was posted for it; what was never posted has nothing to differ from. What was corrected is added up elsewhere.
 _NOT_THE_FEE = f"""
-DELETE FROM recon_agreed a USING (
-    SELECT key, sum(fee_minor) AS minor FROM (
-        SELECT l.key, -l.amount_minor AS fee_minor FROM recon_agreed r JOIN {CLEARING_LINES_VIEW} l ON l.key = 'fee:' || r.id
-        UNION ALL
-        SELECT l.key, -l.amount_minor FROM recon_agreed r JOIN {CLEARING_CORRECTIONS_VIEW} l ON l.key = 'fee:' || r.id
-    ) line GROUP BY key
-) posted WHERE posted.key = 'fee:' || a.id AND posted.minor <> a.fee_minor
+DELETE FROM recon_agreed a USING {CLEARING_LINES_VIEW} l WHERE l.key = 'fee:' || a.id AND l.amount_minor <> -a.fee_minor
 """  # noqa: S608
+_FEE_CORRECTED = f"DELETE FROM recon_agreed a USING {CLEARING_CORRECTIONS_VIEW} l WHERE l.key = 'fee:' || a.id"  # noqa: S608
 
 
 def _left_of_ours(kind: str) -> str:
@@ -181,6 +176,7 @@ def look_at(parameters: Parameters, *, part: int, of: int) -> None:
         run(statement, parameters)
     run(_STANDS_ASIDE)
     run(_NOT_THE_FEE)
+    run(_FEE_CORRECTED)
     run(_LEFT, parameters)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Q
 
 from reconciliation import packs
 from reconciliation.errors import PeriodIsOpen
+from reconciliation.limits import set_for_long_work
 from reconciliation.models import AuditBlock, AuditRow, Period, PeriodClosing
 from reconciliation.services.chain import extend_chain
 from reconciliation.states import PeriodState
@@ -33,7 +33,7 @@ def write_pack(*, period: date, path: Path) -> PackReport:
     with transaction.atomic(durable=True):  # one sight of all
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+            set_for_long_work(cursor)
             # The file is written between two looks at the database.
             cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         unfinished = path.with_name(f"{path.name}.part")  # what stands under its name is whole

@@ -30,6 +30,7 @@ from foundation.database import (
 )
 from foundation.ids import uuid7
 from reconciliation import books, matching, rules
+from reconciliation.limits import set_for_long_work
 from reconciliation.locks import helping
 from reconciliation.matching import agreement
 from reconciliation.matching.days import Parameters
@@ -161,7 +162,7 @@ def _see(snapshot: str) -> bool:
         with transaction.atomic(savepoint=False), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("SET TRANSACTION SNAPSHOT %s", [snapshot])
-            cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+            set_for_long_work(cursor)
     except DatabaseError:
         return False  # and the helper's transaction is rolled back
     return True

@@ -14,6 +14,7 @@ from foundation.database import database_now
 from foundation.errors import InvalidInput
 from foundation.ids import public_id
 from reconciliation import books, matching, rules
+from reconciliation.limits import set_for_long_work
 from reconciliation.types import NUMBER_PREFIXES, Rules, WhatIf, WhatIfChange
 
 _TABLE = """
@@ -97,7 +98,7 @@ def _try(day: date, by: Rules, starts_on: date | None) -> WhatIf:
     with transaction.atomic(durable=True):
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute(f"SET LOCAL statement_timeout = {int(settings.RECONCILE_STATEMENT_TIMEOUT_MS)}")
+            set_for_long_work(cursor)
             cursor.execute(_TABLE)
             matching.start()
             cursor.execute("SET TRANSACTION READ ONLY")

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from reconciliation import services
+from reconciliation import imports, services
 from reconciliation.errors import StatementNotKept
 from reconciliation.imports import Expected
 from reconciliation.models import DayTotal, Discrepancy, ProviderRead, ProviderTransaction, RawRow, StatementFile
@@ -151,6 +151,36 @@ def test_another_file_with_the_same_rows_adds_what_is_new():
     report = take_in(CHARGE, REFUND)
     assert (report.rows, report.added, report.known) == (2, 1, 1)
     assert ProviderTransaction.objects.values().get(pk="txn_1") == first
+
+
+def test_two_files_that_share_a_row_can_be_taken_in_at_once(race):
+    """Whoever comes second waits, and then knows the row."""
+    race.stop("reconciliation.imports.is_kept", actor="first")
+    race.actor("first", lambda: take_in(CHARGE, REFUND))
+    race.actor("second", lambda: take_in(REFUND, YEN))
+    told = race.play("first second")
+    assert [(told[name].added, told[name].known) for name in ("first", "second")] == [(2, 0), (1, 1)]
+    assert ProviderTransaction.objects.count() == RawRow.objects.count() == 3
+
+
+def test_a_large_file_may_take_as_long_as_a_run_and_little_memory(settings, monkeypatch):
+    """Statements of ours end after half a minute elsewhere."""
+    seen = []
+
+    def keep():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('statement_timeout'), current_setting('work_mem')")
+            seen.append(cursor.fetchone())
+        return real()
+
+    real = imports.keep
+    monkeypatch.setattr(imports, "keep", keep)
+    settings.RECONCILE_STATEMENT_TIMEOUT_MS = 420_000
+    take_in(CHARGE)
+    assert seen == [("7min", "4MB")]
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW statement_timeout")
+        assert cursor.fetchone() != ("7min",)  # it ends with the transaction
 
 
 def test_a_row_that_the_api_told_before_stays_as_the_api_told_it():
