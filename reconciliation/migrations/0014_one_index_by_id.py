@@ -15,7 +15,7 @@ def without(table: str, column: str, index: str) -> migrations.RunSQL:
 class Migration(migrations.Migration):
     atomic = False
 
-    dependencies = [("reconciliation", "0012_parts_of_runs")]
+    dependencies = [("reconciliation", "0013_bulk_item_asked")]
 
     operations = [
         without("reconciliation_match", "object", "reconciliation_match_object_2c8f859a_like"),
