@@ -1,7 +1,8 @@
 """Planted differences: the sandbox's books change in silence, each in a way that reconciliation must find.
 
 No event, no webhook. An object is planted at most once (`_planted` in its body). What a planter leaves behind is consistent in
-itself: net = amount - fee in every row, and the balance is still the sum of the rows.
+itself: net = amount - fee in every row, and the balance is still the sum of the rows. Only a residual is just that: a balance
+that is not.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ class TooFewError(Exception):
 
 
 def plant(account: Account, kind: str, count: int) -> Json:
-    """Plant `count` differences of a kind, the newest candidates first; ids are of charges or, in refund forms, refunds.
+    """Plant `count` differences of a kind, the newest candidates first; ids are of what differs: charges, refunds, disputes…
 
     Raises TooFewError with nothing planted.
     """
@@ -113,6 +114,14 @@ def _currencies_to_pay_out(account: Account) -> Iterator[str]:
     yield from (currency for (currency,) in rows.fetchall())
 
 
+def _currencies_that_add_up(account: Account) -> Iterator[str]:
+    """Those that the account holds and whose balance is the sum of its rows."""
+    rows = account.store.execute(
+        "SELECT DISTINCT currency FROM objects WHERE kind = 'balance_transaction' ORDER BY currency"
+    )
+    yield from (currency for (currency,) in rows.fetchall() if currency not in balance.unexplained(account))
+
+
 def _nothing_needed(account: Account) -> Iterator[Json]:
     while True:
         yield {}
@@ -122,7 +131,7 @@ def _ours(obj: Json) -> bool:
     return bool(obj["metadata"].get(OUR_NUMBER)) and "_planted" not in obj
 
 
-# --- planters: change the books, return the charge or refund that differs ---------------------------
+# --- planters: change the books, return what differs ------------------------------------------------
 
 
 def _lose_charge(account: Account, charge: Json) -> Json:
@@ -275,6 +284,11 @@ def _row_of_no_known_category(account: Account, _nothing: Json) -> Json:
     return _touch(account, row, "unknown_type")
 
 
+def _misstate_balance(account: Account, currency: str) -> Json:
+    """statement_residual: the balance holds a few cents that no row tells of."""
+    return balance.tell_more(account, currency, _few_steps(account, currency))
+
+
 # --- helpers ----------------------------------------------------------------------------------------
 
 
@@ -358,4 +372,5 @@ KINDS: dict[str, tuple[_Candidates, _Planter]] = {
     "payout_difference": (_currencies_to_pay_out, _pay_out_in_silence),
     "foreign_instance": (_nothing_needed, _charge_of_another),
     "unknown_type": (_nothing_needed, _row_of_no_known_category),
+    "statement_residual": (_currencies_that_add_up, _misstate_balance),
 }

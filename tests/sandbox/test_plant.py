@@ -200,6 +200,21 @@ def test_disputes_payouts_and_rows_of_others(traded):
     assert_consistent(traded)
 
 
+def test_a_balance_that_its_rows_do_not_explain(traded):
+    def told() -> dict[str, int]:
+        balance = traded.v1.balance.retrieve()
+        shares = [*balance.available, *balance.pending]
+        return {one.currency: sum(share.amount for share in shares if share.currency == one.currency) for one in shares}
+
+    before, books = told(), traded.sandbox.books()
+    assert before == books["balance"]
+    answer = plant(traded, "statement_residual").json()
+    assert answer["ids"] == ["balance_usd"]
+    assert told() == {"usd": before["usd"] + answer["objects"][0]["amount"]} != before
+    assert traded.sandbox.books() == books
+    assert plant(traded, "statement_residual").status_code == 409  # each currency once
+
+
 def rows_of_ours(shop) -> list[str]:
     """Untouched charges that the shop made."""
     return [
