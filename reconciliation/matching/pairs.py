@@ -55,6 +55,8 @@ INSERT INTO recon_item
     UNION
     SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
     WHERE d.state = ANY(%(unresolved)s) AND d.object_kind NOT IN ('statement', 'bank')
+      -- Told by news of a later day, and no run has seen it yet: that its rows are not there proves nothing.
+      AND (d.last_seen_run_id IS NOT NULL OR d.business_date < (%(until)s AT TIME ZONE 'UTC')::date)
     UNION
     SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
     WHERE d.closed_as = 'fixed' AND d.verified_at IS NULL AND d.object_kind NOT IN ('statement', 'bank')

@@ -7,11 +7,11 @@ from django.db.models import Sum
 
 from durability.models import Delivery, Message
 from payments import services as payments
-from payments.models import Account, Dispute, JournalEntry, Payout, PayoutTransaction, Posting
+from payments.models import Account, Dispute, JournalEntry, Payment, Payout, PayoutTransaction, Posting
 from reconciliation import selectors, services
 from reconciliation.models import Discrepancy
 from reconciliation.services import perform
-from reconciliation.types import Action, Kind, KindCounts
+from reconciliation.types import Action, Finding, Kind, KindCounts
 from tests.reconciliation.ledgers import (
     DAY,
     MERCHANT,
@@ -340,6 +340,45 @@ def test_what_was_taken_over_wrongly_differs_by_the_rest(reconcile):
     payments.post_booking(transaction_id=row, currency="usd", amount_minor=900, by="carl", why="misread")
     reconcile()
     assert figures(row) == (900, 1000, 100)
+
+
+# --- What news told ---------------------------------------------------------------------------------
+
+
+def told(kind: str, object_kind: str, source: str, payment: Payment) -> None:
+    """Of the next day: its rows are in nobody's hands yet."""
+    services.open_discrepancy(
+        Finding(
+            kind=kind,
+            object_kind=object_kind,
+            source=source,
+            order_reference=payment.reference,
+            merchant_id=MERCHANT,
+            ours_amount_minor=500,
+            ours_currency="usd",
+            ours_status="succeeded",
+            theirs_amount_minor=500,
+            theirs_currency="usd",
+            theirs_status="succeeded",
+            difference_minor=None,
+            theirs_at=NOON + DAYS,
+        )
+    )
+
+
+def test_what_news_told_of_a_later_day_is_left_alone_until_its_rows_are_read(reconcile):
+    """The run of the day before must not call the refund missing, nor close the second charge as if both sides agreed."""
+    payment = both("ch_1", 9000)
+    our_refund(payment, "re_1", 500, at=NOON + DAYS)
+    told(Kind.OVER_REFUNDED, "refund", "re_1", payment)
+    told(Kind.DUPLICATE_CHARGE, "charge", "ch_2", payment)
+    standing = {(Kind.OVER_REFUNDED, "re_1", "open"), (Kind.DUPLICATE_CHARGE, "ch_2", "open")}
+    assert reconcile().kinds == {}
+    assert set(Discrepancy.objects.values_list("kind", "source", "state")) == standing
+    theirs("re_1", -500, at=NOON + DAYS)
+    theirs("ch_2", 500, at=NOON + DAYS, payment_intent="pi_1")  # the intent of ch_1
+    reconcile(DAY + DAYS)
+    assert set(Discrepancy.objects.values_list("kind", "source", "state")) == standing
 
 
 # --- Days and currencies ----------------------------------------------------------------------------
