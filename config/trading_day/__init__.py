@@ -11,6 +11,7 @@ client     the product's API, as a storefront and a back-office call it
 provider   the provider as the browser sees it (Stripe.js), and the sandbox's control interface
 shops      the merchants and their stock
 trading    visits to the shop, and what is done about orders afterwards
+finance    the books begin, the bank's statements are taken in
 evening    differences are planted, found by reconciliation, and one is closed
 diary      what has been done already
 progress   what the terminal shows meanwhile

@@ -16,6 +16,8 @@ class Page:
     """The day that was traded, and how far it got."""
 
     day: str
+    tried_out: bool = False
+    banks_heard: bool = False
     planted: bool = False
     disputed: bool = False
     paid_out: bool = False

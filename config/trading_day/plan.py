@@ -9,12 +9,15 @@ from config.trading_day.books import Book, read_books
 from config.trading_day.customers import Customer, list_customers
 
 _SEED = 20_261_118
-_VISITS = 143  # on the day itself; with the late one and today's 150
+_VISITS = 140  # on the day itself; with the trials, the late ones and today's 150
 _VISITS_TODAY = 6
 _HOUR_S = 3600
 _OPENS_S, _CLOSES_S = 8 * _HOUR_S, 21 * _HOUR_S
-_EVENING_S, _LATE_S = 21 * _HOUR_S + 600, 22 * _HOUR_S
+_EVENING_S, _LATE_S, _UNBOOKED_S = 21 * _HOUR_S + 600, 22 * _HOUR_S, 22 * _HOUR_S + 300
+BANKS_S = 22 * _HOUR_S - 60
 PLANTING_S = 22 * _HOUR_S + 1800
+# Its payout is due a week before today, so our bank should have it by now, a long weekend included.
+TRIAL_DAYS_BEFORE, TRIAL_S = 8, 12 * _HOUR_S
 
 _GOOD_CARDS = ("visa", "visa", "visa", "mastercard", "mastercard", "amex", "visa_debit")
 _BAD_CARDS = ("chargeDeclinedInsufficientFunds", "chargeDeclinedInsufficientFunds", "chargeDeclined")
@@ -80,11 +83,15 @@ class Errand:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """`late` is the visit whose payment only the provider will know of; `today` are visits after the day."""
+    """`trials` come before the day, one to each shop. `late` is the visit whose payment only the provider will know of,
+    `unbooked` the one whose payment is not on its books yet; `today` are visits after the day.
+    """
 
+    trials: list[Visit]
     visits: list[Visit]
     errands: list[Errand]
     late: Visit
+    unbooked: Visit
     today: list[Visit]
     planting_second: int = PLANTING_S
 
@@ -95,17 +102,26 @@ def make_day() -> Day:
     chance.shuffle(customers)
     wishes = _wishes(chance)
     seconds = sorted(_second(chance) for _ in wishes)
-    came = customers + chance.choices(customers, k=_VISITS + 1 + _VISITS_TODAY - len(customers))  # everybody once
+    others = _VISITS_TODAY + 4
+    came = customers + chance.choices(customers, k=_VISITS + others - len(customers))  # everybody once
     visits = [
         _visit(chance, number, came[number - 1], second, wish)
         for number, (second, wish) in enumerate(zip(seconds, wishes, strict=True), 1)
     ]
-    late = _visit(chance, _VISITS + 1, came[_VISITS], _LATE_S, Wish())
-    today = [
-        _visit(chance, number, came[number - 1], 0, Wish((_good(chance),)))
-        for number in range(_VISITS + 2, _VISITS + 2 + _VISITS_TODAY)
-    ]
-    return Day(visits=visits, errands=_errands(chance, visits), late=late, today=today)
+    rest = iter(range(_VISITS + 1, _VISITS + others + 1))
+
+    def visit(second: int, wish: Wish) -> Visit:
+        number = next(rest)
+        return _visit(chance, number, came[number - 1], second, wish)
+
+    return Day(
+        trials=[visit(TRIAL_S, Wish((_good(chance),), currency=currency)) for currency in ("usd", "eur")],
+        visits=visits,
+        errands=_errands(chance, visits),
+        late=visit(_LATE_S, Wish()),
+        unbooked=visit(_UNBOOKED_S, Wish((_good(chance),))),
+        today=[visit(0, Wish((_good(chance),))) for _ in range(_VISITS_TODAY)],
+    )
 
 
 def _wishes(chance: random.Random) -> list[Wish]:

@@ -1,6 +1,8 @@
 """The provider's stand-in: as a customer's browser sees it (Stripe.js), and its control interface."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from threading import Lock
 from typing import Any
@@ -90,12 +92,30 @@ class Provider:
         """Make its books differ from ours, in silence."""
         self._control("POST", "plant", {"kind": kind, "count": count})
 
+    @contextmanager
+    def booking_after(self, seconds: int) -> Iterator[None]:
+        """What is charged inside is on its books so much later."""
+        before_ms = self._control("GET", "settle_after")["milliseconds"]
+        self._control("POST", "settle_after", {"milliseconds": seconds * 1000})
+        try:
+            yield
+        finally:
+            self._control("POST", "settle_after", {"milliseconds": before_ms})
+
     def dispute(self, intent: str, *, reason: str) -> None:
         """A customer's bank takes a payment back."""
         self._control("POST", "disputes", {"payment_intent": intent, "reason": reason, "due_in_s": _ANSWER_WITHIN_S})
 
-    def pay_out(self, currency: str) -> list[Json]:
-        """Send everything in a currency to our bank, where it arrives; the payouts."""
+    def send_refund_back(self, refund: str) -> None:
+        """A customer's bank cannot pass a refund on: the card is lost."""
+        self._control("POST", "refunds/outcome", {"refund": refund, "status": "failed"})
+
+    def refund_at_dashboard(self, intent: str) -> None:
+        """Somebody gives a payment back at the provider's own dashboard, past us."""
+        self._control("POST", "refunds", {"payment_intent": intent})
+
+    def pay_out(self, currency: str | None = None) -> list[Json]:
+        """Send everything in a currency (or in each) to our bank, where it arrives; the payouts."""
         made = self._control("POST", "payouts", {"currency": currency, "include_pending": True})["payouts"]
         return [self._control("POST", "payouts/outcome", {"payout": one["id"], "status": "paid"}) for one in made]
 

@@ -11,6 +11,7 @@ from config.trading_day.load import Loader
 from foundation.database import database_now
 from foundation.money import format_minor
 from payments import selectors as payments
+from reconciliation import selectors as reconciliation
 from reconciliation.types import KINDS, RunReport
 
 
@@ -40,7 +41,7 @@ def _orders(loader: Loader) -> Table:
 
 
 def _money(loader: Loader) -> Table:
-    since = datetime.combine(loader.date, time.min, UTC)
+    since = datetime.combine(loader.since, time.min, UTC)
     until = database_now() + timedelta(days=1)  # all of today, whatever the provider's clock says
     captured = {total.currency: total.amount_minor for total in payments.captured_between(since, until)}
     refunded = {total.currency: total.amount_minor for total in payments.refunded_between(since, until)}
@@ -53,10 +54,12 @@ def _money(loader: Loader) -> Table:
 
 
 def _discrepancies(loader: Loader, report: RunReport) -> Table:
-    closed = loader.closed()
-    still_open = Counter({kind: counts.new + counts.persisting for kind, counts in report.kinds.items()})
-    table = _table(f"discrepancies of {report.date}", "open", "closed by hand")
+    """What waits: evidence says that it heals by itself (`timing`), and the day's run told so."""
+    closed, still_open = loader.closed(), reconciliation.open_counts()
+    table = _table("discrepancies", "open", "waits", "closed by hand")
     for kind in KINDS:
-        if still_open[kind] or closed[kind]:
-            table.add_row(KINDS[kind].label, str(still_open[kind]), str(closed[kind] or ""))
+        waits = report.kinds[kind].timing if kind in report.kinds else 0
+        counts = (still_open[kind], waits, closed[kind])
+        if any(counts):
+            table.add_row(KINDS[kind].label, *(str(count or "") for count in counts))
     return table

@@ -62,11 +62,11 @@ def _pay_in_browser(visit: Visit, provider: Provider, payment: Json) -> None:
             return
 
 
-def run_errand(errand: Errand, *, shop: Shop, order: str) -> None:
-    """Ship, complete, refund or cancel a paid order."""
+def run_errand(errand: Errand, *, shop: Shop, order: str) -> str | None:
+    """Ship, complete, refund or cancel a paid order. Returns the number of the refund that was asked for."""
     found = shop.operations.get(f"/orders/{order}")
     if found["status"] in _NOTHING_TO_DO:
-        return
+        return None
     key = f"trading-day-{errand.visit}-{errand.task.replace(' ', '-')}"
     match errand.task:
         case Task.SHIP:
@@ -77,13 +77,13 @@ def run_errand(errand: Errand, *, shop: Shop, order: str) -> None:
         case Task.CANCEL:
             shop.operations.post(f"/orders/{order}/cancel", key=key)
         case Task.REFUND_ONE:
-            _refund(
-                shop, found, {"amount": found["items"][0]["unit_price"], "reason": "a copy arrived damaged"}, key=key
-            )
+            body = {"amount": found["items"][0]["unit_price"], "reason": "a copy arrived damaged"}
+            return _refund(shop, found, body, key=key)
         case Task.REFUND_ALL:
-            _refund(shop, found, {"reason": "changed their mind within a week"}, key=key)
+            return _refund(shop, found, {"reason": "changed their mind within a week"}, key=key)
+    return None
 
 
-def _refund(shop: Shop, order: Json, body: Json, *, key: str) -> None:
+def _refund(shop: Shop, order: Json, body: Json, *, key: str) -> str:
     payment = next(payment["number"] for payment in order["payments"] if payment["status"] == "succeeded")
-    shop.operations.post(f"/payments/{payment}/refunds", body, key=key)
+    return str(shop.operations.post(f"/payments/{payment}/refunds", body, key=key)["number"])

@@ -1,11 +1,12 @@
 """The day of trading before anybody trades: the books are real, the plan is the same each time and has something of all."""
 
 import pytest
+from django.conf import settings
 
 from catalog import isbn
 from config.trading_day.books import read_books
 from config.trading_day.customers import list_customers
-from config.trading_day.plan import Task, make_day
+from config.trading_day.plan import BANKS_S, TRIAL_DAYS_BEFORE, Task, make_day
 
 
 @pytest.mark.parametrize("book", read_books(), ids=lambda book: book.isbn)
@@ -38,13 +39,14 @@ def test_the_plan_is_the_same_every_time():
 
 def test_the_plan_has_150_visits_by_60_customers_in_the_order_of_the_day():
     day = make_day()
-    visits = [*day.visits, day.late, *day.today]
+    visits = [*day.visits, *day.trials, day.late, day.unbooked, *day.today]
     assert [visit.number for visit in visits] == list(range(1, 151))
     assert len({visit.customer.id for visit in visits}) == 60
     seconds = [visit.second for visit in day.visits]
     assert seconds == sorted(seconds)
     # A counterpart within an hour of midnight counts as timing, so nothing happens there.
-    assert max(*seconds, *(errand.second for errand in day.errands), day.late.second) < day.planting_second < 23 * 3600
+    assert max(*seconds, *(errand.second for errand in day.errands)) < BANKS_S < day.late.second < day.unbooked.second
+    assert day.unbooked.second < day.planting_second < 23 * 3600
 
 
 def test_the_plan_has_something_of_everything():
@@ -55,6 +57,12 @@ def test_the_plan_has_something_of_everything():
     assert {wish.authenticates for wish in wishes if "authenticationRequired" in wish.cards} == {True, False}
     assert {wish.currency for wish in wishes} == {"usd", "eur"}
     assert {errand.task for errand in make_day().errands} == set(Task)
+    assert {visit.wish.currency for visit in make_day().trials} == {"usd", "eur"}
+
+
+def test_what_was_tried_out_should_have_reached_the_bank():
+    """Two days to arrive, and five that a bank may be late."""
+    assert TRIAL_DAYS_BEFORE + 1 - 2 > settings.BANK_LATE_DAYS
 
 
 def test_only_paid_orders_are_worked_on_and_none_is_both_shipped_and_refunded():
