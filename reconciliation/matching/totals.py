@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 from django.conf import settings
 from django.db import connection
 
-from payments.selectors import MOVEMENTS_VIEW
+from payments.selectors import CHARGES_VIEW, MOVEMENTS_VIEW
 from reconciliation.matching.days import parameters_of, window
 
 # Straight from both tables, not from the pairs: what matching lost or doubled shows as a residual.
@@ -74,9 +74,16 @@ def day_totals(day: date, *, starts_on: date | None = None) -> DayTotals:
 
 
 _AWAITING_BOOKING = f"""
-SELECT m.intent, m.source FROM {MOVEMENTS_VIEW} m
-WHERE m.kind = 'charge' AND m.booked AND m.booked_at >= greatest(%(since)s, %(recent)s) AND m.booked_at < %(until)s
-  AND NOT EXISTS (SELECT FROM reconciliation_providertransaction t WHERE t.source = m.source AND t.withdrawn_at IS NULL)
+SELECT m.intent, m.source FROM (
+    SELECT m.intent, m.source, m.booked_at FROM {MOVEMENTS_VIEW} m
+    WHERE m.kind = 'charge' AND m.booked AND m.booked_at >= greatest(%(since)s, %(recent)s) AND m.booked_at < %(until)s
+    UNION
+    -- What waits already, of whatever day: each run looks at it again.
+    SELECT c.intent, c.source, c.booked_at FROM reconciliation_discrepancy d
+    JOIN {CHARGES_VIEW} c ON c.source = d.source
+    WHERE d.kind = 'missing_in_stripe' AND d.state = 'timing' AND c.booked AND c.booked_at >= %(recent)s
+) m
+WHERE NOT EXISTS (SELECT FROM reconciliation_providertransaction t WHERE t.source = m.source AND t.withdrawn_at IS NULL)
 ORDER BY m.booked_at LIMIT %(limit)s
 """  # noqa: S608
 

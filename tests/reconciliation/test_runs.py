@@ -216,6 +216,8 @@ def test_a_capture_that_the_provider_has_yet_to_book_is_timing(books, settings):
     assert report.theirs_count == 0
     assert report.kinds == {Kind.MISSING_IN_STRIPE: KindCounts(timing=1)}
     assert Discrepancy.objects.get().evidence["timing"] == "not booked by the provider yet"
+    services.reconcile_day(day=books.day + timedelta(days=1), by="test")  # a run of another day asks about it, too
+    assert Discrepancy.objects.get().state == "timing"
 
 
 def test_what_is_booked_or_unknown_at_the_provider_is_no_evidence(books):
