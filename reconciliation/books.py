@@ -280,6 +280,13 @@ _POSTED_SINCE = f"""
 WITH posted AS (
     SELECT p.amount_minor, p.posted_at, p.kind, p.key, p.object_id FROM {POSTED_VIEW} p
     WHERE p.account_id = %(account)s AND p.posted_at >= %(from)s
+), first_booked AS (  -- of a capture, by the provider: a busy day has hundreds of thousands, so all at once
+    SELECT charge.id, min(t.created_at) AS at
+    FROM posted p
+    JOIN {CHARGES_VIEW} charge ON charge.id = p.object_id
+    JOIN reconciliation_providertransaction t
+      ON t.source = charge.source AND t.reporting_category = 'charge' AND t.withdrawn_at IS NULL
+    WHERE p.kind = 'capture' GROUP BY charge.id
 )
 SELECT coalesce(sum(p.amount_minor), 0)::bigint
 FROM posted p
@@ -287,6 +294,7 @@ LEFT JOIN reconciliation_providertransaction t ON t.id = CASE
     WHEN p.kind IN ('fee', 'fee_correction', 'dispute_withdrawn', 'dispute_reinstated', 'provider_booking')
     THEN split_part(p.key, ':', 2) END
 LEFT JOIN {CHARGES_VIEW} charge ON charge.id = CASE WHEN t.id IS NULL THEN p.object_id END
+LEFT JOIN first_booked ON first_booked.id = CASE WHEN p.kind = 'capture' THEN p.object_id END
 LEFT JOIN {REFUNDS_VIEW} refund ON refund.id = CASE WHEN t.id IS NULL THEN p.object_id END
 LEFT JOIN {DISPUTES_VIEW} dispute ON dispute.id = CASE WHEN t.id IS NULL THEN p.object_id END
 LEFT JOIN {PAYOUT_MOVEMENTS_VIEW} payout ON payout.id = CASE WHEN t.id IS NULL THEN p.object_id END
@@ -294,9 +302,7 @@ WHERE coalesce(
     t.created_at,
     CASE p.kind
         -- Charged just before midnight, a payment may be booked just after it: then it is in the next day's balance.
-        WHEN 'capture' THEN (
-            SELECT min(first.created_at) FROM reconciliation_providertransaction first
-            WHERE first.source = charge.source AND first.reporting_category = 'charge' AND first.withdrawn_at IS NULL)
+        WHEN 'capture' THEN first_booked.at
         WHEN 'refund_failed_late' THEN (
             SELECT max(back.created_at) FROM reconciliation_providertransaction back
             WHERE back.source = refund.source AND back.reporting_category = 'refund_failure')
