@@ -185,9 +185,8 @@ def kept_rows(file: Path, day: datetime) -> Found:
     return expected()
 
 
-def note_kept_rows(file: Path, day: datetime) -> None:
-    """Has the product do its work once, and notes what it kept."""
-    one_round(Seen(_PRODUCT), product, file, day)
+def note_kept_rows(file: Path) -> None:
+    """Note what the product has kept a moment ago."""
     with connection.cursor() as cursor:
         cursor.execute("SET statement_timeout = 0")
         for table in _KEPT:
@@ -504,16 +503,17 @@ def run() -> None:
         *([("DuckDB", duckdb)] if _has_duckdb() else []),
         (_PARTITIONED, partitioned),
         (_PARALLEL, in_parallel),
-        (_KEPT_ROWS, kept_rows),
         (_PRODUCT, product),
+        (_KEPT_ROWS, kept_rows),
     ]
     seen = [Seen(name) for name, _ in forms]
     try:
         with running("long", concurrency=STREAMS - 1):  # helps the product with its large days
-            note_kept_rows(file, day)
             for _ in range(ROUNDS):
                 for into, (_, form) in zip(seen, forms, strict=True):
                     one_round(into, form, file, day)
+                    if form is product:
+                        note_kept_rows(file)
     finally:
         for one in folder.iterdir():
             one.unlink()
@@ -542,9 +542,6 @@ def run() -> None:
     section.say(
         f"The product, step by step: {took}. All forms found the same {sum(expected().values()):,} differences."
     )
-    section.say(
-        f"The product takes {whole.times(kept):.2f} × the time in which the server writes the rows that it keeps."
-    )
     most_mb = 20 if PAYMENTS <= _MILLION else 70
     for aim, one in (("staged file → discrepancies ≤ 1.2 ×", parts), ("all that the product does ≤ 5 ×", whole)):
         ratio, peak = one.times(seen[0]), max(*one.client_mb, *one.server_mb)
@@ -553,6 +550,11 @@ def run() -> None:
             met=ratio <= (1.2 if one is parts else 5) and peak <= most_mb,
             measured=f"{ratio:.2f} ×, {peak:.0f} MB",
         )
+    section.aim(
+        "and ≤ 5 × the time in which the server writes the rows that it keeps",
+        met=whole.times(kept) <= 5,
+        measured=f"{whole.times(kept):.2f} ×",
+    )
     section.close()
 
 

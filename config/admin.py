@@ -23,6 +23,10 @@ class UserAdmin(DjangoUserAdmin, StyledAdmin):  # type: ignore[type-arg]  # Djan
     list_display = ("username", "email", "is_active", "is_superuser", "last_login")
     list_filter = ()
 
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        """Who leaves is made inactive: what they did stands under their name, and who takes it over must not be them."""
+        return False
+
 
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, StyledAdmin):

@@ -252,7 +252,13 @@ def offered_actions(item: Discrepancy) -> list[ActionInfo]:
         DiscrepancyState.AWAITING_APPROVAL: {Action.CLAIM, Action.RELEASE, Action.IGNORE_UNTIL},
         DiscrepancyState.IGNORED: {Action.RELEASE, Action.IGNORE_UNTIL},
     }[item.state]
+    if _is_of_balance(item):
+        hidden = hidden | {Action.WRITE_OFF}  # no entry of ours makes the provider's rows add up to what it tells
     return [info for info in actions_of(item.kind, item.object_kind) if info.name not in hidden]
+
+
+def _is_of_balance(item: Discrepancy) -> bool:
+    return bool(item.evidence.get("proof") == Proved.BALANCE)
 
 
 def candidate_orders(item: Discrepancy) -> list[OrderView]:
@@ -300,6 +306,8 @@ def why_not(item: Discrepancy, action: str) -> str:
         return "It is resolved already."
     if info not in actions_of(item.kind, item.object_kind):
         return f"{info.label} does not fit {info_of(item.kind, item.object_kind).label.lower()}."
+    if action == Action.WRITE_OFF and _is_of_balance(item):
+        return "Stripe's own rows do not add up to its balance: no entry of ours mends that."
     if info not in offered_actions(item):
         return f"It is {item.state.replace('_', ' ')}: {info.label.lower()} is not offered."
     if action == Action.CREATE_MISSING_PAYMENT and not orders.is_order(item.order_reference):
@@ -308,8 +316,6 @@ def why_not(item: Discrepancy, action: str) -> str:
         return _why_not_refunded(item)
     if action == Action.MARK_FRAUD and item.payment_id is None:
         return "No payment of ours stands for it."
-    if action == Action.WRITE_OFF and item.object_kind == "statement" and item.evidence.get("proof") != Proved.CLEARING:
-        return "Stripe's own rows do not add up: no entry of ours mends that."
     return ""
 
 

@@ -25,7 +25,7 @@ from reconciliation.admin.filters import AgeFilter, CurrencyFilter, KindFilter, 
 from reconciliation.admin.shared import SEVERITY, linked, order_link, run_link, state, walk_link
 from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory, Match, ProviderTransaction
 from reconciliation.states import OPEN_STATES, DiscrepancyState, Outcome
-from reconciliation.types import ACTIONS, BY_RULES, KINDS, Action, Candidate, Severity, info_of
+from reconciliation.types import ACTIONS, BY_RULES, KINDS, Action, Candidate, Proved, Severity, info_of
 
 
 @admin.register(Discrepancy)
@@ -299,27 +299,32 @@ def _candidates_table(request: HttpRequest, candidates: Sequence[OrderView]) -> 
 def _compare(request: HttpRequest, row: Discrepancy) -> Custom:
     ours, theirs = row.ours_amount_minor is not None, row.theirs_amount_minor is not None
     both = ours and theirs
-    them = "The bank" if row.object_kind == "bank" else "Stripe"
+    us, them, their_books = "Our books", "Stripe", "Stripe's books"
+    if row.object_kind == "bank":
+        them, their_books = "The bank", "The bank's books"
+    elif row.evidence.get("proof") == Proved.BALANCE:
+        us, their_books = "What Stripe's rows add up to", "The balance that Stripe tells"
+    has_status = both and row.object_kind != "bank"  # a bank's line has none
     sides = [
         {
-            "name": "Our books",
+            "name": us,
             "there": ours,
-            "missing": "Our books hold nothing for this.",
+            "missing": f"{us} hold nothing for this.",
             "amount": cells.money(row.ours_amount_minor, row.ours_currency),
             "facts": [
-                ("Status", cells.state(row.ours_status), both and row.ours_status != row.theirs_status),
+                ("Status", cells.state(row.ours_status), has_status and row.ours_status != row.theirs_status),
                 ("Currency", row.ours_currency.upper(), both and row.ours_currency != row.theirs_currency),
                 ("At", cells.moment(row.ours_at), False),
                 ("Number", _own_number(request, row), False),
             ],
         },
         {
-            "name": f"{them}'s books",
+            "name": their_books,
             "there": theirs,
-            "missing": f"{them}'s books hold nothing for this.",
+            "missing": f"{their_books} hold nothing for this.",
             "amount": cells.money(row.theirs_amount_minor, row.theirs_currency),
             "facts": [
-                ("Status", cells.state(row.theirs_status), both and row.ours_status != row.theirs_status),
+                ("Status", cells.state(row.theirs_status), has_status and row.ours_status != row.theirs_status),
                 ("Currency", row.theirs_currency.upper(), both and row.ours_currency != row.theirs_currency),
                 ("At", cells.moment(row.theirs_at), False),
                 ("Id", cells.code(row.source), False),

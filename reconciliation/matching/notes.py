@@ -25,13 +25,13 @@ SELECT %(kind)s::text || ':' || %(source)s::text AS fingerprint, %(kind)s::text 
        NULL::timestamptz AS becomes_break_at, ''::text AS timing
 """
 
-# One item for each currency and proof: a balance that is off stays off on the days that follow. What the rows add up to is
-# theirs; the clearing account is ours, and so is what the provider held if they are right.
+# One item for each currency and proof: a balance that is off stays off on the days that follow. Beside our clearing account, what
+# the provider's rows add up to is theirs. Beside the balance that it tells, they are what we know of it, and so they are ours.
 _RESIDUAL = """
 INSERT INTO recon_found
 SELECT 'statement_residual:' || %(source)s::text, 'statement_residual', 'statement', %(day)s::date, %(source)s::text, '', '',
-       NULL, NULL, NULL, '', %(says)s::bigint - CASE %(proof)s::text WHEN 'balance' THEN 0 ELSE -%(explained)s::bigint END,
-       %(currency)s::text, '', NULL, %(closing)s::bigint, %(currency)s::text, '', %(now)s::timestamptz, %(residual)s::bigint,
+       NULL, NULL, NULL, '', %(ours)s::bigint, %(currency)s::text, '', NULL, %(theirs)s::bigint, %(currency)s::text, '',
+       %(now)s::timestamptz, %(residual)s::bigint,
        jsonb_build_object('proof', %(proof)s::text, 'day', %(day)s::date), NULL, ''
 """
 
@@ -73,9 +73,10 @@ def add_residuals(statements: Iterable[Statement], *, now: datetime) -> None:
                     "day": statement.day,
                     "currency": statement.currency,
                     "proof": proof.name,
-                    "closing": statement.closing_minor,
-                    "says": proof.says_minor,
-                    "explained": proof.explained_minor,
+                    "theirs": proof.says_minor if proof.name == Proved.BALANCE else statement.closing_minor,
+                    "ours": statement.closing_minor
+                    if proof.name == Proved.BALANCE
+                    else (proof.says_minor or 0) + proof.explained_minor,
                     "residual": proof.residual_minor,
                     "now": now,
                 }

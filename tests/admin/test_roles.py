@@ -2,6 +2,7 @@
 
 import pytest
 from django.contrib import admin
+from django.contrib.auth.models import User
 from django.urls import reverse
 
 from config.roles import ROLES
@@ -112,3 +113,15 @@ def test_scripts_may_be_evaluated_on_the_desk_and_nowhere_else(as_role, client):
     assert "'unsafe-eval'" in as_role("clerk").get("/admin/").headers["Content-Security-Policy"]
     assert "'unsafe-eval'" in client.get(reverse("admin:login")).headers["Content-Security-Policy"]
     assert "'unsafe-eval'" not in client.get("/api/v1/orders").headers["Content-Security-Policy"]
+
+
+def test_a_login_is_never_deleted_not_even_by_a_superuser(as_role):
+    """Its name stands under what its person did; whoever is no login, as a job, has no limits."""
+    client = as_role("superuser")
+    as_role("clerk")
+    clerk = User.objects.get(username="clerk")
+    assert client.get(reverse("admin:auth_user_change", args=[clerk.pk])).status_code == 200
+    assert client.post(reverse("admin:auth_user_delete", args=[clerk.pk]), {"post": "yes"}).status_code == 403
+    chosen = {"action": "delete_selected", "_selected_action": clerk.pk, "post": "yes"}
+    client.post(reverse("admin:auth_user_changelist"), chosen)
+    assert User.objects.filter(pk=clerk.pk).exists()

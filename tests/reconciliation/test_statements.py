@@ -136,7 +136,7 @@ def test_a_balance_that_is_off_is_a_discrepancy_until_it_is_not(whole_day):
     assert report.residual == {"usd": 300}
     item = the("usd:balance")
     assert (item.kind, item.object_kind, item.state) == (Kind.STATEMENT_RESIDUAL, "statement", "open")
-    assert (item.ours_amount_minor, item.theirs_amount_minor, item.difference_minor) == (1726, 1426, 300)
+    assert (item.ours_amount_minor, item.theirs_amount_minor, item.difference_minor) == (1426, 1726, 300)
     assert whole_day().kinds == {Kind.STATEMENT_RESIDUAL: KindCounts(persisting=1)}
     report = whole_day(DAY + DAYS)  # it is off on the next day as well, and one item
     assert report.kinds == {Kind.STATEMENT_RESIDUAL: KindCounts(persisting=1)}
