@@ -90,7 +90,9 @@ WITH moved AS (
     SET state = 'open', becomes_break_at = NULL, ignored_until = NULL
     FROM recon_found f
     WHERE f.fingerprint = d.fingerprint AND (
-        d.state = 'timing' AND (d.becomes_break_at <= %(now)s OR f.becomes_break_at IS NULL)
+        d.state = 'timing' AND (d.becomes_break_at <= %(now)s
+            -- That the provider books it later it told us itself: a look that did not ask about it again proves nothing.
+            OR f.becomes_break_at IS NULL AND d.evidence ->> 'timing' IS DISTINCT FROM 'not booked by the provider yet')
         OR d.state = 'ignored' AND d.ignored_until <= (%(now)s AT TIME ZONE 'UTC')::date)
     RETURNING d.id, d.kind, d.object_kind, d.business_date, old.state AS was
 ), told AS (
@@ -105,7 +107,8 @@ UPDATE reconciliation_discrepancy d
 SET {", ".join(_refreshed(name) for name in _FIGURES)}, last_seen_run_id = coalesce(%(run)s, d.last_seen_run_id),
     evidence = CASE WHEN %(run)s::uuid IS NULL AND d.evidence ? 'candidates' -- only a run looks for candidates
         THEN jsonb_build_object('candidates', d.evidence -> 'candidates') ELSE '{{}}' END
-        || f.evidence || CASE WHEN d.state = 'timing' THEN jsonb_build_object('timing', f.timing) ELSE '{{}}' END
+        || f.evidence || CASE WHEN d.state = 'timing' THEN jsonb_build_object('timing',
+            CASE WHEN f.becomes_break_at IS NULL THEN d.evidence ->> 'timing' ELSE f.timing END) ELSE '{{}}' END
 FROM recon_found f
 WHERE f.fingerprint = d.fingerprint AND d.closed_as <> 'accepted'
 """  # noqa: S608

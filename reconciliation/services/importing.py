@@ -138,7 +138,8 @@ def import_sources(sources: Iterable[str]) -> int:
 def upsert(rows: Iterable[BalanceTransaction]) -> None:
     """Write rows of the provider's books; one that is known already is brought up to date."""
     now = database_now()
-    read = [(row, as_read(row)) for row in rows]
+    # By rising id, as a statement file is kept: two who write the same rows wait for each other in one direction.
+    read = [(row, as_read(row)) for row in sorted(rows, key=lambda row: row.id)]
     with transaction.atomic():
         RawRow.objects.bulk_create([RawRow(sha256=_hash(body), body=body) for _, body in read], ignore_conflicts=True)
         ProviderTransaction.objects.bulk_create(

@@ -17,6 +17,7 @@ from reconciliation.models import ProviderRead, StatementFile
 from reconciliation.types import Problem, StatementReport, Whose
 
 _WAIT_FOR_RUN_S = 600  # a run that stores its results
+_TRIES = 5  # while others write the same rows
 _CHUNK = 256 * 1024
 
 
@@ -41,7 +42,7 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
         layout = imports.read_layout(file, expected)
     except Unreadable as error:
         return note_refused(refused(name, sha256, "", [error.problem], 1), by=by, whose=Whose.PROVIDER)
-    for others_may_write in (True, False):
+    for tries_left in reversed(range(_TRIES)):
         try:
             with transaction.atomic(durable=True):
                 taken = _import(file, layout, expected, name=name, sha256=sha256, by=by)
@@ -56,7 +57,7 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
             before = StatementFile.objects.filter(sha256=sha256, refused=False).first()
             if before:
                 return report(before, replayed=True)
-            if not others_may_write:
+            if not tries_left:
                 raise
     imports.count_anew(taken.added)
     return taken
@@ -79,9 +80,13 @@ def _import(
     if problems:
         raise _RefusedError(refused(name, sha256, layout.name, problems, count))
     first_day, last_day = imports.days()
-    added = imports.keep()
-    if not imports.is_kept(rows):
-        raise StatementNotKept  # before anything is compared with it
+    # Before the first row is written: while we wait, nobody waits for us.
+    with one_writer(wait_s=_WAIT_FOR_RUN_S):
+        added = imports.keep()
+        if not imports.is_kept(rows):
+            raise StatementNotKept  # before anything is compared with it
+        if first_day and last_day:
+            books.recount(first_day, last_day)
     taken = StatementFile.objects.create(
         sha256=sha256,
         name=name[:255],
@@ -94,9 +99,6 @@ def _import(
     )
     if expected.first_day and expected.last_day:
         _note_read(expected.first_day, expected.last_day, sha256)
-    if first_day and last_day:
-        with one_writer(wait_s=_WAIT_FOR_RUN_S):
-            books.recount(first_day, last_day)
     return report(taken, replayed=False)
 
 

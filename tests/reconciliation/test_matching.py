@@ -300,6 +300,18 @@ def test_a_message_that_waits_for_a_person_is_no_evidence(unhandled, reconcile):
     assert the("ch_1").state == "open"
 
 
+def test_what_the_provider_has_not_booked_waits_on_where_nobody_asks_it_again(reconcile):
+    """A run from a file, a look at one object, or one more that waits than a run may ask about."""
+    ours("ch_1", 1500, at=NOON)
+    reconcile(now=NOON + HOUR, unbooked=("ch_1",))
+    reconcile(now=NOON + 2 * HOUR)
+    item = Discrepancy.objects.get()
+    assert (item.state, item.evidence["timing"]) == ("timing", "not booked by the provider yet")
+    reconcile(now=NOON + NEXT_DAY)  # until its time is up
+    item.refresh_from_db()
+    assert item.state == "open"
+
+
 def test_a_capture_that_the_provider_has_not_booked_is_timing_for_a_day(reconcile):
     ours("ch_1")
     reconcile(now=NOON + HOUR, unbooked=("ch_1",))
