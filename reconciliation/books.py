@@ -380,7 +380,7 @@ GROUP BY moved.currency
 def _clearing(cut: _Cut) -> dict[str, Proof]:
     currencies = list(cut.closing)
     accounts = payments.clearing_accounts(currencies)
-    from_ = cut.at - _SKEW - _provider_is_ahead()
+    from_ = cut.at - _SKEW - provider_is_ahead()
     balances = payments.clearing_balances(currencies, at=from_)
     parameters: dict[str, Any] = {
         "day": cut.day,
@@ -407,7 +407,7 @@ def _clearing(cut: _Cut) -> dict[str, Proof]:
     return proofs
 
 
-def _provider_is_ahead() -> timedelta:
+def provider_is_ahead() -> timedelta:
     """How far its clock runs before ours (a sandbox whose clock was put forward)."""
     newest = ProviderTransaction.objects.order_by("-created_at").values_list("created_at", flat=True).first()
     return max(timedelta(), newest - database_now()) if newest else timedelta()

@@ -271,6 +271,7 @@ WITH cells AS NOT MATERIALIZED (
         WHEN length(gross) > %(longest)s OR gross !~ %(number)s THEN 'the gross is not an amount: ' || left(gross, 40)
         WHEN length(fee) > %(longest)s OR fee !~ %(number)s THEN 'the fee is not an amount: ' || left(fee, 40)
         WHEN length(net) > %(longest)s OR net !~ %(number)s THEN 'the net is not an amount: ' || left(net, 40)
+        WHEN {thousands} THEN 'an amount with three decimals: 1.000 may mean a thousand. Write two, or none'
         WHEN category = '' THEN 'it has no reporting category'
         WHEN length(category) > 64 OR length(source) > 255 THEN 'a name is too long'
         WHEN category !~ '^[[:graph:]]+$' OR source !~ '^[[:graph:]]*$' THEN 'the category or the source is not a name'
@@ -341,12 +342,16 @@ WITH repeated AS (
     SELECT DISTINCT ON (line) line, problem FROM judged WHERE problem IS NOT NULL ORDER BY line, rank
 ), counted AS (
     SELECT line, problem, count(*) OVER () AS all_of_them FROM told ORDER BY line LIMIT %(shown)s
-)
-SELECT c.line, c.problem, c.all_of_them, (
+), above AS (
     -- A line break within quotes makes the lines below it one more.
-    SELECT coalesce(sum(length(b.body) - length(replace(b.body, chr(10), ''))), 0)
-    FROM (SELECT s.*::text AS body FROM recon_staged s WHERE s._line_ < c.line) b
-)::bigint FROM counted c ORDER BY c.line
+    SELECT b.line, sum(b.breaks) OVER (ORDER BY b.line ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS breaks
+    FROM (
+        SELECT s._line_ AS line, length(s.*::text) - length(replace(s.*::text, chr(10), '')) AS breaks
+        FROM recon_staged s WHERE s._line_ <= (SELECT max(line) FROM counted)
+    ) b
+)
+SELECT c.line, c.problem, c.all_of_them, coalesce(a.breaks, 0)::bigint
+FROM counted c JOIN above a ON a.line = c.line ORDER BY c.line
 """
 
 
@@ -355,7 +360,33 @@ def problems(layout: Layout) -> tuple[list[Problem], int]:
     with connection.cursor() as cursor:
         cursor.execute(_PROBLEMS, {"shown": settings.RECONCILE_PROBLEMS_SHOWN})
         rows = cursor.fetchall()
-    found = [Problem(layout.lines + line + within, problem) for line, problem, _, within in rows]
+    found = [Problem(layout.lines + line + breaks, problem) for line, problem, _, breaks in rows]
+    return found, rows[0][2] if rows else 0
+
+
+# Of days of which the file is said to hold all.
+_LACKING = """
+SELECT id, created_at, count(*) OVER () FROM reconciliation_providertransaction t
+WHERE created_at >= %(since)s::timestamptz AND created_at < %(until)s::timestamptz AND withdrawn_at IS NULL
+  AND NOT EXISTS (SELECT FROM recon_known k WHERE k.id = t.id)
+ORDER BY created_at, id LIMIT %(shown)s
+"""
+
+
+def lacking(layout: Layout, expected: Expected) -> tuple[list[Problem], int]:
+    """Rows of the expected days that we read before and the file does not hold: the first ones, and how many there are.
+
+    The provider takes no row back: either the file is not whole, or its days are other ones.
+    """
+    if not expected.first_day or not expected.last_day:
+        return [], 0
+    with connection.cursor() as cursor:
+        cursor.execute(_LACKING, {**_bounds(expected), "shown": settings.RECONCILE_PROBLEMS_SHOWN})
+        rows = cursor.fetchall()
+    found = [
+        Problem(layout.lines, f"the file lacks {id} of {at:%Y-%m-%d}, which we read before: it is not all of its days")
+        for id, at, _ in rows
+    ]
     return found, rows[0][2] if rows else 0
 
 
@@ -370,18 +401,30 @@ SELECT id, category, category, source, gross_minor, fee_minor, net_minor, curren
 FROM recon_read r WHERE {_NEW} ORDER BY id
 """  # noqa: S608  constants
 _KEEP_RAW = f"INSERT INTO reconciliation_rawrow (sha256, body) SELECT sha256, body FROM recon_read r WHERE {_NEW}"  # noqa: S608
+# What this file says of rows that we know is a voucher of its own.
+_KEEP_RAW_OF_KNOWN = """
+INSERT INTO reconciliation_rawrow (sha256, body)
+SELECT r.sha256, r.body FROM recon_read r JOIN recon_known k ON k.id = r.id
+ON CONFLICT DO NOTHING
+"""
+_COME_BACK = """
+UPDATE reconciliation_providertransaction t SET withdrawn_at = NULL, seen_at = now()
+FROM recon_known k WHERE k.id = t.id AND t.withdrawn_at IS NOT NULL
+"""
 
 
 def keep() -> int:
     """Write what was read, and has no problem, into our copy of the provider's books; how many rows are new.
 
-    A row that we know stays as it is: what the API tells of it is more. Raises IntegrityError where somebody wrote one of them
-    meanwhile: read again, it is known. (ON CONFLICT would make each row a quarter dearer, for what next to never happens.)
+    A row that we know stays as it is: what the API tells of it is more. One that a reading did not bring any more is there again.
+    Raises IntegrityError where somebody wrote one of them meanwhile: read again, it is known. (ON CONFLICT would make each row a
+    quarter dearer, for what next to never happens.)
     """
     with connection.cursor() as cursor:
         cursor.execute(_KEEP)
         added = int(cursor.rowcount)
-        cursor.execute(_KEEP_RAW)
+        for statement in (_KEEP_RAW, _KEEP_RAW_OF_KNOWN, _COME_BACK):
+            cursor.execute(statement)
     return added
 
 
@@ -406,7 +449,7 @@ _KEPT_SAYS = (
         row="""k.id::text, k.amount_minor, k.fee_minor, k.net_minor, k.currency::text, k.reporting_category::text,
         k.source::text, date_trunc('second', k.created_at)"""
     )
-    + " JOIN reconciliation_providertransaction k ON k.id = r.id"
+    + " JOIN reconciliation_providertransaction k ON k.id = r.id WHERE k.withdrawn_at IS NULL"
 )
 
 
@@ -445,10 +488,12 @@ def _expressions(layout: Layout) -> dict[str, str]:
         moment = "created::timestamptz"
     if layout.name == EVERYCENT:
         minor = {part: f"{part}::bigint" for part in ("gross", "fee", "net")}
-        too_fine = "false"
+        too_fine = thousands = "false"
     else:
         minor = {part: f"{part}::numeric * scale" for part in ("gross", "fee", "net")}
         too_fine = " OR ".join(f"trunc({part}_minor) <> {part}_minor" for part in minor)
+        three = " OR ".join(f"left(right({part}, 4), 1) = '.'" for part in minor)
+        thousands = f"x.scale <> 1000 AND ({three})"
     body = " || ',' || ".join(
         f"{_literal(json.dumps(name, ensure_ascii=False))} || ':' || coalesce(to_json(s.{_in_statement(name)})::text, 'null')"
         for name in layout.columns
@@ -459,6 +504,7 @@ def _expressions(layout: Layout) -> dict[str, str]:
         "moment": moment,
         **{f"minor_{part}": expression for part, expression in minor.items()},
         "too_fine": too_fine,
+        "thousands": thousands,
     }
 
 
@@ -466,8 +512,7 @@ def _parameters(layout: Layout, expected: Expected, charge_categories: list[str]
     has_zone = layout.name == EVERYCENT
     return {
         "currency": expected.currency.lower(),
-        "since": f"{expected.first_day}T00:00:00Z" if expected.first_day else None,
-        "until": _day_after(expected.last_day),
+        **_bounds(expected),
         "time_zone": expected.time_zone,
         "number": _WHOLE if layout.name == EVERYCENT else _DECIMAL,
         "longest": _LONGEST_NUMBER,
@@ -478,6 +523,13 @@ def _parameters(layout: Layout, expected: Expected, charge_categories: list[str]
         "scales": [10**exponent for exponent in EXPONENTS.values()],
         "objects": _OBJECTS,
         "charge_categories": charge_categories,
+    }
+
+
+def _bounds(expected: Expected) -> dict[str, str | None]:
+    return {
+        "since": f"{expected.first_day}T00:00:00Z" if expected.first_day else None,
+        "until": _day_after(expected.last_day),
     }
 
 

@@ -14,8 +14,10 @@ from django.utils.safestring import SafeString
 
 from foundation import cells
 from foundation.desk import Act, ActForm, ReadOnlyAdmin, choice_filter
+from foundation.money import EXPONENTS
 from foundation.sections import Cell, Facts, Page, Section, Table
-from reconciliation import services
+from reconciliation import imports, services
+from reconciliation.bank import staging
 from reconciliation.errors import StatementRefused
 from reconciliation.models import BankStatement, StatementFile
 from reconciliation.types import LAYOUTS, Whose
@@ -38,6 +40,21 @@ class TakeInForm(ActForm):
     file = forms.FileField(
         label="File", help_text="CAMT.053, MT940 or our CSV of a bank; Stripe's itemised activity, or our CSV of it."
     )
+    first_day = forms.DateField(label="First day", required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    last_day = forms.DateField(
+        label="Last day",
+        required=False,
+        widget=forms.DateInput(attrs={"type": "date"}),
+        help_text="UTC. A line of another day is refused. With both, a file of the provider's is all that it booked on these days.",
+    )
+    currency = forms.ChoiceField(
+        label="Currency", required=False, choices=[("", "any"), *((name, name.upper()) for name in EXPONENTS)]
+    )
+    time_zone = forms.CharField(
+        label="Time zone",
+        required=False,
+        help_text="Of Stripe's column created, where the file has no created_utc: Europe/Berlin.",
+    )
 
     def clean_file(self) -> "UploadedFile[Any]":
         file: UploadedFile[Any] = self.cleaned_data["file"]
@@ -48,22 +65,35 @@ class TakeInForm(ActForm):
             )
         return file
 
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        if data.get("whose") == Whose.BANK and data.get("time_zone"):
+            self.add_error("time_zone", "A bank's days are its own: leave this empty.")
+        return data
+
 
 def _take_in(row: None, data: dict[str, Any], by: str) -> str:
-    """Raises StatementRefused, BooksBusy."""
+    """Raises StatementRefused, BooksBusy, InvalidInput."""
     of_bank = data["whose"] == Whose.BANK
-    take_in = services.import_bank_statement if of_bank else services.import_statement
     upload: UploadedFile[Any] = data["file"]
-    report = take_in(file=cast("BinaryIO", upload.file), name=upload.name or "upload", by=by)
+    file, name = cast("BinaryIO", upload.file), upload.name or "upload"
+    within = {"first_day": data["first_day"], "last_day": data["last_day"], "currency": data["currency"]}
+    if of_bank:
+        report = services.import_bank_statement(file=file, name=name, by=by, expected=staging.Expected(**within))
+    else:
+        expected = imports.Expected(**within, time_zone=data["time_zone"])
+        report = services.import_statement(file=file, name=name, by=by, expected=expected)
     if report.problems:
         told = "; ".join(f"line {one.line}: {one.reason}" for one in report.problems[:_PROBLEMS_TOLD])
         raise StatementRefused(
             f"Nothing of {report.name} was taken in, {_count(report.problem_count, 'problem')}: {told}."
         )
+    whole = not of_bank and data["first_day"] and data["last_day"]
+    read = f" All of {data['first_day']:%d %b %Y} to {data['last_day']:%d %b %Y} is read." if whole else ""
     if report.replayed:
-        return f"{report.name} was taken in before: nothing has changed."
+        return f"{report.name} was taken in before: {'no row is new.' if read else 'nothing has changed.'}{read}"
     matched = f", {report.matched:,} matched with payouts" if of_bank else ""
-    return f"{report.name} is in: {_count(report.rows, 'row')}, {report.added:,} of them new{matched}."
+    return f"{report.name} is in: {_count(report.rows, 'row')}, {report.added:,} of them new{matched}.{read}"
 
 
 _TAKE_IN: Act[Any] = Act(

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import BinaryIO
+from zoneinfo import available_timezones
 
 from django.db import DataError, IntegrityError, transaction
 from django.db.models.functions import Now
 
+from foundation.database import database_now
 from foundation.errors import InvalidInput
 from reconciliation import books, imports, matching
 from reconciliation.errors import StatementNotKept
@@ -26,17 +28,17 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
 
     Every line is checked first; with any problem nothing is taken in, and the report lists them. The same file a second
     time changes nothing, and neither does a row that says what we knew. With both days in `expected` the file is taken to
-    be all that the provider booked on them. `file` is seekable and binary. Belongs outside of transactions.
+    be all that the provider booked on them: it may not lack a row that we read before, and can be said of a file that was taken
+    in without them. `file` is seekable and binary. Belongs outside of transactions.
 
-    What was stored is held against what was staged, by count and hash. Raises InvalidInput (half a period), BooksBusy,
-    StatementNotKept.
+    What was stored is held against what was staged, by count and hash. Raises InvalidInput (what is expected cannot be),
+    BooksBusy, StatementNotKept.
     """
     expected = expected or Expected()
-    if bool(expected.first_day) != bool(expected.last_day):
-        raise InvalidInput("Say both days of the statement, or none.", param="first_day")
+    _check(expected)
     sha256 = hash_of(file)
-    before = StatementFile.objects.filter(sha256=sha256, refused=False).first()
-    if before:
+    before = _taken_in(sha256)
+    if before and expected == Expected():
         return report(before, replayed=True)
     try:
         layout = imports.read_layout(file, expected)
@@ -54,13 +56,33 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
             return note_refused(error.report, by=by, whose=Whose.PROVIDER)
         except IntegrityError:
             # Somebody took the same file in meanwhile, or read some of its rows: now we know them.
-            before = StatementFile.objects.filter(sha256=sha256, refused=False).first()
-            if before:
-                return report(before, replayed=True)
             if not tries_left:
                 raise
     imports.count_anew(taken.added)
     return taken
+
+
+def _check(expected: Expected) -> None:
+    """Raises InvalidInput."""
+    if not expected.first_day or not expected.last_day:
+        if expected.first_day or expected.last_day:
+            raise InvalidInput("Say both days of the statement, or none.", param="first_day")
+    elif expected.last_day > _yesterday():
+        raise InvalidInput(
+            f"{expected.last_day} is not over yet (UTC): no file can be all of it. Say days until {_yesterday()}.",
+            param="last_day",
+        )
+    if expected.time_zone and expected.time_zone not in available_timezones():
+        raise InvalidInput(f"{expected.time_zone} is no time zone: write it as Europe/Berlin.", param="time_zone")
+
+
+def _yesterday() -> date:
+    """The last day that is over, by the provider's clock."""
+    return (database_now() + books.provider_is_ahead() - timedelta(days=1)).date()
+
+
+def _taken_in(sha256: str) -> StatementFile | None:
+    return StatementFile.objects.filter(sha256=sha256, refused=False).first()
 
 
 class _RefusedError(Exception):
@@ -77,6 +99,8 @@ def _import(
     rows = imports.stage(file, layout)
     imports.read(layout, expected, charge_categories=list(matching.CATEGORIES["charge"]))
     problems, count = imports.problems(layout)
+    if not problems:
+        problems, count = imports.lacking(layout, expected)
     if problems:
         raise _RefusedError(refused(name, sha256, layout.name, problems, count))
     first_day, last_day = imports.days()
@@ -87,7 +111,8 @@ def _import(
             raise StatementNotKept  # before anything is compared with it
         if first_day and last_day:
             books.recount(first_day, last_day)
-    taken = StatementFile.objects.create(
+        before = _taken_in(sha256)
+    taken = before or StatementFile.objects.create(
         sha256=sha256,
         name=name[:255],
         layout=layout.name,
@@ -99,13 +124,14 @@ def _import(
     )
     if expected.first_day and expected.last_day:
         _note_read(expected.first_day, expected.last_day, sha256)
-    return report(taken, replayed=False)
+    return report(taken, replayed=before is not None)
 
 
 def _note_read(first_day: date, last_day: date, sha256: str) -> None:
     """The file says all that there is of these days."""
-    since, until = matching.window(first_day)[0], matching.window(last_day)[1]
-    ProviderRead.objects.create(since=since, until=until, finished_at=Now(), statement=sha256)
+    window = {"since": matching.window(first_day)[0], "until": matching.window(last_day)[1], "statement": sha256}
+    if not ProviderRead.objects.filter(**window).exists():
+        ProviderRead.objects.create(**window, finished_at=Now())
 
 
 def refused(name: str, sha256: str, layout: str, problems: Sequence[Problem], count: int) -> StatementReport:

@@ -264,6 +264,26 @@ def test_the_providers_own_file_is_taken_in_on_the_same_page(as_role, db):
     assert ProviderTransaction.objects.get().source == "ch_1"
 
 
+def test_the_desk_asks_what_a_file_must_keep_to(as_role, db):
+    head = "balance_transaction_id,created,currency,gross,fee,net,reporting_category,source_id\n"
+    text = head + "txn_1,2026-01-11 00:30:00,usd,15.00,0.74,14.26,charge,ch_1\n"
+    clerk = as_role("clerk")
+
+    def post(whose: str = "provider", **more: str) -> str:
+        data = uploaded(text, whose=whose) | {f"take-in-{name}": value for name, value in more.items()}
+        return str(clerk.post(NEW, data, follow=True).content.decode())
+
+    assert "say in which time zone the column created is" in post()
+    assert "Say both days of the statement, or none." in post(time_zone="Europe/Berlin", last_day="2026-01-10")
+    assert "wrong currency: usd, not eur" in post(time_zone="Europe/Berlin", currency="eur")
+    assert "A bank&#x27;s days are its own" in post("bank", time_zone="Europe/Berlin")
+    assert not ProviderTransaction.objects.exists()
+    days = {"first_day": "2026-01-10", "last_day": "2026-01-10"}
+    page = post(time_zone="Europe/Berlin", **days)
+    assert "1 row, 1 of them new. All of 10 Jan 2026 to 10 Jan 2026 is read." in page
+    assert "no row is new. All of 10 Jan 2026" in post(time_zone="Europe/Berlin", **days)
+
+
 def test_what_is_too_large_for_a_request_is_left_to_the_command(as_role, settings, db):
     settings.DESK_UPLOAD_MAX_BYTES = 100
     answer = as_role("clerk").post(NEW, uploaded(HEAD + "x" * 100))

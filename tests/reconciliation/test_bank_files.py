@@ -344,7 +344,7 @@ def test_the_command_takes_a_file_in_once(capsys):
         "camt053_v02.xml: 3 rows, 2026-01-12 to 2026-01-13: 3 new, 0 known\n0 matched with payouts\n"
     )
     call_command("import_bank_statement", path)
-    assert "taken in before, nothing was changed (3 rows" in capsys.readouterr().out
+    assert "taken in before, no row is new (3 rows" in capsys.readouterr().out
 
 
 def test_the_command_tells_what_is_wrong_and_with_which_exit_code(tmp_path, capsys):

@@ -4,12 +4,15 @@ import hashlib
 import io
 import json
 import tracemalloc
-from datetime import date
+from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from foundation.database import database_now
+from foundation.errors import InvalidInput
 from reconciliation import imports, services
 from reconciliation.errors import StatementNotKept
 from reconciliation.imports import Expected
@@ -196,6 +199,89 @@ def test_a_file_without_rows_is_a_statement_of_nothing():
     assert str(ProviderRead.objects.get()) == "2026-01-10 00:00 to 2026-01-12 00:00"
 
 
+def test_what_a_file_says_of_known_rows_is_kept_as_a_voucher_too():
+    theirs("ch_1", 1500, id="txn_1")
+    before = ProviderTransaction.objects.values().get()
+    take_in(CHARGE)
+    told = [json.loads(raw.body) for raw in RawRow.objects.all()]
+    assert [row.get("description") for row in told if "balance_transaction_id" in row] == [
+        'Two books, "The Night"\nand a pen'
+    ]
+    assert ProviderTransaction.objects.values().get() == before
+
+
+def test_a_row_that_a_reading_did_not_bring_any_more_is_there_again_once_a_file_lists_it():
+    take_in(CHARGE)
+    ProviderTransaction.objects.update(withdrawn_at=NOON)
+    report = take_in(CHARGE, REFUND)
+    assert (report.added, report.known) == (1, 1)
+    assert not ProviderTransaction.objects.exclude(withdrawn_at=None).exists()
+    assert DayTotal.objects.get(reporting_category="charge").gross_minor == 1500
+
+
+# --- A file that is all of its days -----------------------------------------------------------------
+
+TENTH: dict[str, Any] = {"first_day": date(2026, 1, 10), "last_day": date(2026, 1, 10)}
+
+
+def test_a_file_that_is_all_of_its_days_may_not_lack_what_we_read_of_them():
+    """One torn off at its end looks whole. Rows of other days, and those that are withdrawn, it need not have."""
+    theirs("ch_9", 900, id="txn_9")
+    theirs("ch_8", 800, id="txn_8", at=NOON + timedelta(days=1))
+    theirs("ch_7", 700, id="txn_7")
+    ProviderTransaction.objects.filter(id="txn_7").update(withdrawn_at=NOON)
+    report = take_in(CHARGE, **TENTH)
+    assert [(one.line, one.reason) for one in report.problems] == [
+        (1, "the file lacks txn_9 of 2026-01-10, which we read before: it is not all of its days")
+    ]
+    assert not ProviderRead.objects.exists()
+    assert take_in(CHARGE).added == 1  # without the days it says nothing of others
+    nine = CHARGE.replace("txn_1", "txn_9").replace("ch_1", "ch_9").replace("15.00,0.74,14.26", "9.00,0.74,8.26")
+    assert take_in(CHARGE, nine, **TENTH).problems == ()
+    assert ProviderRead.objects.count() == 1
+
+
+def test_a_file_that_is_in_can_be_said_to_be_all_of_its_days_later():
+    take_in(CHARGE, REFUND)
+    for _ in range(2):
+        report = take_in(CHARGE, REFUND, **TENTH)
+        assert (report.replayed, report.rows, report.added) == (True, 2, 0)
+        assert str(ProviderRead.objects.get()) == "2026-01-10 00:00 to 2026-01-11 00:00"
+    assert StatementFile.objects.count() == 1
+
+
+def test_a_file_that_is_in_is_held_to_what_is_expected_of_it_later():
+    take_in(CHARGE, YEN)
+    ninth = date(2026, 1, 9)
+    assert take_in(CHARGE, YEN, first_day=ninth, last_day=ninth).problem_count == 2
+    assert take_in(CHARGE, YEN, currency="usd").problems[0].reason == "wrong currency: jpy, not usd"
+    assert not ProviderRead.objects.exists()
+    assert StatementFile.objects.filter(refused=False).count() == 1
+
+
+@pytest.mark.parametrize(
+    ("expected", "param"),
+    [
+        ({"first_day": date(2026, 1, 10)}, "first_day"),
+        ({"last_day": date(2026, 1, 10)}, "first_day"),
+        ({"time_zone": "Europe/Berln"}, "time_zone"),
+    ],
+)
+def test_what_cannot_be_expected_of_a_file_is_told(expected, param):
+    with pytest.raises(InvalidInput) as told:
+        take_in(CHARGE, **expected)
+    assert told.value.param == param
+    assert not StatementFile.objects.exists()
+
+
+def test_no_file_is_all_of_a_day_that_is_not_over():
+    today = database_now().date()
+    for last_day in (today, today + timedelta(days=1)):
+        with pytest.raises(InvalidInput, match="is not over yet"):
+            take_in(CHARGE, first_day=date(2026, 1, 10), last_day=last_day)
+    assert take_in(CHARGE, first_day=date(2026, 1, 10), last_day=today - timedelta(days=1)).added == 1
+
+
 # --- What is refused --------------------------------------------------------------------------------
 
 
@@ -207,8 +293,9 @@ def test_a_file_without_rows_is_a_statement_of_nothing():
         (REFUND.replace("-5.00,0.00", "5,0.00"), "the net is not the gross less the fee"),
         (REFUND.replace("-5.00,0.00", "-5.00,x"), "the fee is not an amount: x"),
         (REFUND.replace("-5.00,0.00", "1e3,0.00"), "the gross is not an amount: 1e3"),
-        (REFUND.replace("-5.00,0.00,-5.00", "-5.001,0,-5.001"), "an amount has more decimals than USD counts"),
+        (REFUND.replace("-5.00,0.00,-5.00", "-5.0001,0,-5.0001"), "an amount has more decimals than USD counts"),
         (REFUND.replace("usd,-5.00,0.00,-5.00", "jpy,-5.50,0,-5.50"), "an amount has more decimals than JPY counts"),
+        (REFUND.replace("-5.00,0.00,-5.00", "-5.000,0.00,-5.000"), "an amount with three decimals: 1.000 may mean a"),
         (REFUND.replace(",refund,", ",,"), "it has no reporting category"),
         (REFUND.replace("2026-01-10 12:30:00", "2026-02-30 12:30:00"), "the moment is not one: 2026-02-30 12:30:00"),
         (REFUND.replace("2026-01-10 12:30:00", "yesterday"), "the moment is not one: yesterday"),
@@ -231,7 +318,9 @@ def test_a_line_that_cannot_be_right_is_told_and_nothing_is_taken_in(row, reason
     days = {"first_day": date(2026, 1, 10), "last_day": date(2026, 1, 11)}
     only = "usd" if reason.startswith("wrong currency") else ""
     told = refused(CHARGE, row, REFUND.replace("txn_2", "txn_9"), currency=only, **days)
-    assert told[0] == (4, reason)
+    line, told_reason = told[0]
+    assert line == 4
+    assert told_reason.startswith(reason)
 
 
 def test_a_quote_that_never_ends_is_told_with_its_line():
@@ -315,7 +404,7 @@ def test_the_command_takes_a_file_in_once(file, capsys):
     call_command("import_statement", path)
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "june.csv: 2 rows, 2026-01-10 to 2026-01-10: 2 new, 0 known"
-    assert told[1].startswith("june.csv: taken in before, nothing was changed")
+    assert told[1].startswith("june.csv: taken in before, no row is new")
 
 
 def test_the_command_tells_each_bad_line_and_fails(file, capsys):

@@ -78,7 +78,7 @@ def tell(command: BaseCommand, report: StatementReport) -> None:
         return
     days = f", {report.first_day} to {report.last_day}" if report.first_day else ""
     if report.replayed:
-        command.stdout.write(f"{report.name}: taken in before, nothing was changed ({report.rows} rows{days})")
+        command.stdout.write(f"{report.name}: taken in before, no row is new ({report.rows} rows{days})")
     else:
         command.stdout.write(f"{report.name}: {report.rows} rows{days}: {report.added} new, {report.known} known")
 
