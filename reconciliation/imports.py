@@ -15,7 +15,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any, BinaryIO, Final
 
 from django.conf import settings
@@ -464,12 +464,12 @@ def is_kept(rows: int) -> bool:
     return bool(staged == kept and staged[0] == rows)
 
 
-def days() -> tuple[date | None, date | None]:
-    """The first and the last day (UTC) of what was read and has no problem."""
+def moments() -> tuple[datetime | None, datetime | None]:
+    """The oldest and the newest moment (UTC) of what was read and has no problem."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT (min(at) AT TIME ZONE 'UTC')::date, (max(at) AT TIME ZONE 'UTC')::date FROM recon_read")
-        first, last = cursor.fetchone()
-    return first, last
+        cursor.execute("SELECT min(at), max(at) FROM recon_read")
+        oldest, newest = cursor.fetchone()
+    return oldest, newest
 
 
 def _expressions(layout: Layout) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import BinaryIO
 from zoneinfo import available_timezones
 
@@ -64,21 +64,10 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
 
 def _check(expected: Expected) -> None:
     """Raises InvalidInput."""
-    if not expected.first_day or not expected.last_day:
-        if expected.first_day or expected.last_day:
-            raise InvalidInput("Say both days of the statement, or none.", param="first_day")
-    elif expected.last_day > _yesterday():
-        raise InvalidInput(
-            f"{expected.last_day} is not over yet (UTC): no file can be all of it. Say days until {_yesterday()}.",
-            param="last_day",
-        )
+    if bool(expected.first_day) != bool(expected.last_day):
+        raise InvalidInput("Say both days of the statement, or none.", param="first_day")
     if expected.time_zone and expected.time_zone not in available_timezones():
         raise InvalidInput(f"{expected.time_zone} is no time zone: write it as Europe/Berlin.", param="time_zone")
-
-
-def _yesterday() -> date:
-    """The last day that is over, by the provider's clock."""
-    return (database_now() + books.provider_is_ahead() - timedelta(days=1)).date()
 
 
 def _taken_in(sha256: str) -> StatementFile | None:
@@ -103,7 +92,8 @@ def _import(
         problems, count = imports.lacking(layout, expected)
     if problems:
         raise _RefusedError(refused(name, sha256, layout.name, problems, count))
-    first_day, last_day = imports.days()
+    oldest, newest = imports.moments()
+    first_day, last_day = oldest and oldest.date(), newest and newest.date()
     # Before the first row is written: while we wait, nobody waits for us.
     with one_writer(wait_s=_WAIT_FOR_RUN_S):
         added = imports.keep()
@@ -123,14 +113,18 @@ def _import(
         by=by,
     )
     if expected.first_day and expected.last_day:
-        _note_read(expected.first_day, expected.last_day, sha256)
+        _note_read(expected.first_day, expected.last_day, newest, sha256)
     return report(taken, replayed=before is not None)
 
 
-def _note_read(first_day: date, last_day: date, sha256: str) -> None:
-    """The file says all that there is of these days."""
-    window = {"since": matching.window(first_day)[0], "until": matching.window(last_day)[1], "statement": sha256}
-    if not ProviderRead.objects.filter(**window).exists():
+def _note_read(first_day: date, last_day: date, newest: datetime | None, sha256: str) -> None:
+    """The file says all that there is of these days; of one that is not over, all up to its newest row."""
+    since, until = matching.window(first_day)[0], matching.window(last_day)[1]
+    today, _ = matching.window((database_now() + books.provider_is_ahead()).date())
+    if until > today:
+        until = max(min(until, today), newest + timedelta(seconds=1) if newest else since)
+    window = {"since": since, "until": until, "statement": sha256}
+    if since < until and not ProviderRead.objects.filter(**window).exists():
         ProviderRead.objects.create(**window, finished_at=Now())
 
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import tracemalloc
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import pytest
@@ -274,12 +274,25 @@ def test_what_cannot_be_expected_of_a_file_is_told(expected, param):
     assert not StatementFile.objects.exists()
 
 
-def test_no_file_is_all_of_a_day_that_is_not_over():
+def test_of_a_day_that_is_not_over_a_file_is_all_up_to_its_newest_row():
     today = database_now().date()
-    for last_day in (today, today + timedelta(days=1)):
-        with pytest.raises(InvalidInput, match="is not over yet"):
-            take_in(CHARGE, first_day=date(2026, 1, 10), last_day=last_day)
-    assert take_in(CHARGE, first_day=date(2026, 1, 10), last_day=today - timedelta(days=1)).added == 1
+    days = {"first_day": today - timedelta(days=1), "last_day": today + timedelta(days=8)}
+    midnight = datetime.combine(today, time.min, UTC)
+
+    def read_until(moment: datetime, number: int) -> datetime:
+        row = f"txn_{number},{moment:%Y-%m-%dT%H:%M:%SZ},usd,1500,74,1426,charge,ch_{number}"
+        rows = [f"txn_0,{midnight - timedelta(hours=9):%Y-%m-%dT%H:%M:%SZ},usd,1500,74,1426,charge,ch_0", row]
+        assert take_in(*rows, header=OURS, **days).problems == ()
+        ProviderTransaction.objects.exclude(id="txn_0").delete()
+        read = ProviderRead.objects.latest("id")
+        assert read.since == midnight - timedelta(days=1)
+        return read.until
+
+    assert read_until(midnight - timedelta(minutes=5), 1) == midnight
+    assert read_until(midnight + timedelta(minutes=5), 2) == midnight + timedelta(minutes=5, seconds=1)
+    ProviderRead.objects.all().delete()
+    assert take_in(header=OURS, first_day=today, last_day=today).problem_count == 0
+    assert not ProviderRead.objects.exists()
 
 
 # --- What is refused --------------------------------------------------------------------------------
