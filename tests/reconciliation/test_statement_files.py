@@ -276,7 +276,7 @@ def test_what_cannot_be_expected_of_a_file_is_told(expected, param):
 
 def test_of_a_day_that_is_not_over_a_file_is_all_up_to_its_newest_row():
     today = database_now().date()
-    days = {"first_day": today - timedelta(days=1), "last_day": today + timedelta(days=8)}
+    days: dict[str, Any] = {"first_day": today - timedelta(days=1), "last_day": today + timedelta(days=8)}
     midnight = datetime.combine(today, time.min, UTC)
 
     def read_until(moment: datetime, number: int) -> datetime:
