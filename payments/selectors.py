@@ -49,10 +49,11 @@ DISPUTES_VIEW = "payments_movement_dispute"
 PAYOUT_MOVEMENTS_VIEW = "payments_movement_payout"
 # The same contract for the ledger, each entry that moved what the provider holds for us, by its cause. Columns: id, key
 # (`fee:txn_…`, `booking:txn_…`, `capture:pay_…`, …), kind, subject (a number, or empty), currency, clearing_minor (debit
-# positive: with its corrections, what it added to the clearing account). Look it up by key or by subject.
+# positive: with its corrections, and theirs, what it added to the clearing account of its currency). Look it up by key or by
+# subject.
 BOOKINGS_VIEW = "payments_booking"
-# The same line by line, to be joined by its key: what an entry moved on the clearing account, and what its corrections did.
-# Columns: key, currency, amount_minor (debit positive).
+# The same line by line, to be joined by its key: what an entry moved on the clearing account, and what its corrections did, and
+# theirs. Columns: key, currency (of the line: a correction may be in another one than its entry), amount_minor (debit positive).
 CLEARING_LINES_VIEW = "payments_clearing_line"
 CLEARING_CORRECTIONS_VIEW = "payments_clearing_correction"
 # Line by line, by the ledger's own clock: account_id, account_kind, currency, posted_at, amount_minor (debit positive), key,

@@ -221,7 +221,7 @@ KINDS: Mapping[str, KindInfo] = {
     Kind.FEE_VARIANCE: KindInfo(
         "Fees differ",
         Severity.LOW,
-        "Stripe's row takes another fee than the one that it told us when the money moved, and that we posted.",
+        "Stripe's row takes another fee than the one that it told us when the money moved, and that we posted; or in another currency.",
     ),
     Kind.DISPUTE_UNEXPECTED: KindInfo(
         "Dispute not expected",

@@ -41,19 +41,24 @@ def _movement(fee: LearntFee) -> ledger.Movement:
     )
 
 
-def correct_fee(*, transaction_id: str, amount_minor: int, cause: str, by: str, why: str) -> bool:
+def correct_fee(
+    *, transaction_id: str, amount_minor: int, cause: str, by: str, why: str, currency: str | None = None
+) -> bool:
     """Post what the provider took more (or less, where negative) for a booking than the fee that we had posted.
 
-    `cause` posts once. Raises InvalidInput where no fee was posted for it.
+    `currency` is that of the fee that we had posted, or another one: then that fee is taken back by a correction of its own.
+    `cause` posts once in each. Raises InvalidInput where no fee was posted for it.
     """
     posted = JournalEntry.objects.filter(key=f"fee:{transaction_id}").first()
     if posted is None:
         raise InvalidInput(f"No fee of {transaction_id} was posted that could be corrected.")
+    currency = currency or posted.currency
+    in_another = "" if currency == posted.currency else f":{currency}"
     return ledger.post(
-        key=f"fee_correction:{transaction_id}:{cause}",
+        key=f"fee_correction:{transaction_id}:{cause}{in_another}",
         kind="fee_correction",
-        debit=ledger.fees(posted.currency),
-        credit=ledger.clearing(posted.currency),
+        debit=ledger.fees(currency),
+        credit=ledger.clearing(currency),
         amount_minor=amount_minor,
         by=by,
         merchant_id=posted.merchant_id,

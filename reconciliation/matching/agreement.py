@@ -101,9 +101,11 @@ _SEVERAL_ROWS = {
     for kind in _VIEWS
 }
 _STANDS_ASIDE = "DELETE FROM recon_agreed a USING recon_aside s WHERE s.kind = a.kind AND s.source = a.source"
-# Beside the fee that was posted for it; what was never posted has nothing to differ from. What was corrected is added up elsewhere.
+# Beside the fee that was posted for it; what was never posted has nothing to differ from. The same number in another currency is
+# not that fee. What was corrected is added up elsewhere.
 _NOT_THE_FEE = f"""
-DELETE FROM recon_agreed a USING {CLEARING_LINES_VIEW} l WHERE l.key = 'fee:' || a.id AND l.amount_minor <> -a.fee_minor
+DELETE FROM recon_agreed a USING {CLEARING_LINES_VIEW} l
+WHERE l.key = 'fee:' || a.id AND (l.amount_minor <> -a.fee_minor OR l.currency <> a.currency)
 """  # noqa: S608
 _FEE_CORRECTED = f"DELETE FROM recon_agreed a USING {CLEARING_CORRECTIONS_VIEW} l WHERE l.key = 'fee:' || a.id"  # noqa: S608
 

@@ -7,26 +7,43 @@ from uuid import UUID
 from django.db import connection
 
 from foundation.ids import public_id
-from payments.selectors import BOOKINGS_VIEW
+from payments.selectors import BOOKINGS_VIEW, CLEARING_CORRECTIONS_VIEW, CLEARING_LINES_VIEW
 from payments.types import LearntFee
 from reconciliation.matching.categories import KIND, LINKED, MOVEMENT_VIEWS
 from reconciliation.matching.days import Parameters, parameters_of
 
 _FEES_BATCH = 5_000  # fees in memory at once
 
-_FEE_DIFFERENCES = f"""
-SELECT t.id, (t.fee_minor + b.clearing_minor)::bigint
-FROM reconciliation_providertransaction t JOIN {BOOKINGS_VIEW} b ON b.key = 'fee:' || t.id AND b.currency = t.currency
-WHERE t.source = %(source)s AND t.withdrawn_at IS NULL AND {KIND} = %(kind)s AND t.fee_minor + b.clearing_minor <> 0
-ORDER BY t.id
+# What their fees are more than what stands on our clearing account for them, in each currency.
+_MORE_THAN_POSTED = f"""
+SELECT id, currency, sum(minor)::bigint FROM (
+    SELECT id, currency, fee_minor AS minor FROM theirs
+    UNION ALL
+    SELECT o.id, l.currency, l.amount_minor FROM theirs o JOIN {CLEARING_LINES_VIEW} l ON l.key = 'fee:' || o.id
+    UNION ALL
+    SELECT o.id, l.currency, l.amount_minor FROM theirs o JOIN {CLEARING_CORRECTIONS_VIEW} l ON l.key = 'fee:' || o.id
+) each
+GROUP BY id, currency HAVING sum(minor) <> 0 ORDER BY id, currency
 """  # noqa: S608
 
-# Fees that we posted for a payment, of rows that the provider's books do not hold.
+# Of rows whose fees were posted, in whatever currency.
+_FEE_DIFFERENCES = f"""
+WITH theirs AS (
+    SELECT t.id, t.currency, t.fee_minor FROM reconciliation_providertransaction t
+    WHERE t.source = %(source)s AND t.withdrawn_at IS NULL AND {KIND} = %(kind)s
+      AND EXISTS (SELECT FROM {BOOKINGS_VIEW} b WHERE b.key = 'fee:' || t.id)
+)
+{_MORE_THAN_POSTED}
+"""  # noqa: S608
+
+# Fees that we posted for a payment, of rows that the provider's books do not hold: those are nothing now.
 _FEES_OF_NOTHING = f"""
-SELECT split_part(b.key, ':', 2), b.clearing_minor FROM {BOOKINGS_VIEW} b
-WHERE b.subject = %s AND b.kind = 'fee' AND b.clearing_minor <> 0 AND NOT EXISTS (
-    SELECT FROM reconciliation_providertransaction t WHERE t.id = split_part(b.key, ':', 2) AND t.withdrawn_at IS NULL)
-ORDER BY 1
+WITH theirs AS (
+    SELECT split_part(b.key, ':', 2) AS id, b.currency, 0 AS fee_minor FROM {BOOKINGS_VIEW} b
+    WHERE b.subject = %s AND b.kind = 'fee' AND NOT EXISTS (
+        SELECT FROM reconciliation_providertransaction t WHERE t.id = split_part(b.key, ':', 2) AND t.withdrawn_at IS NULL)
+)
+{_MORE_THAN_POSTED}
 """  # noqa: S608
 
 # Fees that nobody posted yet: of movements that our books hold, and of the account itself.
@@ -107,16 +124,18 @@ def _subject(kind: str, ours_id: UUID | None, payment_id: UUID | None) -> str:
     return public_id("pay", payment_id) if payment_id else ""
 
 
-def fee_differences(object_kind: str, source: str) -> list[tuple[str, int]]:
-    """(row, what its fee is more than what we posted for it) of an object's rows whose fees differ."""
+def fee_differences(object_kind: str, source: str) -> list[tuple[str, str, int]]:
+    """(row, currency, what its fee is more than what we posted for it) of an object's rows whose fees differ. What we posted in
+    another currency than the row's is one more of its own.
+    """
     parameters = parameters_of((datetime.max.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)), None)
     with connection.cursor() as cursor:
         cursor.execute(_FEE_DIFFERENCES, parameters | {"kind": object_kind, "source": source})
         return list(cursor.fetchall())
 
 
-def fees_of_nothing(payment: str) -> list[tuple[str, int]]:
-    """(row, what its fee is more than what we posted: negative) of a payment's fees whose rows are not there."""
+def fees_of_nothing(payment: str) -> list[tuple[str, str, int]]:
+    """(row, currency, what its fee is more than what we posted: negative) of a payment's fees whose rows are not there."""
     with connection.cursor() as cursor:
         cursor.execute(_FEES_OF_NOTHING, [payment])
         return list(cursor.fetchall())

@@ -115,22 +115,36 @@ INSERT INTO recon_fee SELECT p.kind, p.source, 'fee:' || id FROM recon_pair p CR
 WHERE p.ours_id IS NOT NULL AND p.ours_currency = p.theirs_currency
 """
 
+# What was posted in another currency is no part of their fee, and does not belong where it stands: then ours is that, and there is
+# no difference to be told.
 _FEES = f"""
 INSERT INTO recon_found
 WITH posted AS (
-    SELECT a.kind, a.source, -l.amount_minor AS fee_minor FROM recon_fee a JOIN {CLEARING_LINES_VIEW} l ON l.key = a.key
+    SELECT a.kind, a.source, l.currency, -l.amount_minor AS minor
+    FROM recon_fee a JOIN {CLEARING_LINES_VIEW} l ON l.key = a.key
     UNION ALL
-    SELECT a.kind, a.source, -l.amount_minor FROM recon_fee a JOIN {CLEARING_CORRECTIONS_VIEW} l ON l.key = a.key
+    SELECT a.kind, a.source, l.currency, -l.amount_minor
+    FROM recon_fee a JOIN {CLEARING_CORRECTIONS_VIEW} l ON l.key = a.key
+), held AS (
+    SELECT kind, source, currency, sum(minor)::bigint AS minor FROM posted GROUP BY kind, source, currency
 ), fee AS (
-    SELECT kind, source, sum(fee_minor)::bigint AS ours_minor FROM posted GROUP BY kind, source
+    SELECT h.kind, h.source, coalesce(sum(h.minor) FILTER (WHERE h.currency = q.theirs_currency), 0)::bigint AS ours_minor,
+           array_agg(h.currency ORDER BY h.currency) FILTER (WHERE h.currency <> q.theirs_currency AND h.minor <> 0) AS others,
+           array_agg(h.minor ORDER BY h.currency) FILTER (WHERE h.currency <> q.theirs_currency AND h.minor <> 0) AS others_minor,
+           jsonb_object_agg(h.currency, h.minor) FILTER (WHERE h.minor <> 0) AS posted
+    FROM held h JOIN recon_pair q ON q.kind = h.kind AND q.source = h.source
+    GROUP BY h.kind, h.source
 )
 SELECT 'fee_variance:' || p.source, 'fee_variance', p.kind, (p.theirs_at AT TIME ZONE 'UTC')::date, p.source, p.intent,
        p.charge, p.merchant_id, p.payment_id, CASE p.kind WHEN 'refund' THEN p.ours_id END,
-       coalesce(p.reference, p.theirs_order), fee.ours_minor, p.ours_currency, p.ours_status, p.ours_at, p.theirs_fee_minor,
-       p.theirs_currency, p.theirs_status, p.theirs_at, fee.ours_minor - p.theirs_fee_minor,
-       jsonb_build_object('transactions', to_jsonb(p.ids)), NULL, ''
+       coalesce(p.reference, p.theirs_order), coalesce(fee.others_minor[1], fee.ours_minor), coalesce(fee.others[1], p.ours_currency),
+       p.ours_status, p.ours_at, p.theirs_fee_minor, p.theirs_currency, p.theirs_status, p.theirs_at,
+       CASE WHEN fee.others IS NULL THEN fee.ours_minor - p.theirs_fee_minor END,
+       jsonb_build_object('transactions', to_jsonb(p.ids)) || CASE WHEN fee.others IS NULL THEN '{{}}' ELSE jsonb_build_object(
+           'fees', jsonb_build_object('posted', fee.posted, 'taken', jsonb_build_object(p.theirs_currency, p.theirs_fee_minor)))
+       END, NULL, ''
 FROM fee JOIN recon_pair p ON p.kind = fee.kind AND p.source = fee.source
-WHERE fee.ours_minor <> p.theirs_fee_minor
+WHERE fee.ours_minor <> p.theirs_fee_minor OR fee.others IS NOT NULL
 """  # noqa: S608
 
 # …or a message about it that nobody has worked on yet.

@@ -4,6 +4,7 @@ Each can be repeated after a crash: what it made then is found, not made again. 
 sentence for the desk.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 
@@ -206,14 +207,20 @@ def _correct_fees(item: Discrepancy, action: DiscrepancyAction) -> str:
     import_sources([item.source])
     off = matching.fee_differences(item.object_kind, item.source)
     _post_fees(item, action, off)
-    total = format_minor(sum(difference_minor for _, difference_minor in off), item.currency)
-    return f"Fees of {total} more than before were posted." if off else "There was nothing left to correct."
+    if not off:
+        return "There was nothing left to correct."
+    total: Counter[str] = Counter()
+    for _, currency, difference_minor in off:
+        total[currency] += difference_minor
+    told = " and ".join(format_minor(minor, currency) for currency, minor in sorted(total.items()))
+    return f"Fees of {told} more than before were posted."
 
 
-def _post_fees(item: Discrepancy, action: DiscrepancyAction, off: Sequence[tuple[str, int]]) -> None:
-    for transaction_id, difference_minor in off:
+def _post_fees(item: Discrepancy, action: DiscrepancyAction, off: Sequence[tuple[str, str, int]]) -> None:
+    for transaction_id, currency, difference_minor in off:
         payments.correct_fee(
             transaction_id=transaction_id,
+            currency=currency,
             amount_minor=difference_minor,
             cause=f"{item.number}:{item.cycle}",
             by=action.by,

@@ -45,3 +45,25 @@ def test_a_booking_counts_what_it_and_its_corrections_moved_on_the_clearing_acco
         ("fee_correction:txn_1:dis_1:1", -7),
         ("opening:usd", 1000),
     ]
+
+
+def test_corrections_of_corrections_count_as_far_as_they_go_each_in_its_currency():
+    clearing, fees = ledger.clearing("usd"), ledger.fees("usd")
+    ledger.post(key="fee:txn_1", kind="fee", debit=fees, credit=clearing, amount_minor=74, by="test")
+    last = JournalEntry.objects.get()
+    for number, amount in enumerate((7, -7, 5)):
+        ledger.post(
+            key=f"correction:{number}",
+            kind="correction",
+            debit=fees,
+            credit=clearing,
+            amount_minor=amount,
+            by="clara",
+            corrects=last.pk,
+        )
+        last = JournalEntry.objects.get(key=f"correction:{number}")
+    services.correct_fee(transaction_id="txn_1", currency="eur", amount_minor=9, cause="1", by="clara", why="a slip")
+    assert ask("SELECT clearing_minor FROM payments_booking WHERE key = 'fee:txn_1'") == [(-79,)]
+    lines = "SELECT currency, amount_minor FROM payments_clearing_correction WHERE key = %s ORDER BY 1, 2"
+    assert ask(lines, "fee:txn_1") == [("eur", -9), ("usd", -7), ("usd", -5), ("usd", 7)]
+    assert ask(lines, "correction:0") == [("usd", -5), ("usd", 7)]

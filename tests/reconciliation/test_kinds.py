@@ -6,11 +6,12 @@ import pytest
 from django.db.models import Sum
 
 from durability.models import Delivery, Message
+from payments import ledger
 from payments import services as payments
 from payments.models import Account, Dispute, JournalEntry, Payment, Payout, PayoutTransaction, Posting
-from reconciliation import selectors, services
-from reconciliation.models import Discrepancy
-from reconciliation.services import perform
+from reconciliation import matching, selectors, services
+from reconciliation.models import Discrepancy, ProviderTransaction
+from reconciliation.services import perform, repairs
 from reconciliation.types import Action, Finding, Kind, KindCounts
 from tests.reconciliation.ledgers import (
     DAY,
@@ -128,6 +129,71 @@ def test_another_fee_than_we_had_posted_is_a_variance_and_is_corrected(reconcile
     assert report.matched == 1  # the charge itself agrees
     assert figures("ch_1") == (74, 81, -7)
     assert (the("ch_1").object_kind, the("ch_1").severity, the("ch_1").payment_id) == ("charge", "low", payment.pk)
+
+
+def test_a_fee_posted_in_another_currency_is_not_the_rows_though_its_number_is(reconcile, monkeypatch):
+    """Told €0.74, taken $0.74: the one is taken back, the other posted."""
+    payment = ours("ch_1", 1500)
+    row = theirs("ch_1", 1500)
+    post_fee(row, 74, payment, currency="eur")
+    report = reconcile()
+    assert (report.kinds, report.matched) == ({Kind.FEE_VARIANCE: KindCounts(new=1)}, 1)
+    item = the("ch_1")
+    assert (item.ours_amount_minor, item.ours_currency) == (74, "eur")
+    assert (item.theirs_amount_minor, item.theirs_currency, item.difference_minor) == (74, "usd", None)
+    assert item.evidence["fees"] == {"posted": {"eur": 74}, "taken": {"usd": 74}}
+    monkeypatch.setattr(repairs, "import_sources", lambda sources: 1)
+    for _ in range(2):  # again, it changes nothing
+        result = perform(
+            discrepancy_id=item.pk, action=Action.POST_CORRECTION, by="clara", note="its row", key="pressed"
+        )
+    assert (result.state, result.closed_as) == ("resolved", "fixed"), result.text
+    assert result.text.startswith("Fees of −€0.74 and $0.74 more than before were posted.")
+    assert (held("fees", "eur"), held("provider_clearing", "eur")) == (0, 0)
+    assert (held("fees"), held("provider_clearing")) == (74, -74)
+    reconcile()
+    item.refresh_from_db()
+    assert item.verified_at is not None
+    assert found() == {}
+    ProviderTransaction.objects.update(withdrawn_at=NOON)  # of a row that is gone, what was posted last is taken back
+    assert matching.fees_of_nothing(payment.number) == [(row, "usd", -74)]
+
+
+def test_what_stands_in_another_currency_beside_the_fee_is_a_variance_as_well(reconcile):
+    """A correction went astray: 0.74 were taken and posted, and 0.10 more in euros."""
+    payment = ours("ch_1", 1500)
+    row = theirs("ch_1", 1500)
+    post_fee(row, 74, payment)
+    payments.correct_fee(transaction_id=row, currency="eur", amount_minor=10, cause="1", by="clara", why="a slip")
+    reconcile()
+    assert (the("ch_1").ours_currency, the("ch_1").ours_amount_minor) == ("eur", 10)
+    assert the("ch_1").evidence["fees"] == {"posted": {"eur": 10, "usd": 74}, "taken": {"usd": 74}}
+    assert matching.fee_differences("charge", "ch_1") == [(row, "eur", -10)]
+
+
+def test_a_correction_that_was_corrected_itself_no_longer_counts(reconcile):
+    """Told 0.74, corrected to 0.81, which is what they took; then the correction was taken back, and half of that again."""
+    payment = ours("ch_1", 1500)
+    row = theirs("ch_1", 1500, fee_minor=81, net_minor=1419)
+    post_fee(row, 74, payment)
+    payments.correct_fee(transaction_id=row, amount_minor=7, cause="1", by="clara", why="their row says so")
+    reconcile()
+    assert found() == {}
+    corrected = JournalEntry.objects.get(kind="fee_correction")
+    for number, amount in enumerate((-7, 3)):
+        ledger.post(
+            key=f"correction_of:{number}",
+            kind="reversal",
+            debit=ledger.fees("usd"),
+            credit=ledger.clearing("usd"),
+            amount_minor=amount,
+            by="clara",
+            corrects=corrected.pk,
+        )
+        corrected = JournalEntry.objects.get(key=f"correction_of:{number}")
+    reconcile()
+    assert figures("ch_1") == (77, 81, -4)
+    assert matching.fee_differences("charge", "ch_1") == [(row, "usd", 4)]
 
 
 def test_the_fees_of_all_rows_of_a_charge_are_one(reconcile):
