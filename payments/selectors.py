@@ -376,15 +376,15 @@ def _newest_bookings(*, back_to: datetime | None = None) -> dict[str, datetime]:
     return newest
 
 
-def clearing_accounts(currencies: Sequence[str]) -> dict[str, UUID]:
-    """currency → the account that says what the provider holds for us, where anything was ever posted to it."""
-    found = Account.objects.filter(kind=Account.Kind.PROVIDER_CLEARING, currency__in=currencies)
-    return dict(found.values_list("currency", "pk"))
+def clearing_accounts() -> dict[str, UUID]:
+    """currency → the account that says what the provider holds for us, where anything was ever posted to it. A few rows: an
+    account opens with its first posting."""
+    return dict(Account.objects.filter(kind=Account.Kind.PROVIDER_CLEARING).values_list("currency", "pk"))
 
 
 def clearing_balances(currencies: Sequence[str], *, at: datetime) -> dict[str, int]:
     """currency → what our ledger said before a moment, by its own clock, that the provider holds for us."""
-    accounts = clearing_accounts(currencies)
+    accounts = {currency: pk for currency, pk in clearing_accounts().items() if currency in currencies}
     held = books.balances(list(accounts.values()), at=at)
     return {currency: held[accounts[currency]] if currency in accounts else 0 for currency in currencies}
 

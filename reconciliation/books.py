@@ -117,7 +117,8 @@ def unread(since: datetime, until: datetime) -> int:
 
 
 def statements(day: date, *, to_post: Sequence[LearntFee] = ()) -> list[Statement]:
-    """The statement of a day in each currency that the account has ever held, the proofs beside it.
+    """The statement of a day in each currency that the account has ever held, or that our ledger has ever had there, the proofs
+    beside it.
 
     `to_post`: fees up to then that our ledger is about to learn of (a dry run posts nothing).
     """
@@ -127,7 +128,8 @@ def statements(day: date, *, to_post: Sequence[LearntFee] = ()) -> list[Statemen
     opened = start()
     held: dict[str, int] = dict(opened.balances) if opened else {}
     opening = _plus(held, begin, day - timedelta(days=1))
-    closing = dict.fromkeys(_told_currencies(), 0) | _plus(held, begin, day)
+    # Ours as well: what we booked in a currency of which the provider knows nothing would stand in no statement.
+    closing = dict.fromkeys([*_told_currencies(), *payments.clearing_accounts()], 0) | _plus(held, begin, day)
     lines: dict[str, list[StatementLine]] = {currency: [] for currency in closing}
     for total in DayTotal.objects.filter(date=day).order_by("reporting_category"):
         lines[total.currency].append(
@@ -379,7 +381,7 @@ GROUP BY moved.currency
 
 def _clearing(cut: _Cut) -> dict[str, Proof]:
     currencies = list(cut.closing)
-    accounts = payments.clearing_accounts(currencies)
+    accounts = payments.clearing_accounts()
     from_ = cut.at - _SKEW - provider_is_ahead()
     balances = payments.clearing_balances(currencies, at=from_)
     parameters: dict[str, Any] = {

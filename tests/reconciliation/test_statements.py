@@ -157,6 +157,40 @@ def test_money_in_a_currency_without_any_row_is_off_as_well(whole_day):
     assert set(found()) == {"eur:balance", "usd:balance"}
 
 
+def test_money_that_our_books_alone_hold_in_a_currency_is_off_as_well(whole_day):
+    """5.00 EUR on our clearing account, of which the provider has neither a row nor a balance."""
+    provider_holds(1426, sold("ch_1"))
+    for kind, minor in (("slip", 500), ("put_right", -500)):
+        if minor < 0:
+            item = the("eur:clearing")
+            assert (item.kind, item.difference_minor, item.state) == (Kind.STATEMENT_RESIDUAL, -500, "open")
+            assert (item.ours_amount_minor, item.theirs_amount_minor) == (500, 0)
+        ledger.post(
+            key=f"{kind}:{DAY.date()}",
+            kind="write_off",  # dated on that day
+            debit=ledger.clearing("eur"),
+            credit=ledger.write_offs("eur"),
+            amount_minor=minor,
+            by="clara",
+        )
+        report = whole_day()
+        statement = report.statement["eur"]
+        assert (statement.opening_minor, statement.lines, statement.closing_minor) == (0, (), 0)
+        assert report.residual == {"eur": -max(minor, 0), "usd": 0}
+    assert (the("eur:clearing").state, the("eur:clearing").closed_as) == ("resolved", "auto")
+    assert found() == {}
+
+
+def test_a_fee_in_a_currency_of_which_the_provider_knows_nothing_is_explained_by_its_item(whole_day):
+    """€0.74 were posted for a fee of $0.74: both statements close beside the item that says so."""
+    payment = capture(ours("ch_1"))
+    post_fee(theirs("ch_1"), 74, payment, currency="eur")
+    report = whole_day()
+    assert found() == {"ch_1": Kind.FEE_VARIANCE}
+    assert report.residual == {"eur": 0, "usd": 0}
+    assert proofs(currency="eur")["clearing"].explained_minor == 74
+
+
 def test_a_balance_is_brought_to_the_cut_by_the_rows_between(whole_day):
     """Read at one o'clock of the next day, when 1.00 more had come in."""
     sold("ch_1")
