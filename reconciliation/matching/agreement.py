@@ -1,12 +1,12 @@
 """What agrees at first sight: the great mass of a day, put together by ids alone, in parts that several workers can share.
 
 A charge or refund agrees if the provider booked it once, on the day, and our books know it by its id, settled, with the same
-amount, currency and fee. All that a look at it would make is a match by id, so it is kept for that (`matches.store`), counted,
+amount and currency, and the fee that was posted for it. All that a look at it would make is a match by id, so it is kept for that (`matches.store`), counted,
 and not looked at again. Everything else of the day is left to the other modules, which say how it differs.
 
 What somebody has had to do with stands aside, and is looked at whole: an item that is not settled, a link, a fuzzy match.
 
-Works in the caller's transaction on temporary tables, which end with it: `recon_theirs`, `recon_agreed`, `recon_aside`, and the `recon_item` of
+Works in the caller's transaction on temporary tables, which end with it: `recon_theirs`, `recon_agreed`, `recon_aside`, `recon_off`, and the `recon_item` of
 `pairs`, which gets what is left. A part is the objects whose id hashes into it, on both sides: no part needs another.
 """
 
@@ -24,7 +24,7 @@ Look = Callable[[Parameters], None]  # looks at the whole day, be it in parts
 _VIEWS: Final[Mapping[str, str]] = {"charge": CHARGES_VIEW, "refund": REFUNDS_VIEW}
 
 _TABLES = """
-DROP TABLE IF EXISTS pg_temp.recon_theirs, pg_temp.recon_agreed, pg_temp.recon_aside, pg_temp.recon_sum;
+DROP TABLE IF EXISTS pg_temp.recon_theirs, pg_temp.recon_agreed, pg_temp.recon_aside, pg_temp.recon_off, pg_temp.recon_sum;
 CREATE TEMPORARY TABLE recon_theirs (
     kind text, source text, id text, currency text, amount_minor bigint, fee_minor bigint, at timestamptz, settled boolean
 ) ON COMMIT DROP;
@@ -33,6 +33,9 @@ CREATE TEMPORARY TABLE recon_agreed (
     ours_id uuid, ours_at timestamptz, ours_in_day boolean
 ) ON COMMIT DROP;
 CREATE TEMPORARY TABLE recon_aside (kind text, source text) ON COMMIT DROP;
+CREATE TEMPORARY TABLE recon_off (
+    kind text, source text, currency text, theirs_day_minor bigint, has_match boolean
+) ON COMMIT DROP;
 CREATE TEMPORARY TABLE recon_sum (
     currency text, theirs_rows bigint, theirs_minor bigint, ours_rows bigint, ours_minor bigint
 ) ON COMMIT DROP;
@@ -60,6 +63,9 @@ WHERE tolerance_minor IS NOT NULL AND theirs_on BETWEEN %(near_first)s AND %(nea
 """
 
 
+_IN_DAY = "m.booked AND coalesce(m.booked_at >= %(since)s AND m.booked_at < %(until)s, false)"
+
+
 def _in_part(column: str) -> str:
     return f"(%(of)s = 1 OR abs(hashtextextended({column}, 0) %% %(of)s) = %(part)s)"
 
@@ -81,7 +87,7 @@ def _agreed(kind: str) -> str:
     return f"""
     INSERT INTO recon_agreed
     SELECT '{kind}', t.source, t.id, t.currency, t.amount_minor, t.fee_minor, t.at, m.id, coalesce(m.booked_at, m.occurred_at),
-           m.booked AND coalesce(m.booked_at >= %(since)s AND m.booked_at < %(until)s, false)
+           {_IN_DAY}
     FROM recon_theirs t
     JOIN {_VIEWS[kind]} m ON m.source = t.source AND m.currency = t.currency AND m.amount_minor = {sign}t.amount_minor
     WHERE t.kind = '{kind}' AND t.settled AND m.status = 'succeeded'
@@ -101,13 +107,36 @@ _SEVERAL_ROWS = {
     for kind in _VIEWS
 }
 _STANDS_ASIDE = "DELETE FROM recon_agreed a USING recon_aside s WHERE s.kind = a.kind AND s.source = a.source"
-# Beside the fee that was posted for it; what was never posted has nothing to differ from. The same number in another currency is
-# not that fee. What was corrected is added up elsewhere.
-_NOT_THE_FEE = f"""
-DELETE FROM recon_agreed a USING {CLEARING_LINES_VIEW} l
-WHERE l.key = 'fee:' || a.id AND (l.amount_minor <> -a.fee_minor OR l.currency <> a.currency)
+# What differs from the fee that was posted for it; what was never posted has nothing to differ from. The same number in another
+# currency is not that fee. What was corrected is added up elsewhere.
+_FEES_OFF = f"""
+INSERT INTO recon_off
+WITH theirs AS NOT MATERIALIZED (
+    SELECT CASE WHEN t.reporting_category = ANY(%(charge)s) THEN 'charge' ELSE 'refund' END AS kind, t.source, t.id, t.currency,
+           t.amount_minor, t.fee_minor
+    FROM reconciliation_providertransaction t
+    WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
+      AND t.reporting_category = ANY(%(compared)s)
+), off AS (
+    SELECT t.kind, t.source, t.currency, t.amount_minor FROM theirs t JOIN {CLEARING_LINES_VIEW} l ON l.key = 'fee:' || t.id
+    WHERE l.amount_minor <> -t.fee_minor OR l.currency <> t.currency
+    UNION
+    SELECT t.kind, t.source, t.currency, t.amount_minor FROM {CLEARING_CORRECTIONS_VIEW} l JOIN theirs t ON t.id = substr(l.key, 5)
+    WHERE l.key LIKE 'fee:%%'
+)
+SELECT o.*, NOT EXISTS (SELECT FROM recon_agreed a WHERE a.kind = o.kind AND a.source = o.source) FROM off o
+WHERE NOT EXISTS (SELECT FROM recon_item i WHERE i.kind = o.kind AND i.source = o.source)
 """  # noqa: S608
-_FEE_CORRECTED = f"DELETE FROM recon_agreed a USING {CLEARING_CORRECTIONS_VIEW} l WHERE l.key = 'fee:' || a.id"  # noqa: S608
+_TAKE_OFF = "DELETE FROM recon_agreed a USING recon_off o WHERE o.kind = a.kind AND o.source = a.source"
+_LOOK_AT_OFF = "INSERT INTO recon_item SELECT kind, source FROM recon_off"
+_SUMS_OFF = f"""
+SELECT o.currency, -count(*), -sum(o.theirs_day_minor)::bigint, -count(*) FILTER (WHERE m.in_day),
+       -coalesce(sum(o.theirs_day_minor) FILTER (WHERE m.in_day), 0)::bigint
+FROM recon_off o JOIN (
+    {" UNION ALL ".join(f"SELECT '{kind}' AS kind, m.source, {_IN_DAY} AS in_day FROM {view} m" for kind, view in _VIEWS.items())}
+) m ON m.kind = o.kind AND m.source = o.source
+WHERE o.has_match GROUP BY o.currency
+"""  # noqa: S608
 
 
 def _left_of_ours(kind: str) -> str:
@@ -154,7 +183,7 @@ def start() -> None:
 
 def clear() -> None:
     """Forget an earlier look."""
-    for table in ("recon_agreed", "recon_sum"):  # `look_at` empties the others
+    for table in ("recon_agreed", "recon_off", "recon_sum"):  # `look_at` empties the others
         run(f"DELETE FROM {table}")  # noqa: S608  constants
 
 
@@ -177,8 +206,6 @@ def look_at(parameters: Parameters, *, part: int, of: int) -> None:
     for statement in _SEVERAL_ROWS.values():
         run(statement, parameters)
     run(_STANDS_ASIDE)
-    run(_NOT_THE_FEE)
-    run(_FEE_CORRECTED)
     run(_LEFT, parameters)
 
 
@@ -200,6 +227,22 @@ def settle() -> None:
     """Add up what agreed so far, and make room for another part. Its matches are stored (`matches.store_agreed`)."""
     note_sums(sums())
     run("TRUNCATE recon_agreed, recon_theirs")
+
+
+def take_off_fees(parameters: Parameters) -> None:
+    """Leave to the other modules what agreed but for its fee. Once all parts were looked at: the ledger is passed by once, not for
+    each part. What agrees is added up here.
+
+    Where the part that it was in has stored its match (`recon_off.has_match`), that stays: it is the same.
+    """
+    run(_FEES_OFF, parameters)
+    run("ANALYZE recon_off")
+    run(_TAKE_OFF)
+    run(_LOOK_AT_OFF)
+    note_sums(sums())
+    with connection.cursor() as cursor:
+        cursor.execute(_SUMS_OFF, parameters)
+        note_sums([Sum(*row) for row in cursor.fetchall()])
 
 
 def note_sums(found: list[Sum]) -> None:

@@ -50,7 +50,7 @@ def fill(
     agreement.clear()
     parameters = parameters_of_day(day, starts_on, by)
     look(parameters)
-    agreement.note_sums(agreement.sums())
+    agreement.take_off_fees(parameters)
     run("ANALYZE recon_item")
     run(pairs.ITEMS_OF_DAY, parameters)
     pairs.pair(parameters, by)

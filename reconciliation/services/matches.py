@@ -25,6 +25,7 @@ USING (
     LEFT JOIN (SELECT DISTINCT object_kind, source FROM recon_found WHERE kind <> 'fee_variance') f
         ON f.object_kind = p.kind AND f.source = p.source
     WHERE i.kind IN ('charge', 'refund', 'dispute', 'payout')
+      AND NOT EXISTS (SELECT FROM recon_off o WHERE o.has_match AND o.kind = i.kind AND o.source = i.source)
 ) now ON now.object = m.object
 WHEN NOT MATCHED AND now.agrees THEN
     INSERT (object, ours_id, ours_source, rule, currency, theirs_minor, difference_minor, tolerance_minor, theirs_on,

@@ -50,8 +50,8 @@ _LEFT = RunPartLeft._meta.db_table
 
 def look(run: ReconciliationRun, parameters: Parameters) -> None:
     """Look at the run's day, in parts where it is large. Belongs inside the run's transaction (`one_run`)."""
-    # Each part passes by the whole day: no more of them than keep everybody busy.
-    of = min(-(-agreement.rows(parameters) // settings.RECONCILE_PART_ROWS), 2 * (settings.RECONCILE_HELPERS + 1))
+    # Each part passes by the whole day: no more of them than may be looked at at once.
+    of = min(-(-agreement.rows(parameters) // settings.RECONCILE_PART_ROWS), settings.RECONCILE_HELPERS + 1)
     if of <= 1:
         agreement.look_at_all(parameters)
         return
