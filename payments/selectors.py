@@ -23,6 +23,7 @@ from payments.states import (
 from payments.types import (
     BalanceReading,
     BalanceTransaction,
+    Booked,
     BooksProof,
     DisputesWaiting,
     DisputeView,
@@ -395,15 +396,17 @@ def trial_balance(*, at: datetime) -> list[KindBalance]:
     return [KindBalance(one.kind, one.currency, one.debit_minor, one.credit_minor) for one in lines]
 
 
-def is_awaiting_booking(intent: str) -> bool:
-    """Whether the provider captured an intent and has yet to write it into its books. Raises ProviderUnavailable."""
+def ask_whether_booked(intent: str) -> str:
+    """Whether the provider wrote what it captured of an intent into its books: one of `Booked`. Raises ProviderUnavailable."""
     try:
         charge = gateway.retrieve_intent(intent).charge
     except ProviderRefused:
-        return False
+        return Booked.NEVER
     except (ProviderBusy, ProviderUnsure) as error:
         raise ProviderUnavailable from error
-    return charge is not None and charge.status == "succeeded" and charge.balance_transaction is None
+    if charge is None or charge.status != "succeeded":
+        return Booked.NEVER
+    return Booked.YES if charge.balance_transaction else Booked.NOT_YET
 
 
 def last_books_check() -> BooksProof | None:

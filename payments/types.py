@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from payments.states import refund_status
@@ -167,6 +167,14 @@ class KindBalance:
     currency: str
     debit_minor: int
     credit_minor: int
+
+
+class Booked:
+    """What the provider answers when it is asked whether a capture of ours is in its books."""
+
+    YES: Final = "yes"
+    NOT_YET: Final = "not_yet"  # it took the money, and writes it down later
+    NEVER: Final = "never"  # it took nothing: there is no such charge, or it failed
 
 
 @dataclass(frozen=True, slots=True)

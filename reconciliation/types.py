@@ -37,6 +37,10 @@ class Kind:
 # In an item's evidence: the refund that was to settle it failed. Both books agree, and the customer still waits.
 BROKEN_PROMISE: Final = "refund_came_to_nothing"
 
+# In its evidence as `timing`: the provider was asked about a capture that it does not show. The other answer ends that wait.
+NOT_BOOKED_YET: Final = "not booked by the provider yet"
+NEVER_TAKEN: Final = "the provider says that it never took this"
+
 # What a discrepancy is about. `adjustment` is a row of the provider's that stands for itself (a reserve, a top-up), `other`
 # one whose category we do not know, `statement` a balance that is off, `bank` a payout or line that our bank's statement is
 # about: those are looked at by `reconciliation.bank` alone.

@@ -1,6 +1,6 @@
 """Judges pairs: which differ, how, and whether there is evidence that a difference heals by itself. Fills `recon_found`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -8,8 +8,10 @@ from django.db import connection
 
 from durability import selectors as durability
 from payments.selectors import BOOKINGS_VIEW, CLEARING_CORRECTIONS_VIEW, CLEARING_LINES_VIEW
+from payments.types import Booked
 from reconciliation.matching.categories import KIND
 from reconciliation.matching.days import Parameters, run
+from reconciliation.types import NEVER_TAKEN, NOT_BOOKED_YET
 
 _MAY_BE_TIMING = ["missing_in%", "status_mismatch%", "dispute_%", "payout_difference"]
 
@@ -85,11 +87,12 @@ SELECT found || ':' || source AS fingerprint, found AS kind, kind AS object_kind
            'payment_in_metadata', nullif(theirs_payment, ''), 'collected_minor', collected_minor,
            'ours_id', CASE WHEN kind IN ('dispute', 'payout') THEN ours_id END)) AS evidence,
        -- Timing needs evidence: so near to midnight that the other side may still book it on the next day…
-       CASE WHEN found LIKE ANY(%(may_be_timing)s) THEN CASE
+       CASE WHEN found LIKE ANY(%(may_be_timing)s) AND NOT source = ANY(%(never)s) THEN CASE
            WHEN source = ANY(%(unbooked)s) AND %(now)s < moment + %(unbooked_after)s THEN moment + %(unbooked_after)s
            WHEN moment >= day_end - %(window)s AND %(now)s < day_end + %(window)s THEN day_end + %(window)s
        END END AS becomes_break_at,
-       CASE WHEN source = ANY(%(unbooked)s) THEN 'not booked by the provider yet' ELSE 'near midnight' END AS timing
+       CASE WHEN source = ANY(%(unbooked)s) THEN '{NOT_BOOKED_YET}' WHEN source = ANY(%(never)s) THEN '{NEVER_TAKEN}'
+            ELSE 'near midnight' END AS timing
 FROM timed
 UNION ALL
 SELECT own.kind || ':' || t.id, own.kind, i.kind, (t.created_at AT TIME ZONE 'UTC')::date, t.id, t.payment_intent, t.charge,
@@ -159,15 +162,16 @@ WHERE ARRAY[intent, source]::text[] && %s::text[] AND becomes_break_at IS NULL A
 """
 
 
-def judge(parameters: Parameters, *, now: datetime, unbooked: Sequence[str]) -> None:
-    """`recon_found`."""
+def judge(parameters: Parameters, *, now: datetime, asked: Mapping[str, str]) -> None:
+    """`recon_found`. `asked` as in `match_day`."""
     run(
         _FOUND,
         parameters
         | {
             "now": now,
             "window": timedelta(seconds=settings.RECONCILE_TIMING_WINDOW_S),
-            "unbooked": list(unbooked),
+            "unbooked": [charge for charge, booked in asked.items() if booked == Booked.NOT_YET],
+            "never": [charge for charge, booked in asked.items() if booked == Booked.NEVER],
             "unbooked_after": timedelta(seconds=settings.RECONCILE_UNBOOKED_AFTER_S),
             "may_be_timing": _MAY_BE_TIMING,
         },

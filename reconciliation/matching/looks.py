@@ -1,6 +1,6 @@
 """A look at a day, or at a few objects: every step of matching in its order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
 from django.db import connection
@@ -15,17 +15,17 @@ def match_day(
     day: date,
     *,
     now: datetime,
-    unbooked: Sequence[str] = (),
+    asked: Mapping[str, str] | None = None,
     starts_on: date | None = None,
     look: agreement.Look = agreement.look_at_all,
 ) -> None:
     """Fill `recon_pair` and `recon_found` for a day and for everything that is not settled yet.
 
-    `unbooked`: charges that the provider told us it has not booked yet. `look`: sees to what agrees at first sight. Belongs
-    inside a transaction.
+    `asked`: charges about which the provider was asked, and what it said (`payments.types.Booked`). `look`: sees to what agrees at
+    first sight. Belongs inside a transaction.
     """
     start()
-    fill(day, now=now, unbooked=unbooked, starts_on=starts_on, by=rules.in_force(), look=look)
+    fill(day, now=now, asked=asked or {}, starts_on=starts_on, by=rules.in_force(), look=look)
 
 
 def start() -> None:
@@ -39,7 +39,7 @@ def fill(
     day: date,
     *,
     now: datetime,
-    unbooked: Sequence[str],
+    asked: Mapping[str, str],
     starts_on: date | None,
     by: Rules,
     look: agreement.Look = agreement.look_at_all,
@@ -55,7 +55,7 @@ def fill(
     run(pairs.ITEMS_OF_DAY, parameters)
     pairs.pair(parameters, by)
     proposals.propose(by, join=lambda: pairs.join_fuzzy(parameters))
-    judging.judge(parameters, now=now, unbooked=unbooked)
+    judging.judge(parameters, now=now, asked=asked)
 
 
 def match_objects(objects: Sequence[tuple[str, str]], *, now: datetime) -> None:
@@ -69,7 +69,7 @@ def match_objects(objects: Sequence[tuple[str, str]], *, now: datetime) -> None:
     by = rules.in_force()
     parameters = parameters_of((now, now), None, by)
     pairs.pair(parameters, by)
-    judging.judge(parameters, now=now, unbooked=())
+    judging.judge(parameters, now=now, asked={})
 
 
 def clear() -> None:

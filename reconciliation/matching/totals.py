@@ -8,6 +8,7 @@ from django.db import connection
 
 from payments.selectors import CHARGES_VIEW, MOVEMENTS_VIEW
 from reconciliation.matching.days import parameters_of, window
+from reconciliation.types import NOT_BOOKED_YET
 
 # Straight from both tables, not from the pairs: what matching lost or doubled shows as a residual.
 _DAY_TOTALS = f"""
@@ -75,21 +76,23 @@ def day_totals(day: date, *, starts_on: date | None = None) -> DayTotals:
 
 _AWAITING_BOOKING = f"""
 SELECT m.intent, m.source FROM (
-    SELECT m.intent, m.source, m.booked_at FROM {MOVEMENTS_VIEW} m
+    SELECT m.intent, m.source, m.booked_at, false AS waits FROM {MOVEMENTS_VIEW} m
     WHERE m.kind = 'charge' AND m.booked AND m.booked_at >= greatest(%(since)s, %(recent)s) AND m.booked_at < %(until)s
-    UNION
-    -- What waits already, of whatever day: each run looks at it again.
-    SELECT c.intent, c.source, c.booked_at FROM reconciliation_discrepancy d
+    UNION ALL
+    -- What waits already, of whatever day: each run looks at it again. Last, since it waits on where nobody asks.
+    SELECT c.intent, c.source, c.booked_at, d.evidence ->> 'timing' = '{NOT_BOOKED_YET}' FROM reconciliation_discrepancy d
     JOIN {CHARGES_VIEW} c ON c.source = d.source
     WHERE d.kind = 'missing_in_stripe' AND d.state = 'timing' AND c.booked AND c.booked_at >= %(recent)s
 ) m
 WHERE NOT EXISTS (SELECT FROM reconciliation_providertransaction t WHERE t.source = m.source AND t.withdrawn_at IS NULL)
-ORDER BY m.booked_at LIMIT %(limit)s
+GROUP BY m.intent, m.source, m.booked_at ORDER BY bool_or(m.waits), m.booked_at LIMIT %(limit)s
 """  # noqa: S608
 
 
 def awaiting_booking(day: date, *, now: datetime) -> list[tuple[str, str]]:
-    """(intent, charge) of recent captures of ours that the provider's books do not hold: ask it about them."""
+    """(intent, charge) of recent captures of ours that the provider's books do not hold: ask it about them. No more than
+    RECONCILE_UNBOOKED_LOOKUPS.
+    """
     recent = now - timedelta(seconds=settings.RECONCILE_UNBOOKED_AFTER_S)
     parameters = parameters_of(window(day), None) | {"recent": recent, "limit": settings.RECONCILE_UNBOOKED_LOOKUPS}
     with connection.cursor() as cursor:

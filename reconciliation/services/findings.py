@@ -17,7 +17,17 @@ from reconciliation import matching
 from reconciliation.models import ReconciliationRun
 from reconciliation.services import incidents
 from reconciliation.states import UNRESOLVED_STATES
-from reconciliation.types import ACTIONS, BROKEN_PROMISE, KINDS, NOT_JUDGED_BY_RUNS, Action, Finding, KindCounts
+from reconciliation.types import (
+    ACTIONS,
+    BROKEN_PROMISE,
+    KINDS,
+    NEVER_TAKEN,
+    NOT_BOOKED_YET,
+    NOT_JUDGED_BY_RUNS,
+    Action,
+    Finding,
+    KindCounts,
+)
 
 _COLUMNS = (
     "kind, object_kind, business_date, source, intent, charge, merchant_id, payment_id, refund_id, order_reference,"
@@ -83,32 +93,38 @@ WITH moved AS (
 SELECT kind, {_COUNTED}, count(*) FROM moved GROUP BY 1, 2
 """  # noqa: S608
 
-# Its time is up, or what spoke for waiting is gone; or the date until which it was ignored has passed.
+# Its time is up, or what spoke for waiting is gone; or the date until which it was ignored has passed. That the provider books it
+# later it told us itself: only its own word, or the date, ends that. A look that did not ask about it again proves nothing.
 _RIPEN = f"""
 WITH moved AS (
     UPDATE reconciliation_discrepancy d
     SET state = 'open', becomes_break_at = NULL, ignored_until = NULL
     FROM recon_found f
     WHERE f.fingerprint = d.fingerprint AND (
-        d.state = 'timing' AND (d.becomes_break_at <= %(now)s
-            -- That the provider books it later it told us itself: a look that did not ask about it again proves nothing.
-            OR f.becomes_break_at IS NULL AND d.evidence ->> 'timing' IS DISTINCT FROM 'not booked by the provider yet')
+        d.state = 'timing' AND (
+            f.timing = '{NEVER_TAKEN}'
+            OR d.becomes_break_at <= %(now)s AND NOT coalesce(f.timing = '{NOT_BOOKED_YET}' AND f.becomes_break_at > %(now)s, false)
+            OR f.becomes_break_at IS NULL AND d.evidence ->> 'timing' IS DISTINCT FROM '{NOT_BOOKED_YET}')
         OR d.state = 'ignored' AND d.ignored_until <= (%(now)s AT TIME ZONE 'UTC')::date)
-    RETURNING d.id, d.kind, d.object_kind, d.business_date, old.state AS was
+    RETURNING d.id, d.kind, d.object_kind, d.business_date, old.state AS was, f.timing
 ), told AS (
-    {_HISTORY} SELECT id, was, 'open', %(by)s,
-        CASE was WHEN 'timing' THEN 'its time is up: a break' ELSE 'ignored until now' END FROM moved
+    {_HISTORY} SELECT id, was, 'open', %(by)s, CASE WHEN was <> 'timing' THEN 'ignored until now'
+        WHEN timing = '{NEVER_TAKEN}' THEN timing ELSE 'its time is up: a break' END FROM moved
 )
 SELECT kind, {_COUNTED}, count(*) FROM moved GROUP BY 1, 2
 """  # noqa: S608
 
+# What waits because the provider said so waits for that, also where it is near midnight as well.
 _REFRESH = f"""
 UPDATE reconciliation_discrepancy d
 SET {", ".join(_refreshed(name) for name in _FIGURES)}, last_seen_run_id = coalesce(%(run)s, d.last_seen_run_id),
+    becomes_break_at = CASE WHEN d.state = 'timing' AND f.timing = '{NOT_BOOKED_YET}'
+        THEN coalesce(f.becomes_break_at, d.becomes_break_at) ELSE d.becomes_break_at END,
     evidence = CASE WHEN %(run)s::uuid IS NULL AND d.evidence ? 'candidates' -- only a run looks for candidates
         THEN jsonb_build_object('candidates', d.evidence -> 'candidates') ELSE '{{}}' END
         || f.evidence || CASE WHEN d.state = 'timing' THEN jsonb_build_object('timing',
-            CASE WHEN f.becomes_break_at IS NULL THEN d.evidence ->> 'timing' ELSE f.timing END) ELSE '{{}}' END
+            CASE WHEN f.becomes_break_at IS NULL OR d.evidence ->> 'timing' = '{NOT_BOOKED_YET}' THEN d.evidence ->> 'timing'
+            ELSE f.timing END) ELSE '{{}}' END
 FROM recon_found f
 WHERE f.fingerprint = d.fingerprint AND d.closed_as <> 'accepted'
 """  # noqa: S608

@@ -63,9 +63,9 @@ def reconcile_day(
     with _failure_recorded(run):
         renewing = _Renewal(run, progress or _silent)
         imported = 0 if from_files else import_day(day, progress=renewing)
-        unbooked = [] if from_files else _ask(day)
+        asked = {} if from_files else _ask(day)
         _post_learnt_fees(day)
-        report = _compare(run, imported, began, unbooked=unbooked)
+        report = _compare(run, imported, began, asked=asked)
     _post_fees_of_matches(day)
     return report
 
@@ -159,19 +159,13 @@ def _failure_recorded(run: ReconciliationRun) -> Iterator[None]:
         raise
 
 
-def _ask(day: date) -> list[str]:
-    """What the rows alone cannot tell: which captures the provider has yet to book, and what it holds now."""
+def _ask(day: date) -> dict[str, str]:
+    """What the rows alone cannot tell: what the provider holds now, and of captures that its rows do not show, each by its
+    charge, whether it books them later (`payments.types.Booked`): asked one by one, and only about recent ones.
+    """
     read_balance()
-    return _unbooked(day)
-
-
-def _unbooked(day: date) -> list[str]:
-    """Captures that the provider confirms and has not booked yet: asked one by one, and only the recent ones."""
-    return [
-        charge
-        for intent, charge in matching.awaiting_booking(day, now=database_now())
-        if payments.is_awaiting_booking(intent)
-    ]
+    unseen = matching.awaiting_booking(day, now=database_now())
+    return {charge: payments.ask_whether_booked(intent) for intent, charge in unseen}
 
 
 def _post_learnt_fees(day: date) -> None:
@@ -189,12 +183,12 @@ def _post_fees_of_matches(day: date) -> None:
         payments_services.post_learnt_fees(fees, by="reconciliation")
 
 
-def _compare(run: ReconciliationRun, imported: int, began: float, *, unbooked: list[str]) -> RunReport:
+def _compare(run: ReconciliationRun, imported: int, began: float, *, asked: dict[str, str]) -> RunReport:
     def once() -> RunReport:
         # Nothing renews it while it compares; and where another run took over, nothing is compared.
         _Renewal(run, _silent)(imported, lease_s=_WAIT_FOR_RUN_S)
         with one_run(wait_s=_WAIT_FOR_RUN_S):
-            report = _match_and_store(run, imported, began, unbooked, look=partial(sharing.look, run))
+            report = _match_and_store(run, imported, began, asked, look=partial(sharing.look, run))
             completed = ReconciliationRun.objects.filter(pk=run.pk, state=RunState.RUNNING).update(
                 state=RunState.COMPLETED,
                 finished_at=Now(),
@@ -227,7 +221,7 @@ def _compare_and_forget(run: ReconciliationRun, imported: int, began: float) -> 
     with one_run(wait_s=_WAIT_FOR_RUN_S):
         undo = transaction.savepoint()
         run.save(force_insert=True)
-        report = _match_and_store(run, imported, began, [], dry_run=True)
+        report = _match_and_store(run, imported, began, {}, dry_run=True)
         transaction.savepoint_rollback(undo)
     report.run_id = None
     return report
@@ -237,14 +231,14 @@ def _match_and_store(
     run: ReconciliationRun,
     imported: int,
     began: float,
-    unbooked: list[str],
+    asked: dict[str, str],
     *,
     look: Look = look_at_all,
     dry_run: bool = False,
 ) -> RunReport:
     now = database_now()
     starts_on = books.starts_on()
-    matching.match_day(run.date, now=now, unbooked=unbooked, starts_on=starts_on, look=look)
+    matching.match_day(run.date, now=now, asked=asked, starts_on=starts_on, look=look)
     kinds = findings.store(run, now=now)
     matches.store(run.pk, now=now)
     totals = matching.day_totals(run.date, starts_on=starts_on)

@@ -104,11 +104,11 @@ def _try(day: date, by: Rules, starts_on: date | None) -> WhatIf:
             cursor.execute("SET TRANSACTION READ ONLY")
         now = database_now()
         for_ever = now + timedelta(days=36_500)  # nothing waits: what matters is what would be matched in the end
-        matching.fill(day, now=for_ever, unbooked=(), starts_on=starts_on, by=rules.in_force())
+        matching.fill(day, now=for_ever, asked={}, starts_on=starts_on, by=rules.in_force())
         with connection.cursor() as cursor:
             cursor.execute(_KEEP)
             cursor.execute("ANALYZE recon_before")
-        matching.fill(day, now=for_ever, unbooked=(), starts_on=starts_on, by=by)
+        matching.fill(day, now=for_ever, asked={}, starts_on=starts_on, by=by)
         found = _compare(day)
         transaction.set_rollback(True)
     return found

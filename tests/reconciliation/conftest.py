@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from foundation.database import database_now
+from payments.types import Booked
 from reconciliation import services
 from reconciliation.services import runs
 from reconciliation.types import RunReport
@@ -81,9 +82,18 @@ def books(transactional_db, valkey, settings, monkeypatch: pytest.MonkeyPatch, t
 def reconcile(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunReport]:
     """A run over the rows that are there (importing has tests of its own), at a moment of our choice."""
 
-    def run(day: datetime = DAY, *, now: datetime | None = None, unbooked: tuple[str, ...] = ()) -> RunReport:
+    def run(
+        day: datetime = DAY,
+        *,
+        now: datetime | None = None,
+        unbooked: tuple[str, ...] = (),
+        never: tuple[str, ...] = (),
+        booked: tuple[str, ...] = (),
+    ) -> RunReport:
+        asked = {Booked.NOT_YET: unbooked, Booked.NEVER: never, Booked.YES: booked}
         monkeypatch.setattr(runs, "import_day", lambda day, progress: 0)
-        monkeypatch.setattr(runs, "_ask", lambda day: list(unbooked))
+        answers = {charge: answer for answer, charges in asked.items() for charge in charges}
+        monkeypatch.setattr(runs, "_ask", lambda day: answers)
         monkeypatch.setattr(runs, "database_now", lambda: now or day + timedelta(days=3))
         return services.reconcile_day(day=day.date(), by="test")
 

@@ -312,6 +312,55 @@ def test_what_the_provider_has_not_booked_waits_on_where_nobody_asks_it_again(re
     assert item.state == "open"
 
 
+def test_what_the_provider_never_took_opens_at_once(reconcile):
+    """It had said that it books it later; now there is no such charge, or it failed. Another one it books meanwhile: its row
+    stands where no run has read yet."""
+    for source in ("ch_1", "ch_2", "ch_3"):
+        ours(source)
+    reconcile(now=NOON + HOUR, unbooked=("ch_1", "ch_2", "ch_3"))
+    report = reconcile(now=NOON + 2 * HOUR, never=("ch_1",), booked=("ch_2",))
+    assert dict(Discrepancy.objects.values_list("source", "state")) == {
+        "ch_1": "open",
+        "ch_2": "timing",
+        "ch_3": "timing",
+    }
+    assert report.kinds == {Kind.MISSING_IN_STRIPE: KindCounts(new=1, timing=2)}
+    told = the("ch_1").history.latest("id")
+    assert (told.to_state, told.why) == ("open", "the provider says that it never took this")
+
+
+def test_near_midnight_the_providers_word_goes_before_the_clocks(reconcile):
+    """Asked at 23:45, not asked at 23:50 and after one o'clock, asked at last: what it said last decides, not where it stands."""
+    late = DAY + NEXT_DAY - timedelta(minutes=30)
+    ours("ch_asked", at=late)
+    ours("ch_later", at=late)
+    ours("ch_never", at=late)
+    reconcile(now=late + timedelta(minutes=15), unbooked=("ch_asked",))
+    assert the("ch_later").becomes_break_at == DAY + NEXT_DAY + HOUR
+    reconcile(now=late + timedelta(minutes=20), unbooked=("ch_later",), never=("ch_never",))
+    waits = {"ch_asked": "timing", "ch_later": "timing", "ch_never": "open"}
+    assert dict(Discrepancy.objects.values_list("source", "state")) == waits
+    reconcile(now=DAY + NEXT_DAY + 2 * HOUR)
+    assert dict(Discrepancy.objects.values_list("source", "state")) == waits
+    for source in ("ch_asked", "ch_later"):
+        item = the(source)
+        assert (item.becomes_break_at, item.evidence["timing"]) == (late + NEXT_DAY, "not booked by the provider yet")
+    reconcile(now=late + NEXT_DAY)
+    assert set(Discrepancy.objects.values_list("state", flat=True)) == {"open"}
+
+
+def test_what_waits_already_is_asked_about_after_all_else(reconcile, settings):
+    for number in range(3):
+        ours(f"ch_{number}", at=NOON + timedelta(minutes=number))
+    settings.RECONCILE_UNBOOKED_LOOKUPS = 2
+    assert matching.awaiting_booking(DAY.date(), now=NOON + HOUR) == [("pi_0", "ch_0"), ("pi_1", "ch_1")]
+    reconcile(now=NOON + HOUR, unbooked=("ch_0", "ch_1", "ch_2"))
+    ours("ch_new", at=NOON + HOUR)
+    assert matching.awaiting_booking(DAY.date(), now=NOON + 2 * HOUR) == [("pi_new", "ch_new"), ("pi_0", "ch_0")]
+    reconcile(now=NOON + 2 * HOUR, unbooked=("ch_new", "ch_0"))
+    assert set(Discrepancy.objects.values_list("state", flat=True)) == {"timing"}
+
+
 def test_a_capture_that_the_provider_has_not_booked_is_timing_for_a_day(reconcile):
     ours("ch_1")
     reconcile(now=NOON + HOUR, unbooked=("ch_1",))

@@ -20,6 +20,8 @@ from foundation.database import database_now
 from foundation.errors import InvalidInput
 from payments import selectors as payments
 from payments.errors import ProviderUnavailable
+from payments.models import Payment
+from payments.types import Booked
 from reconciliation import selectors, services, tasks
 from reconciliation.errors import RunInProgress, RunTakenOver
 from reconciliation.locks import one_writer
@@ -103,7 +105,7 @@ def test_a_run_whose_process_died_is_taken_over_and_its_zombie_stores_nothing(mo
     assert Discrepancy.objects.count() == 1
     ours("ch_2")
     with pytest.raises(RunTakenOver):
-        runs._compare(dead, 0, 0.0, unbooked=[])
+        runs._compare(dead, 0, 0.0, asked={})
     with pytest.raises(RunTakenOver):
         runs._Renewal(dead, lambda rows: None)(1)
     assert Discrepancy.objects.count() == 1
@@ -222,8 +224,25 @@ def test_a_capture_that_the_provider_has_yet_to_book_is_timing(books, settings):
 
 def test_what_is_booked_or_unknown_at_the_provider_is_no_evidence(books):
     order, *_ = books.sell()
-    assert not payments.is_awaiting_booking(order["payments"][0]["provider_reference"])
-    assert not payments.is_awaiting_booking("pi_unknown")
+    assert payments.ask_whether_booked(order["payments"][0]["provider_reference"]) == Booked.YES
+    assert payments.ask_whether_booked(books.abandon()["payments"][0]["provider_reference"]) == Booked.NEVER
+    assert payments.ask_whether_booked("pi_unknown") == Booked.NEVER
+
+
+@pytest.mark.parametrize("settle_after_s", [3600])
+def test_what_waits_on_the_providers_word_opens_when_it_takes_that_back(books, settings):
+    settings.RECONCILE_UNBOOKED_AFTER_S = 48 * 3600
+    books.sell(2)
+    books.reconcile()
+    lost, kept = Payment.objects.order_by("pk")
+    Payment.objects.filter(pk=lost.pk).update(provider_reference="pi_unknown")
+    settings.RECONCILE_UNBOOKED_LOOKUPS = 0
+    books.reconcile()  # nobody is asked
+    assert set(Discrepancy.objects.values_list("state", flat=True)) == {"timing"}
+    settings.RECONCILE_UNBOOKED_LOOKUPS = 100
+    books.reconcile()
+    states = dict(Discrepancy.objects.values_list("payment_id", "state"))
+    assert states == {lost.pk: "open", kept.pk: "timing"}
 
 
 # --- Every day, once --------------------------------------------------------------------------------
