@@ -1,6 +1,6 @@
 """Small things that every app asks of PostgreSQL."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
@@ -16,6 +16,7 @@ LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code where lock_timeout ended a wai
 _TRIES = 3  # of two that block each other one goes on; who loses three times meets a crowd, and had better wait outside
 DEADLOCK, SERIALIZATION_FAILURE = "40P01", "40001"
 _ROLLED_BACK_FOR_OTHERS = (DEADLOCK, SERIALIZATION_FAILURE)
+BECAUSE_OF_OTHERS = (*_ROLLED_BACK_FOR_OTHERS, LOCK_NOT_AVAILABLE)  # for work that has time to wait once more
 
 
 def in_transaction(work: Callable[[], T]) -> T:
@@ -31,13 +32,13 @@ def in_transaction(work: Callable[[], T]) -> T:
     return tried_again(once)
 
 
-def tried_again(work: Callable[[], T]) -> T:
-    """The same for `work` that is a transaction of its own: a single statement, for instance."""
+def tried_again(work: Callable[[], T], *, after: Collection[str] = _ROLLED_BACK_FOR_OTHERS) -> T:
+    """The same for `work` that is a transaction of its own: a single statement, for instance. `after` which codes."""
     for tries_left in reversed(range(_TRIES)):
         try:
             return work()
         except OperationalError as error:
-            if not tries_left or sqlstate(error) not in _ROLLED_BACK_FOR_OTHERS:
+            if not tries_left or sqlstate(error) not in after:
                 raise
     raise AssertionError("unreachable")
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
+from functools import partial
 from itertools import islice, takewhile
 from time import monotonic, sleep
 
@@ -13,7 +14,7 @@ from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Least, Now
 
-from foundation.database import database_now, in_seconds
+from foundation.database import BECAUSE_OF_OTHERS, database_now, in_seconds, tried_again
 from payments import selectors as payments
 from payments.errors import ProviderRefused, ProviderUnavailable
 from payments.types import BalanceTransaction
@@ -90,11 +91,26 @@ def _read(reading: ProviderRead, progress: Progress) -> int:
     for batch in _batches(rows):
         newest = newest or batch[0].id
         count += len(batch)
-        with transaction.atomic():
-            upsert(batch)
-            values = {"reached": batch[-1].id, "rows": count} | ({} if reading.reached else {"newest": newest})
-            ProviderRead.objects.filter(pk=reading.pk).update(**values)
+        _waited_for(partial(_store, reading, batch, newest=newest, count=count))
         progress(count)
+    _waited_for(partial(_finish, reading, count=count))
+    return count
+
+
+def _waited_for(work: Callable[[], object]) -> None:
+    """Do what a transaction does. Whoever takes in a statement file, or reads on behalf of somebody else, writes the same rows."""
+    tried_again(work, after=BECAUSE_OF_OTHERS)
+
+
+def _store(reading: ProviderRead, batch: list[BalanceTransaction], *, newest: str, count: int) -> None:
+    """A batch, and how far it got."""
+    with transaction.atomic():
+        _write(batch)
+        values = {"reached": batch[-1].id, "rows": count} | ({} if reading.reached else {"newest": newest})
+        ProviderRead.objects.filter(pk=reading.pk).update(**values)
+
+
+def _finish(reading: ProviderRead, *, count: int) -> None:
     with transaction.atomic():
         _withdraw(reading.since, reading.until, not_seen_since=reading.began_at)
         until = Least(
@@ -103,7 +119,6 @@ def _read(reading: ProviderRead, progress: Progress) -> int:
         ProviderRead.objects.filter(pk=reading.pk, finished_at__isnull=True).update(
             finished_at=Now(), until=until, rows=count
         )
-    return count
 
 
 def _batches(rows: Iterator[BalanceTransaction]) -> Iterator[list[BalanceTransaction]]:
@@ -130,13 +145,17 @@ def import_sources(sources: Iterable[str]) -> int:
         rows = payments.read_balance_transactions_of(source)
         upsert(rows)
         gone = ProviderTransaction.objects.filter(source=source, seen_at__lt=began_at, withdrawn_at__isnull=True)
-        gone.update(withdrawn_at=Now())
+        _waited_for(partial(gone.update, withdrawn_at=Now()))
         count += len(rows)
     return count
 
 
 def upsert(rows: Iterable[BalanceTransaction]) -> None:
-    """Write rows of the provider's books; one that is known already is brought up to date."""
+    """Write rows of the provider's books; one that is known already is brought up to date. Where somebody else writes them, again."""
+    _waited_for(partial(_write, list(rows)))
+
+
+def _write(rows: Iterable[BalanceTransaction]) -> None:
     now = database_now()
     # By rising id, as a statement file is kept: two who write the same rows wait for each other in one direction.
     read = [(row, as_read(row)) for row in sorted(rows, key=lambda row: row.id)]

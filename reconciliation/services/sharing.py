@@ -20,14 +20,7 @@ from django.db import DatabaseError, IntegrityError, OperationalError, connectio
 from django.db.backends.base.base import BaseDatabaseWrapper
 from kombu.exceptions import OperationalError as BrokerError
 
-from foundation.database import (
-    DEADLOCK,
-    LOCK_NOT_AVAILABLE,
-    SERIALIZATION_FAILURE,
-    database_now,
-    delete_in_batches,
-    sqlstate,
-)
+from foundation.database import BECAUSE_OF_OTHERS, LOCK_NOT_AVAILABLE, database_now, delete_in_batches, sqlstate
 from foundation.ids import uuid7
 from reconciliation import books, matching, rules
 from reconciliation.limits import set_for_long_work
@@ -43,8 +36,6 @@ log = logging.getLogger(__name__)
 _LOCKED = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
 _LOOKED_EVERY_S = 0.05
 _FORGOTTEN_AT_ONCE = 10_000
-# What a helper meets that was slower than another one.
-_SOMEBODY_ELSE = (SERIALIZATION_FAILURE, DEADLOCK, LOCK_NOT_AVAILABLE)
 _LEFT = RunPartLeft._meta.db_table
 
 
@@ -108,9 +99,9 @@ def _help_with(run: ReconciliationRun, look_id: UUID, snapshot: str, part: int, 
     except IntegrityError:
         return False  # the other helper was faster by the blink of an eye
     except OperationalError as error:
-        if sqlstate(error) not in _SOMEBODY_ELSE:
+        if sqlstate(error) not in BECAUSE_OF_OTHERS:
             raise
-        return False
+        return False  # slower than another one
 
 
 def _ask_for_help(run: ReconciliationRun, look_id: UUID, of: int) -> None:

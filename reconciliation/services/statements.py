@@ -6,10 +6,10 @@ from datetime import date, datetime, timedelta
 from typing import BinaryIO
 from zoneinfo import available_timezones
 
-from django.db import DataError, IntegrityError, transaction
+from django.db import DataError, IntegrityError, OperationalError, transaction
 from django.db.models.functions import Now
 
-from foundation.database import database_now
+from foundation.database import BECAUSE_OF_OTHERS, database_now, sqlstate
 from foundation.errors import InvalidInput
 from reconciliation import books, imports, matching
 from reconciliation.errors import StatementNotKept
@@ -21,6 +21,7 @@ from reconciliation.types import Problem, StatementReport, Whose
 _WAIT_FOR_RUN_S = 600  # a run that stores its results
 _TRIES = 5  # while others write the same rows
 _CHUNK = 256 * 1024
+_YEARS = (2000, 2099)  # another one is a slip
 
 
 def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected | None = None) -> StatementReport:
@@ -58,6 +59,9 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
             # Somebody took the same file in meanwhile, or read some of its rows: now we know them.
             if not tries_left:
                 raise
+        except OperationalError as error:
+            if not tries_left or sqlstate(error) not in BECAUSE_OF_OTHERS:
+                raise
     imports.count_anew(taken.added)
     return taken
 
@@ -66,6 +70,15 @@ def _check(expected: Expected) -> None:
     """Raises InvalidInput."""
     if bool(expected.first_day) != bool(expected.last_day):
         raise InvalidInput("Say both days of the statement, or none.", param="first_day")
+    for param, day in (("first_day", expected.first_day), ("last_day", expected.last_day)):
+        if day and not _YEARS[0] <= day.year <= _YEARS[1]:
+            raise InvalidInput(
+                f"{day} is no day of a statement: its year lies outside {_YEARS[0]} to {_YEARS[1]}.", param=param
+            )
+    if expected.first_day and expected.last_day and expected.last_day < expected.first_day:
+        raise InvalidInput(
+            f"The last day, {expected.last_day}, lies before the first, {expected.first_day}.", param="last_day"
+        )
     if expected.time_zone and expected.time_zone not in available_timezones():
         raise InvalidInput(f"{expected.time_zone} is no time zone: write it as Europe/Berlin.", param="time_zone")
 

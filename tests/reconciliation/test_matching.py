@@ -330,19 +330,19 @@ def test_what_the_provider_never_took_opens_at_once(reconcile):
 
 
 def test_near_midnight_the_providers_word_goes_before_the_clocks(reconcile):
-    """Asked at 23:45, not asked at 23:50 and after one o'clock, asked at last: what it said last decides, not where it stands."""
+    """Asked about at 23:45, 23:50, two o'clock or not at all: what it said last decides, not where it stands."""
     late = DAY + NEXT_DAY - timedelta(minutes=30)
-    ours("ch_asked", at=late)
-    ours("ch_later", at=late)
-    ours("ch_never", at=late)
-    reconcile(now=late + timedelta(minutes=15), unbooked=("ch_asked",))
+    for source in ("ch_asked", "ch_later", "ch_last", "ch_never", "ch_nobody", "ch_unknown"):
+        ours(source, at=late)
+    reconcile(now=late + timedelta(minutes=15), unbooked=("ch_asked",), never=("ch_unknown",))
     assert the("ch_later").becomes_break_at == DAY + NEXT_DAY + HOUR
     reconcile(now=late + timedelta(minutes=20), unbooked=("ch_later",), never=("ch_never",))
-    waits = {"ch_asked": "timing", "ch_later": "timing", "ch_never": "open"}
+    waits = dict.fromkeys(("ch_asked", "ch_later", "ch_last", "ch_nobody"), "timing")
+    waits |= {"ch_never": "open", "ch_unknown": "open"}
     assert dict(Discrepancy.objects.values_list("source", "state")) == waits
-    reconcile(now=DAY + NEXT_DAY + 2 * HOUR)
-    assert dict(Discrepancy.objects.values_list("source", "state")) == waits
-    for source in ("ch_asked", "ch_later"):
+    reconcile(now=DAY + NEXT_DAY + 2 * HOUR, unbooked=("ch_last",))
+    assert dict(Discrepancy.objects.values_list("source", "state")) == waits | {"ch_nobody": "open"}
+    for source in ("ch_asked", "ch_later", "ch_last"):
         item = the(source)
         assert (item.becomes_break_at, item.evidence["timing"]) == (late + NEXT_DAY, "not booked by the provider yet")
     reconcile(now=late + NEXT_DAY)

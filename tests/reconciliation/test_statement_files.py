@@ -265,6 +265,11 @@ def test_a_file_that_is_in_is_held_to_what_is_expected_of_it_later():
         ({"first_day": date(2026, 1, 10)}, "first_day"),
         ({"last_day": date(2026, 1, 10)}, "first_day"),
         ({"time_zone": "Europe/Berln"}, "time_zone"),
+        ({"first_day": date(2026, 1, 10), "last_day": date(2026, 1, 9)}, "last_day"),
+        ({"first_day": date(26, 1, 10), "last_day": date(2026, 1, 10)}, "first_day"),
+        ({"first_day": date(1999, 12, 31), "last_day": date(2026, 1, 10)}, "first_day"),
+        ({"first_day": date(2026, 1, 10), "last_day": date(2100, 1, 1)}, "last_day"),
+        ({"first_day": date(2026, 1, 10), "last_day": date.max}, "last_day"),
     ],
 )
 def test_what_cannot_be_expected_of_a_file_is_told(expected, param):
