@@ -299,7 +299,9 @@ BOOKS_CHECK_STATEMENT_TIMEOUT_MS = 600_000  # adding up every posting there is
 RECONCILE_CHECK_INTERVAL_S = 3600  # "has yesterday been reconciled?": survives a beat that slept through midnight
 RECONCILE_TRAILING_DAYS = 3  # balance transactions that came late are read again
 RECONCILE_TIMING_WINDOW_S = 3600  # a counterpart this near the window's edge is timing, not a break
-RECONCILE_UNBOOKED_AFTER_S = 24 * 3600  # a capture that the provider has not booked after this is a break
+# A capture that the provider confirms and has not booked after this is a break: whatever its hour, it has the whole of the
+# next day, so a run sees it wait at least once.
+RECONCILE_UNBOOKED_AFTER_S = 48 * 3600
 RECONCILE_UNBOOKED_LOOKUPS = 100  # single reads that a run spends on telling the two apart
 RECONCILE_FUZZY_HOURS = 24  # what is further apart is never put together by metadata, nor by amount and date
 RECONCILE_WHAT_IF_SHOWN = 1_000  # changed matches of a day that are listed; all of them are counted

@@ -27,9 +27,8 @@ _CUSTOMERS_AT_ONCE = 6
 # While loading, unpaid orders expire at once; afterwards they wait as long as is usual.
 _EXPIRY_WHILE_LOADING_S, _EXPIRY_AFTERWARDS_S = 20, 900
 _ONE_PERSON_REFUNDS = 2000  # minor units; above, a second one approves
-_BOOKED_AFTER_S = (
-    6 * 3600
-)  # a payment that the provider takes its time with; it waits, and heals while somebody looks on
+# A payment that the provider takes its time with; it waits, and heals while somebody looks on.
+BOOKED_AFTER_S = 6 * 3600
 # Expiry, its tick and the workers' backlog on a slow machine; then something is wrong.
 _REST_TIMEOUT_S = 120
 _REST_POLL_S = 0.25
@@ -170,7 +169,7 @@ class Loader:
         """A last order stays open: its payment will reach the provider, and not us. Another one is paid and not booked yet."""
         self._set_expiry(_EXPIRY_AFTERWARDS_S)
         self._visit(self._day.late)
-        with self._provider.booking_after(_BOOKED_AFTER_S):
+        with self._provider.booking_after(BOOKED_AFTER_S):
             self._visit(self._day.unbooked)
         if self._diary.page.planted:
             return

@@ -307,7 +307,7 @@ def test_what_the_provider_has_not_booked_waits_on_where_nobody_asks_it_again(re
     reconcile(now=NOON + 2 * HOUR)
     item = Discrepancy.objects.get()
     assert (item.state, item.evidence["timing"]) == ("timing", "not booked by the provider yet")
-    reconcile(now=NOON + NEXT_DAY)  # until its time is up
+    reconcile(now=NOON + 2 * NEXT_DAY)  # until its time is up
     item.refresh_from_db()
     assert item.state == "open"
 
@@ -344,8 +344,11 @@ def test_near_midnight_the_providers_word_goes_before_the_clocks(reconcile):
     assert dict(Discrepancy.objects.values_list("source", "state")) == waits | {"ch_nobody": "open"}
     for source in ("ch_asked", "ch_later", "ch_last"):
         item = the(source)
-        assert (item.becomes_break_at, item.evidence["timing"]) == (late + NEXT_DAY, "not booked by the provider yet")
-    reconcile(now=late + NEXT_DAY)
+        assert (item.becomes_break_at, item.evidence["timing"]) == (
+            late + 2 * NEXT_DAY,
+            "not booked by the provider yet",
+        )
+    reconcile(now=late + 2 * NEXT_DAY)
     assert set(Discrepancy.objects.values_list("state", flat=True)) == {"open"}
 
 
@@ -361,11 +364,11 @@ def test_what_waits_already_is_asked_about_after_all_else(reconcile, settings):
     assert set(Discrepancy.objects.values_list("state", flat=True)) == {"timing"}
 
 
-def test_a_capture_that_the_provider_has_not_booked_is_timing_for_a_day(reconcile):
+def test_a_capture_that_the_provider_has_not_booked_is_timing_for_two_days(reconcile):
     ours("ch_1")
     reconcile(now=NOON + HOUR, unbooked=("ch_1",))
-    assert (the("ch_1").state, the("ch_1").becomes_break_at) == ("timing", NOON + NEXT_DAY)
-    reconcile(now=NOON + NEXT_DAY, unbooked=("ch_1",))
+    assert (the("ch_1").state, the("ch_1").becomes_break_at) == ("timing", NOON + 2 * NEXT_DAY)
+    reconcile(now=NOON + 2 * NEXT_DAY, unbooked=("ch_1",))
     assert the("ch_1").state == "open"
 
 

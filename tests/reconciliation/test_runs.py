@@ -211,8 +211,7 @@ def test_a_page_that_fails_is_asked_for_again(books, monkeypatch):
 
 
 @pytest.mark.parametrize("settle_after_s", [3600])
-def test_a_capture_that_the_provider_has_yet_to_book_is_timing(books, settings):
-    settings.RECONCILE_UNBOOKED_AFTER_S = 48 * 3600  # it was noon of yesterday, whatever the time is now
+def test_a_capture_that_the_provider_has_yet_to_book_is_timing(books):
     books.sell()
     report = books.reconcile()
     assert report.theirs_count == 0

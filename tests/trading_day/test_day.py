@@ -54,7 +54,6 @@ _HAPPENS = (
 
 @pytest.fixture
 def provider(transactional_db, valkey, live_server, settings, tmp_path) -> Iterator[Provider]:
-    settings.RECONCILE_UNBOOKED_AFTER_S = 48 * 3600  # else what is not booked yet is a break from 22:05 on
     handle = start_sandbox(tmp_path, webhook_url=f"{live_server.url}/api/v1/webhooks/stripe")
     settings.STRIPE_API_BASE = handle.url
     yield Provider(handle.url)

@@ -6,6 +6,7 @@ from django.conf import settings
 from catalog import isbn
 from config.trading_day.books import read_books
 from config.trading_day.customers import list_customers
+from config.trading_day.load import BOOKED_AFTER_S
 from config.trading_day.plan import BANKS_S, TRIAL_DAYS_BEFORE, Task, make_day
 
 
@@ -47,6 +48,12 @@ def test_the_plan_has_150_visits_by_60_customers_in_the_order_of_the_day():
     # A counterpart within an hour of midnight counts as timing, so nothing happens there.
     assert max(*seconds, *(errand.second for errand in day.errands)) < BANKS_S < day.late.second < day.unbooked.second
     assert day.unbooked.second < day.planting_second < 23 * 3600
+
+
+def test_what_is_not_booked_yet_waits_until_it_is_booked_whenever_the_day_is_loaded():
+    """The day is yesterday until midnight, however long the load takes; then the provider takes its time."""
+    loaded_s = 24 * 3600 + 3600
+    assert 24 * 3600 - make_day().unbooked.second + loaded_s + BOOKED_AFTER_S < settings.RECONCILE_UNBOOKED_AFTER_S
 
 
 def test_the_plan_has_something_of_everything():
