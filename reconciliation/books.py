@@ -435,6 +435,6 @@ def _payouts(cut: _Cut) -> dict[str, Proof]:
     proofs = {}
     for currency in cut.closing:
         payouts, listed, collected_minor, off_minor = found.get(currency, (0, 0, 0, 0))
-        note = f"{listed} of {payouts} list what they collected" if payouts else "none on this day"
+        note = f"{listed} of {payouts} payouts list their rows" if payouts else "none on this day"
         proofs[currency] = Proof(Proved.PAYOUTS, collected_minor, off_minor, 0, note)
     return proofs

@@ -66,7 +66,11 @@ class Command(BaseCommand):
         line("opening", statement.opening_minor)
         for one in statement.lines:
             fee = f"fees {format_minor(one.fee_minor, statement.currency)}" if one.fee_minor else ""
-            line(one.category.replace("_", " "), one.net_minor, f"{one.rows} rows  {fee}".rstrip())
+            line(
+                one.category.replace("_", " "),
+                one.net_minor,
+                f"{one.rows} {'row' if one.rows == 1 else 'rows'}  {fee}".rstrip(),
+            )
         line("closing", statement.closing_minor)
         for proof in statement.proofs:
             self.stdout.write(f"  {tables.told(proof, statement.currency)}")
