@@ -28,11 +28,11 @@ def database(name: str, locale: str) -> Iterator[str]:
     url = os.environ["DATABASE_URL"]
     name = f"check_{name}_{os.getpid()}"
     with psycopg.connect(url, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' {locale}")  # type: ignore[arg-type]
+        server.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' {locale}")
         try:
             yield urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
         finally:
-            server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def manage(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
