@@ -336,6 +336,7 @@ def test_near_midnight_the_providers_word_goes_before_the_clocks(reconcile):
         ours(source, at=late)
     reconcile(now=late + timedelta(minutes=15), unbooked=("ch_asked",), never=("ch_unknown",))
     assert the("ch_later").becomes_break_at == DAY + NEXT_DAY + HOUR
+    assert the("ch_unknown").history.get().to_state == "open"  # not for a moment was it held for timing
     reconcile(now=late + timedelta(minutes=20), unbooked=("ch_later",), never=("ch_never",))
     waits = dict.fromkeys(("ch_asked", "ch_later", "ch_last", "ch_nobody"), "timing")
     waits |= {"ch_never": "open", "ch_unknown": "open"}
