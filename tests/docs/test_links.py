@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.screenshots import PICTURES
+
 PROJECT = Path(__file__).resolve().parents[2]
 APPS = ("config", "foundation", "durability", "catalog", "inventory", "payments", "orders", "reconciliation", "tests")
 NOT_OURS = {".git", ".venv", "var", "__pycache__"}
@@ -115,3 +117,10 @@ def is_path_of_code(name: str) -> bool:
 def is_metric(name: str) -> bool:
     """A counter is declared without the suffix that Prometheus shows."""
     return name.removesuffix("_total") in code()
+
+
+def test_every_picture_is_shown_and_taken_by_make_screenshots():
+    shown = {Path(target).name for document in DOCUMENTS for target in _LINK.findall(document.read_text())}
+    pictures = {file.name for file in (PROJECT / "docs" / "images").iterdir()}
+    assert pictures <= shown
+    assert {name.removesuffix(".png") for name in pictures if name.endswith(".png")} == set(PICTURES)
