@@ -5,7 +5,7 @@ Every function returns safe HTML; whatever comes from outside is escaped on the 
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, Literal
 from urllib.parse import urlencode
 
@@ -132,6 +132,11 @@ def moment(at: datetime | None) -> SafeString:
         return NOTHING
     shown = f"{at:%d %b %Y, %H:%M:%S}"
     return format_html('<time class="ec-time" datetime="{}">{}</time>', at.isoformat(), shown)
+
+
+def days(first: date, last: date) -> str:
+    """Some days, both included."""
+    return f"{first:%d %b %Y}" if first == last else f"{first:%d %b %Y} to {last:%d %b %Y}"
 
 
 def brief(at: datetime | None) -> SafeString:

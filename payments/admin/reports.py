@@ -124,7 +124,7 @@ def _statement(model_admin: ReadOnlyAdmin[Account], request: HttpRequest, object
     page = Page(
         title=cells.beside("Statement of", cells.link(request, "payments.account", account.pk, str(account))),
         lead=[_final_badge(books.statement_is_final(until))],
-        sub=f"{first:%d %b %Y} to {last:%d %b %Y}, UTC",
+        sub=f"{cells.days(first, last)}, UTC",
         figure=("Closing balance", balance_cell(books.balance(account.pk, at=until), account.currency)),
         top=[_period(form, links)],
         main=[

@@ -56,7 +56,7 @@ def _statement(model_admin: ReadOnlyAdmin[ReconciliationRun], request: HttpReque
     page = Page(
         title="Statement of Stripe's account",
         lead=[_verdict(found)],
-        sub=f"{first:%d %b %Y} to {days[-1]:%d %b %Y}, UTC",
+        sub=f"{cells.days(first, days[-1])}, UTC",
         top=[
             Custom("admin/desk/period.html", "Period", {"form": form, "links": [(address, "Export as CSV")]}),
         ],
@@ -80,7 +80,7 @@ def _sections(statement: Statement) -> list[Section]:
     for line in statement.lines:
         rows.append(
             [
-                line.category.replace("_", " "),
+                line.category.replace("_", " ").capitalize(),
                 cells.number(line.rows),
                 cells.money(line.gross_minor, currency),
                 cells.money(-line.fee_minor, currency) if line.fee_minor else "",
@@ -106,11 +106,13 @@ def _sections(statement: Statement) -> list[Section]:
 
 def _proof(proof: Proof, currency: str) -> list[Cell]:
     if proof.residual_minor is None:
-        return [tables.PROOFS[proof.name], "", "", cells.badge("not yet", "warn"), proof.note]
+        return [tables.PROOFS[proof.name], "", "", cells.figure(cells.badge("not yet", "warn")), proof.note]
     return [
         tables.PROOFS[proof.name],
         cells.money(proof.says_minor, currency),
         cells.money(proof.explained_minor, currency) if proof.explained_minor else "",
-        cells.difference(proof.residual_minor, currency) if proof.residual_minor else cells.badge("0", "good"),
+        cells.difference(proof.residual_minor, currency)
+        if proof.residual_minor
+        else cells.figure(cells.badge("0", "good")),
         proof.note,
     ]
