@@ -15,6 +15,7 @@ from django.db.models.functions import Abs, Coalesce, Now, NullIf
 from foundation.database import database_now
 from foundation.errors import NotFound
 from foundation.ids import public_id
+from foundation.money import format_minor
 from orders import selectors as orders
 from orders.types import OrderView
 from payments import selectors as payments
@@ -305,7 +306,7 @@ def why_not(item: Discrepancy, action: str) -> str:
     if item.state == DiscrepancyState.RESOLVED:
         return "It is resolved already."
     if info not in actions_of(item.kind, item.object_kind):
-        return f"{info.label} does not fit {info_of(item.kind, item.object_kind).label.lower()}."
+        return f"“{info.label}” is not for “{info_of(item.kind, item.object_kind).label}”."
     if action == Action.WRITE_OFF and _is_of_balance(item):
         return "Stripe's own rows do not add up to its balance: no entry of ours mends that."
     if info not in offered_actions(item):
@@ -457,7 +458,7 @@ def closing_of(month: date) -> PeriodClosing | None:
 def obstacles(period: Period, *, carry_open: bool = False) -> list[str]:
     """What stands in the way of closing a month; empty where nothing does. `carry_open`: open items may go on."""
     if database_now().date() <= period.last_day:
-        return [f"it ends on {period.last_day}"]
+        return [f"it ends on {period.last_day:%d %b %Y}"]
     begin = books.first_day()
     if begin is None or begin > period.last_day:
         return ["the books begin later"]
@@ -470,12 +471,12 @@ def obstacles(period: Period, *, carry_open: bool = False) -> list[str]:
     is_begun = Q(outcome=Outcome.STARTED, lease_until__gt=Now())
     waiting = DiscrepancyAction.objects.filter(waits | is_begun, discrepancy__period=period.pk).count()
     if waiting:
-        found.append(f"{waiting} actions are under way, or wait for a second person")
+        found.append(f"actions that are under way, or wait for a second person: {waiting}")
     still_open = Discrepancy.objects.filter(period=period.pk, state__in=OPEN_STATES).count()
     if still_open and not carry_open:
-        found.append(f"{still_open} items are open: settle them, or carry them over to the next month")
+        found.append(f"open items: {still_open} (settle them, or carry them over to the next month)")
     found += [
-        f"the statement of {one.day} leaves {one.residual_minor} {one.currency} (minor units) unexplained"
+        f"the statement of {one.day:%d %b %Y} leaves {format_minor(one.residual_minor, one.currency)} unexplained"
         for one in books.statements(period.last_day)
         if one.residual_minor
     ]
@@ -488,7 +489,9 @@ def _days_to_reconcile(first: date, last: date) -> list[str]:
     done = set(completed.values_list("date", flat=True).distinct())
     days = [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
     missing = [day for day in days if day not in done]
-    found = [f"{len(missing)} days are not reconciled, {missing[0]} the first of them"] if missing else []
+    found = (
+        [f"days that are not reconciled: {len(missing)}, {missing[0]:%d %b %Y} the first of them"] if missing else []
+    )
     if runs.filter(state=RunState.RUNNING, lease_until__gt=Now()).exists():
         found.append("one of its days is being reconciled")
     return found

@@ -229,7 +229,15 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
             ("Intent", cells.code(row.intent)),
             ("Incident", shared.incident_link(request, row.incident_id)),
             ("Matched by", _matched_by(row, match)),
-            ("First seen", cells.beside(run_link(request, row.first_seen_run), cells.moment(row.first_seen_at))),
+            (
+                "First seen",
+                cells.lines(
+                    [
+                        run_link(request, row.first_seen_run) if row.first_seen_run else "",
+                        cells.moment(row.first_seen_at),
+                    ]
+                ),
+            ),
             ("Last seen", run_link(request, row.last_seen_run)),
         ]
         if row.becomes_break_at:

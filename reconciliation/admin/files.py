@@ -45,7 +45,7 @@ class TakeInForm(ActForm):
         label="Last day",
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}),
-        help_text="UTC. A line of another day is refused. With both, a file of the provider's is all that it booked on these days.",
+        help_text="UTC. Lines of other days are refused. With both days, a file of the provider's is taken as all that it booked on them.",
     )
     currency = forms.ChoiceField(
         label="Currency", required=False, choices=[("", "any"), *((name, name.upper()) for name in EXPONENTS)]
@@ -53,7 +53,7 @@ class TakeInForm(ActForm):
     time_zone = forms.CharField(
         label="Time zone",
         required=False,
-        help_text="Of Stripe's column created, where the file has no created_utc: Europe/Berlin.",
+        help_text="Of Stripe's times, where the file has no column created_utc: for example Europe/Berlin.",
     )
 
     def clean_file(self) -> "UploadedFile[Any]":
@@ -89,7 +89,7 @@ def _take_in(row: None, data: dict[str, Any], by: str) -> str:
             f"Nothing of {report.name} was taken in, {_count(report.problem_count, 'problem')}: {told}."
         )
     whole = not of_bank and data["first_day"] and data["last_day"]
-    read = f" All of {data['first_day']:%d %b %Y} to {data['last_day']:%d %b %Y} is read." if whole else ""
+    read = f" All of {cells.days(data['first_day'], data['last_day'])} is read." if whole else ""
     if report.replayed:
         return f"{report.name} was taken in before: {'no row is new.' if read else 'nothing has changed.'}{read}"
     matched = f", {report.matched:,} matched with payouts" if of_bank else ""
@@ -213,7 +213,7 @@ def _count(number: int, what: str) -> str:
 def _days(file: StatementFile) -> str:
     if file.first_day is None or file.last_day is None:
         return "—"
-    return f"{file.first_day:%d %b %Y} to {file.last_day:%d %b %Y}"
+    return cells.days(file.first_day, file.last_day)
 
 
 def _problems(file: StatementFile) -> Table:
@@ -239,7 +239,7 @@ def _statement(one: BankStatement) -> list[Cell]:
     return [
         cells.code(one.account),
         one.number,
-        f"{one.first_day:%d %b %Y} to {one.last_day:%d %b %Y}",
+        cells.days(one.first_day, one.last_day),
         cells.number(one.lines),
         cells.money(one.opening_minor, one.currency),
         cells.money(one.closing_minor, one.currency),

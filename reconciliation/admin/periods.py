@@ -117,7 +117,7 @@ class PeriodAdmin(ReadOnlyAdmin[Period]):
                 Table(
                     "What stands in the way of closing it",
                     ["Obstacle"],
-                    [[obstacle] for obstacle in found.obstacles],
+                    [[obstacle[:1].upper() + obstacle[1:]] for obstacle in found.obstacles],
                     empty="Nothing: it can be closed.",
                 )
             )

@@ -35,13 +35,16 @@ class PlanForm(ActForm):
     key = forms.UUIDField(widget=forms.HiddenInput)
     action = forms.ChoiceField(label="What shall be done")
     owner = forms.ChoiceField(
-        label="Colleague", required=False, choices=lambda: [("", "—"), *colleagues()], help_text="To assign."
+        label="Colleague", required=False, choices=lambda: [("", "—"), *colleagues()], help_text="For “Assign” alone."
     )
     until = forms.DateField(
-        label="Until", required=False, widget=forms.DateInput(attrs={"type": "date"}), help_text="To ignore."
+        label="Until",
+        required=False,
+        widget=forms.DateInput(attrs={"type": "date"}),
+        help_text="For “Ignore until” alone.",
     )
     account = forms.ChoiceField(
-        label="On which account", required=False, choices=ACCOUNTS, help_text="To post correcting entries."
+        label="On which account", required=False, choices=ACCOUNTS, help_text="For “Post a correcting entry” alone."
     )
 
     def __init__(self, *args: Any, actions: Sequence[ActionInfo], **kwargs: Any) -> None:
@@ -79,7 +82,7 @@ def _plan(model_admin: ReadOnlyAdmin[Discrepancy], request: HttpRequest) -> Http
     kinds = (
         Discrepancy.objects.filter(pk__in=pks).order_by().values_list("kind", "object_kind").annotate(count=Count("pk"))
     )
-    counts = [(kind, object_kind, count) for kind, object_kind, count in kinds]
+    counts = sorted(kinds, key=lambda one: (-one[2], one[0]))  # the most first
     actions = _actions(request, counts)
     form = PlanForm(request.POST or None, actions=actions, initial={"key": uuid7()}) if actions else None
     status = 200

@@ -40,7 +40,7 @@ def test_a_month_is_closed_and_reopened_by_two_and_says_what_changed(as_role, ja
     other.force_login(second)
 
     assert "January 2026" in manager.get(list_url(Period)).content.decode()
-    assert "1 items are open" in manager.get(page_url(january)).content.decode()
+    assert "Open items: 1" in manager.get(page_url(january)).content.decode()
     assert press(manager, january, "close", note="month's end").status_code == 409
     press(manager, january, "close", note="month's end", carry_open="on")
     assert state(january) == "closed"

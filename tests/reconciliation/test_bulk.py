@@ -72,7 +72,7 @@ def test_the_preview_says_how_many_what_they_are_worth_and_which_cannot(five):
     assert (found.piles["refused"].count, found.piles["refused"].value) == (4, {"usd": 1500 + 100 + 700, "eur": 900})
     assert found.reasons == {
         "Its metadata name no order: choose one on its page.": 2,
-        "Create the missing payment does not fit amounts differ.": 1,
+        "“Create the missing payment” is not for “Amounts differ”.": 1,
         "It is resolved already.": 1,
     }
 

@@ -90,16 +90,16 @@ def test_what_stands_in_the_way_is_named(reconcile, settings):
     theirs("ch_1", at=NOON)
     with pytest.raises(PeriodNotReady) as refused:
         close()
-    assert refused.value.members["obstacles"] == ["1 days are not reconciled, 2026-01-31 the first of them"]
+    assert refused.value.members["obstacles"] == ["days that are not reconciled: 1, 31 Jan 2026 the first of them"]
     reconcile(LAST)
     with pytest.raises(PeriodNotReady) as refused:
         close()
-    assert refused.value.members["obstacles"] == ["1 items are open: settle them, or carry them over to the next month"]
+    assert refused.value.members["obstacles"] == ["open items: 1 (settle them, or carry them over to the next month)"]
     with pytest.raises(PeriodNotReady) as refused:
         close(FEBRUARY, carry_open=True)
     assert refused.value.members["obstacles"] == [
         "2026-01 is open, and comes first",
-        "28 days are not reconciled, 2026-02-01 the first of them",
+        "days that are not reconciled: 28, 01 Feb 2026 the first of them",
     ]
     this = selectors.month_of(database_now().date())
     with pytest.raises(PeriodNotReady, match="it ends on"):
@@ -135,7 +135,7 @@ def test_by_command(reconcile, capsys):
     reconcile(LAST)
     with pytest.raises(CommandError) as refused:
         call_command("close_period", "2026-01")
-    assert (refused.value.returncode, "1 items are open" in capsys.readouterr().err) == (1, True)
+    assert (refused.value.returncode, "open items: 1" in capsys.readouterr().err) == (1, True)
     call_command("close_period", "2026-01", "--carry-open")
     told = capsys.readouterr().out
     assert "2026-01 is closed." in told
