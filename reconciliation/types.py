@@ -456,6 +456,7 @@ class StatementReport:
     problems: tuple[Problem, ...] = ()
     problem_count: int = 0  # there may be more than are listed
     matched: int = 0  # of a bank's file: lines that are payouts
+    notes: tuple[str, ...] = ()  # what a person should know of a file that is in
 
 
 @dataclass(slots=True)

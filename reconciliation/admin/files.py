@@ -1,5 +1,6 @@
 """Statement files on the desk: who took in which, when, what came of it, and what was wrong with those that were refused."""
 
+from datetime import date
 from typing import Any, BinaryIO, cast
 
 from django import forms
@@ -17,7 +18,7 @@ from foundation.desk import Act, ActForm, ReadOnlyAdmin, choice_filter
 from foundation.money import EXPONENTS
 from foundation.sections import Cell, Facts, Page, Section, Table
 from reconciliation import imports, services
-from reconciliation.bank import staging
+from reconciliation.bank import legs, staging
 from reconciliation.errors import StatementRefused
 from reconciliation.models import BankStatement, StatementFile
 from reconciliation.types import LAYOUTS, Whose
@@ -93,7 +94,8 @@ def _take_in(row: None, data: dict[str, Any], by: str) -> str:
     if report.replayed:
         return f"{report.name} was taken in before: {'no row is new.' if read else 'nothing has changed.'}{read}"
     matched = f", {report.matched:,} matched with payouts" if of_bank else ""
-    return f"{report.name} is in: {_count(report.rows, 'row')}, {report.added:,} of them new{matched}.{read}"
+    notes = "".join(f" {note}" for note in report.notes)
+    return f"{report.name} is in: {_count(report.rows, 'row')}, {report.added:,} of them new{matched}.{read}{notes}"
 
 
 _TAKE_IN: Act[Any] = Act(
@@ -227,15 +229,17 @@ def _problems(file: StatementFile) -> Table:
 
 
 def _statements(file: StatementFile) -> Table:
+    gaps = legs.gaps(file.pk)
     return Table(
         "Statements in it",
-        ["Account", "Number", "Days", *(cells.right(head) for head in ("Lines", "Opening", "Closing"))],
-        [_statement(one) for one in file.statements.order_by("account", "first_day", "id")[:200]],
+        ["Account", "Number", "Days", *(cells.right(head) for head in ("Lines", "Opening", "Closing")), "Before it"],
+        [_statement(one, gaps.get(one.pk)) for one in file.statements.order_by("account", "first_day", "id")[:200]],
         empty="It holds no statement.",
     )
 
 
-def _statement(one: BankStatement) -> list[Cell]:
+def _statement(one: BankStatement, gap_after: date | None) -> list[Cell]:
+    before: Cell = cells.badge(f"a statement is missing after {gap_after:%d %b %Y}", "warning") if gap_after else "—"
     return [
         cells.code(one.account),
         one.number,
@@ -243,4 +247,5 @@ def _statement(one: BankStatement) -> list[Cell]:
         cells.number(one.lines),
         cells.money(one.opening_minor, one.currency),
         cells.money(one.closing_minor, one.currency),
+        before,
     ]

@@ -24,14 +24,45 @@ OBJECT: Final = "bank"  # the object kind of all that is found here
 
 _LIVE = "m.ended_at IS NULL"
 
+# Where a statement does not begin with the balance with which the one before it ended: what is between both we do not know.
+GAPS = """
+SELECT s.id, s.account, s.currency, last.day AS after, s.first_day AS before
+FROM reconciliation_bankstatement s
+CROSS JOIN LATERAL (
+    SELECT max(p.last_day) AS day FROM reconciliation_bankstatement p
+    WHERE p.account = s.account AND p.currency = s.currency AND p.last_day < s.first_day
+) last
+WHERE s.opening_minor IS NOT NULL AND last.day IS NOT NULL AND NOT EXISTS (
+    SELECT FROM reconciliation_bankstatement p
+    WHERE p.account = s.account AND p.currency = s.currency AND p.id <> s.id AND (
+        p.last_day BETWEEN last.day AND s.first_day AND (p.closing_minor IS NULL OR p.closing_minor = s.opening_minor)
+        OR p.first_day < s.first_day AND p.last_day >= s.first_day))
+"""
+
 # Legs of payouts that have no line yet, from the first day on that a statement in their currency tells of: the recent ones, and
 # those that our books have at the bank, unless a person has accepted that they are lost.
 _DUE = f"""
 CREATE TEMPORARY TABLE bank_due ON COMMIT DROP AS
-WITH reach AS (
-    SELECT currency, min(first_day) AS first_day, max(last_day) AS last_day FROM reconciliation_bankstatement GROUP BY currency
-), payout AS (
-    SELECT p.*, r.last_day AS reach,
+WITH paid_to AS (
+    SELECT account, currency FROM reconciliation_bankline WHERE of_provider
+    UNION
+    SELECT l.account, l.currency FROM reconciliation_bankmatch m JOIN reconciliation_bankline l ON l.id = m.line_id WHERE {_LIVE}
+), told AS (  -- of the accounts that payouts come to: what another one's statements hold proves nothing
+    SELECT s.currency, s.account, min(s.first_day) AS first_day, max(s.last_day) AS last_day
+    FROM reconciliation_bankstatement s
+    WHERE EXISTS (SELECT FROM paid_to t WHERE t.currency = s.currency AND t.account = s.account)
+       OR NOT EXISTS (SELECT FROM paid_to t WHERE t.currency = s.currency)
+    GROUP BY s.currency, s.account
+), newest AS (
+    SELECT currency, max(last_day) AS last_day FROM told GROUP BY currency
+), reach AS (  -- as far as all of them reach, but for one that was given up
+    SELECT t.currency, min(t.first_day) AS first_day,
+           min(t.last_day) FILTER (WHERE t.last_day > n.last_day - %(search)s) AS last_day
+    FROM told t JOIN newest n ON n.currency = t.currency GROUP BY t.currency
+), gap AS ({GAPS}), payout AS (
+    SELECT p.*, least(r.last_day, (
+               SELECT min(g.after) FROM gap g JOIN told t ON t.currency = g.currency AND t.account = g.account
+               WHERE g.currency = p.currency AND g.after < p.arrives_on + %(late)s AND g.before > p.arrives_on - %(early)s)) AS reach,
            a.line_id AS arrived, b.booked_on AS arrived_on, t.line_id AS returned
     FROM {PAYOUTS_AT_BANK_VIEW} p
     JOIN reach r ON r.currency = p.currency AND p.arrives_on >= r.first_day - %(early)s
@@ -235,6 +266,16 @@ def look(*, now: datetime, starts_on: date | None, by: str) -> int:
         for statement in (_ITEMS, _FOUND):
             cursor.execute(statement, parameters)
     return matched
+
+
+def gaps(file: UUID) -> dict[UUID, date]:
+    """Statements of a file that do not begin with the balance with which the one before them ended → its last day."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT g.id, g.after FROM ({GAPS}) g JOIN reconciliation_bankstatement s ON s.id = g.id WHERE s.file_id = %s",  # noqa: S608
+            [file],
+        )
+        return dict(cursor.fetchall())
 
 
 def leg_for(payout: UUID, amount_minor: int) -> str:

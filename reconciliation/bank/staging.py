@@ -3,6 +3,9 @@
 A line is named within its account by its key: the bank's own reference, with day and amount (some banks give one reference to
 several bookings); without one, what it says, and the how-many-eth of its day it is that says exactly this. So a booking that
 comes in two files is one line, and two equal bookings of one day stay two.
+
+A bank may cut a day into several statements (28C: 5/1, 5/2), of which each begins with the balance with which the one before ends.
+What stands in one of those stands in no other, however equal: there, too, it is counted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,7 +61,45 @@ CREATE TEMPORARY TABLE bank_staged (
 ) ON COMMIT DROP
 """
 
-# The key of each line. What says the same as an earlier line, and has no reference, is another booking: it is counted.
+# The other statements of the same day that lead to one of the file's, or go on from it, as we know them by other files.
+_PAGES = """
+CREATE TEMPORARY TABLE bank_page ON COMMIT DROP AS
+WITH RECURSIVE told AS (
+    SELECT * FROM unnest(%(statements)s::int[], %(accounts)s::text[], %(currencies)s::text[], %(first_days)s::date[],
+                         %(last_days)s::date[], %(openings)s::bigint[], %(closings)s::bigint[], %(numbers)s::text[])
+        AS t (statement, account, currency, first_day, last_day, opening_minor, closing_minor, number)
+), other AS (
+    SELECT p.* FROM reconciliation_bankstatement p
+    WHERE p.opening_minor IS NOT NULL AND p.closing_minor IS NOT NULL AND NOT EXISTS (
+        SELECT FROM told t WHERE (t.account, t.currency, t.first_day, t.last_day, t.opening_minor, t.closing_minor)
+                               = (p.account::text, p.currency::text, p.first_day, p.last_day, p.opening_minor, p.closing_minor))
+), before AS (
+    SELECT t.statement, p.id, p.account, p.currency, p.first_day, p.opening_minor, t.first_day AS day
+    FROM told t JOIN other p ON (p.account, p.currency, p.last_day, p.closing_minor) = (t.account, t.currency, t.first_day, t.opening_minor)
+    WHERE p.opening_minor <> t.opening_minor -- else it may begin where this one begins
+    UNION
+    SELECT b.statement, p.id, p.account, p.currency, p.first_day, p.opening_minor, b.day
+    FROM before b JOIN other p ON (p.account, p.currency, p.last_day, p.closing_minor) = (b.account, b.currency, b.day, b.opening_minor)
+    WHERE b.first_day = b.day
+), after AS (
+    SELECT t.statement, p.id, p.account, p.currency, p.last_day, p.closing_minor, t.last_day AS day
+    FROM told t JOIN other p ON (p.account, p.currency, p.first_day, p.opening_minor) = (t.account, t.currency, t.last_day, t.closing_minor)
+    WHERE p.closing_minor <> t.closing_minor
+    UNION
+    SELECT a.statement, p.id, p.account, p.currency, p.last_day, p.closing_minor, a.day
+    FROM after a JOIN other p ON (p.account, p.currency, p.first_day, p.opening_minor) = (a.account, a.currency, a.day, a.closing_minor)
+    WHERE a.last_day = a.day
+)
+SELECT statement, id, day FROM before UNION SELECT statement, id, day FROM after UNION
+-- Where one between them is not there yet, their numbers say it (MT940).
+SELECT t.statement, o.id, t.first_day FROM told t
+JOIN other o ON (o.account, o.currency, o.first_day, o.last_day) = (t.account, t.currency, t.first_day, t.last_day) AND o.number <> t.number
+WHERE t.first_day = t.last_day AND o.number LIKE '%%/%%' AND t.number LIKE '%%/%%'
+  AND split_part(o.number, '/', 1) = split_part(t.number, '/', 1)
+"""
+
+# The key of each line. What says the same as an earlier line, and has no reference, is another booking: it is counted. One with a
+# reference as well where it stands in another statement of a day: `of_others` are those that say the same there.
 _KEYED = """
 CREATE TEMPORARY TABLE bank_keyed ON COMMIT DROP AS
 WITH named AS (
@@ -69,11 +110,17 @@ WITH named AS (
             concat_ws(chr(31), valued_on, refs, counterparty, said), 'UTF8')), 'hex'), 32))
     END AS name
     FROM bank_staged s
+), elsewhere AS (
+    SELECT n.line, count(*) AS of_others
+    FROM named n JOIN bank_page p ON p.statement = n.statement AND p.day = n.booked_on
+    JOIN reconciliation_bankline b ON b.statement_id = p.id AND b.account = n.account AND left(b.key, length(n.name)) = n.name
+    WHERE NOT n.is_unique OR n.reference = '' GROUP BY n.line
+), counted AS (
+    SELECT n.*, row_number() OVER (PARTITION BY n.account, n.name ORDER BY n.line) AS nth, coalesce(e.of_others, 0) AS of_others
+    FROM named n LEFT JOIN elsewhere e ON e.line = n.line
 )
-SELECT n.*, row_number() OVER (PARTITION BY account, name ORDER BY line) AS nth,
-       CASE WHEN reference = '' THEN name || ':' || row_number() OVER (PARTITION BY account, name ORDER BY line) ELSE name END
-           AS key
-FROM named n
+SELECT c.*, CASE WHEN reference = '' OR of_others > 0 THEN name || ':' || of_others + nth ELSE name END AS key
+FROM counted c
 """
 
 _PROBLEMS = """
@@ -102,9 +149,10 @@ WITH fresh AS (
 )
 INSERT INTO reconciliation_bankline
     (id, account, key, booked_on, valued_on, amount_minor, currency, reference, "references", counterparty, text, of_provider,
-     sha256, file_id, line)
+     sha256, file_id, statement_id, line)
 SELECT uuidv7(), account, key, booked_on, valued_on, amount_minor, currency, reference, refs, counterparty, said,
-       upper(concat_ws(' ', counterparty, said, refs)) LIKE ANY(%(marks)s), sha256(convert_to(raw, 'UTF8')), %(file)s, line
+       upper(concat_ws(' ', counterparty, said, refs)) LIKE ANY(%(marks)s), sha256(convert_to(raw, 'UTF8')), %(file)s,
+       (%(statements)s::uuid[])[statement + 1], line
 FROM fresh
 ON CONFLICT (account, key) DO NOTHING
 """  # noqa: S608
@@ -115,7 +163,7 @@ def stage(file: BinaryIO, layout: str, expected: Expected) -> Staged:
     staged = Staged()
     with connection.cursor() as cursor:
         set_for_long_work(cursor)
-        cursor.execute("DROP TABLE IF EXISTS pg_temp.bank_staged, pg_temp.bank_keyed")
+        cursor.execute("DROP TABLE IF EXISTS pg_temp.bank_staged, pg_temp.bank_page, pg_temp.bank_keyed")
         cursor.execute(_TABLE)
         with (
             connection.wrap_database_errors,
@@ -140,7 +188,7 @@ def count_new() -> int:
 
 def keep(staged: Staged, taken: StatementFile) -> None:
     """Write what was staged, and has no problem. A line that we know stays as it is."""
-    BankStatement.objects.bulk_create(
+    statements = [
         BankStatement(
             file=taken,
             account=one.account,
@@ -153,11 +201,12 @@ def keep(staged: Staged, taken: StatementFile) -> None:
             lines=staged.sums.get(index, (0, 0))[0],
         )
         for index, one in enumerate(staged.statements)
-        if one.first_day and one.last_day  # checked: each has both
-    )
+    ]
+    BankStatement.objects.bulk_create(statements)
     marks = [f"%{mark.upper()}%" for mark in settings.BANK_PROVIDER_MARKS]
+    ids = [one.pk for one in statements]
     with connection.cursor() as cursor:
-        cursor.execute(_KEEP, {"file": taken.pk, "marks": marks})
+        cursor.execute(_KEEP, {"file": taken.pk, "marks": marks, "statements": ids})
 
 
 def _reader(file: BinaryIO, layout: str, expected: Expected) -> Read:
@@ -241,9 +290,29 @@ def _check_balances(staged: Staged) -> None:
 def _check_together(staged: Staged) -> None:
     """What only shows beside the other lines, and beside what we were told before."""
     with connection.cursor() as cursor:
+        cursor.execute(_PAGES, _pages(staged.statements))
         cursor.execute(_KEYED)
         cursor.execute("ANALYZE bank_keyed")
         cursor.execute(_PROBLEMS, [settings.RECONCILE_PROBLEMS_SHOWN])
         for line, problem, count in cursor.fetchall():
             staged.problem_count = count
             staged.problems.append(Problem(line, problem))
+
+
+def _pages(statements: Sequence[Statement]) -> dict[str, Any]:
+    """Those that say with which balance they begin and end."""
+    whole = [
+        (index, one)
+        for index, one in enumerate(statements)
+        if one.opening_minor is not None and one.closing_minor is not None
+    ]
+    return {
+        "statements": [index for index, _ in whole],
+        "accounts": [one.account for _, one in whole],
+        "currencies": [one.currency for _, one in whole],
+        "first_days": [one.first_day for _, one in whole],
+        "last_days": [one.last_day for _, one in whole],
+        "openings": [one.opening_minor for _, one in whole],
+        "closings": [one.closing_minor for _, one in whole],
+        "numbers": [one.number for _, one in whole],
+    }

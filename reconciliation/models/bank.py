@@ -37,7 +37,10 @@ class BankStatement(models.Model):
                 condition=Q(last_day__gte=models.F("first_day")), name="bank_statement_has_a_period"
             ),
         ]
-        indexes = [models.Index(fields=["currency", "last_day"], name="bank_statement_by_reach")]
+        indexes = [
+            models.Index(fields=["currency", "last_day"], name="bank_statement_by_reach"),
+            models.Index(fields=["account", "currency", "last_day"], name="bank_statement_by_account"),
+        ]
         triggers = [protect_append_only()]
 
     def __str__(self) -> str:
@@ -64,7 +67,9 @@ class BankLine(Numbered, models.Model):
     of_provider = models.BooleanField()  # whether it says that the money came from the provider, or went there
     sha256 = models.BinaryField(max_length=32)  # of the line as it stood in the file: RawRow
     file = models.ForeignKey(StatementFile, on_delete=models.PROTECT, related_name="+")
-    line = models.PositiveIntegerField()  # where it stood there
+    # Null of lines that were read before this was noted.
+    statement = models.ForeignKey(BankStatement, on_delete=models.PROTECT, related_name="+", null=True, db_index=False)
+    line = models.PositiveIntegerField()  # where it stood in the file
 
     class Meta:
         constraints = [
@@ -75,6 +80,7 @@ class BankLine(Numbered, models.Model):
             models.Index(fields=["booked_on", "id"], name="bank_line_by_day"),
             models.Index(fields=["booked_on", "id"], name="bank_line_of_provider", condition=Q(of_provider=True)),
             models.Index(fields=["reference"], name="bank_line_by_reference", condition=~Q(reference="")),
+            models.Index(fields=["statement"], name="bank_line_by_statement"),
         ]
         triggers = [protect_append_only()]
 

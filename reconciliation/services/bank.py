@@ -1,5 +1,6 @@
 """Takes in our bank's statements, matches their lines with payouts, and lets a person say what belongs together."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import BinaryIO
 from uuid import UUID
@@ -15,7 +16,7 @@ from reconciliation.bank.staging import Expected, Staged
 from reconciliation.errors import AlreadyLinked, NoteMissing, NotLinked
 from reconciliation.imports import Unreadable
 from reconciliation.locks import one_writer
-from reconciliation.models import BankLine, BankMatch, StatementFile
+from reconciliation.models import BankLine, BankMatch, BankStatement, StatementFile
 from reconciliation.services import findings
 from reconciliation.services.statements import hash_of, note_refused, refused, report
 from reconciliation.types import MatchedBy, Problem, StatementReport, Whose
@@ -57,7 +58,16 @@ def import_bank_statement(*, file: BinaryIO, name: str, by: str, expected: Expec
     if taken is None:
         told = refused(name, sha256, layout, staged.problems, staged.problem_count)
         return note_refused(told, by=by, whose=Whose.BANK)
-    return report(taken, replayed=False, matched=match_bank_lines(by=by, wait_s=_WAIT_FOR_RUN_S))
+    matched = match_bank_lines(by=by, wait_s=_WAIT_FOR_RUN_S)
+    return replace(report(taken, replayed=False, matched=matched), notes=_notes(taken))
+
+
+def _notes(taken: StatementFile) -> tuple[str, ...]:
+    """Of statements that do not follow on what we have. They may come in any order, so that is no reason to refuse one."""
+    return tuple(
+        f"A statement of {one.account} is missing between {after} and {one.first_day}: the balances do not lead from one to the other."
+        for one, after in ((BankStatement.objects.get(pk=pk), after) for pk, after in legs.gaps(taken.pk).items())
+    )
 
 
 def _import(

@@ -122,6 +122,56 @@ def test_two_equal_bookings_of_one_day_stay_two_and_a_third_is_added():
     assert BankLine.objects.count() == 3
 
 
+def page(number: str, opening: int, *amounts: int, day: str = "260112", reference: str = "NONREF") -> str:
+    """A statement of one day; all bookings say the same."""
+    bookings = "".join(
+        f":61:{day}{'C' if amount > 0 else 'D'}{abs(amount)},00NTRF{reference}\n:86:STRIPE PAYOUT\n"
+        for amount in amounts
+    )
+    closing = f":62F:C{day}EUR{opening + sum(amounts)},00\n-\n"
+    return f":20:A\n:25:DE1\n:28C:{number}\n:60F:C{day}EUR{opening},00\n{bookings}{closing}"
+
+
+@pytest.mark.parametrize("reference", ["NONREF", "NONREF//STRIPE"])
+@pytest.mark.parametrize("order", ["123", "132", "213", "231", "312", "321"])
+def test_equal_bookings_in_several_statements_of_one_day_stay_as_many(reference, order):
+    """Each begins with the balance with which the one before ends, so it is not the same money."""
+    pages = {
+        "1": page("5/1", 100, 50, 7, reference=reference),
+        "2": page("5/2", 157, 50, reference=reference),
+        "3": page("5/3", 207, 50, reference=reference),
+    }
+    for number in order:
+        take_in(pages[number])
+    amounts = list(BankLine.objects.order_by("amount_minor").values_list("amount_minor", flat=True))
+    assert amounts == [700, 5000, 5000, 5000]
+    for number in order:  # again, in another file each
+        assert take_in(f"{pages[number]}\n").added == 0
+    if reference == "NONREF":  # a whole day in one file: the same bookings
+        assert take_in(page("5", 100, 50, 7, 50, 50)).added == 0
+    assert take_in(pages["1"] + pages["2"] + pages["3"]).problem_count == (0 if reference == "NONREF" else 2)
+
+
+def test_the_statement_of_a_week_brings_no_booking_of_its_days_again():
+    """Its days were there before, and end and begin with the same balance."""
+    take_in(page("5", 100, 50, -50) + page("6", 100, 50, day="260113"))
+    week = page("W3", 100, 50, -50).replace(":62F:C260112EUR100,00\n-\n", "")
+    week += ":61:260113C50,00NTRFNONREF\n:86:STRIPE PAYOUT\n:62F:C260113EUR150,00\n-\n"
+    assert take_in(week).added == 0
+    assert BankLine.objects.count() == 3
+
+
+def test_that_a_statement_is_missing_is_told_and_no_longer_once_it_came():
+    assert take_in(page("5", 100, 50)).notes == ()
+    later = take_in(page("9", 300, 50, day="260121"))
+    assert later.notes == (
+        "A statement of DE1 is missing between 2026-01-12 and 2026-01-21: the balances do not lead from one to the other.",
+    )
+    assert take_in(page("7", 150, 150, day="260114")).notes == ()
+    again = take_in(page("9", 300, 50, day="260121") + "\n")
+    assert (again.added, again.notes) == (0, ())
+
+
 def test_several_statements_of_several_accounts_in_one_file():
     one = ":20:A\n:25:DE1\n:28C:1\n:60F:C260112EUR100,00\n:61:260112C1,00NTRFNONREF//R1\n:62F:C260112EUR101,00\n-\n"
     two = one.replace("DE1", "JP2").replace("EUR1", "JPY1").replace("C1,00", "C1,").replace(",00", ",")

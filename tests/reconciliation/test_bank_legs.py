@@ -246,6 +246,51 @@ def test_while_no_statement_reaches_its_date_it_waits_and_says_until_when(look):
     assert item.state == "open"
 
 
+def test_statements_of_an_account_that_payouts_do_not_come_to_prove_nothing(look):
+    """Payouts come to ACCT; the savings' statements reach further."""
+    paid("po_1")
+    statement(line("A1", 100, MONDAY - timedelta(days=1)))
+    statement(line("B1", 700, LATE + timedelta(days=4), counterparty="Jane Doe").replace("ACCT", "SAVINGS"))
+    look(LATE + timedelta(days=5))
+    item = Discrepancy.objects.get(kind=Kind.PAYOUT_NOT_AT_BANK)
+    assert (item.state, item.evidence["statements_reach"]) == ("timing", "2026-01-11")
+
+
+def test_an_account_that_was_given_up_keeps_nothing_waiting(look):
+    statement(line("A1", 100, MONDAY - timedelta(days=80)).replace("ACCT", "OLD"))
+    paid("po_1")
+    statement(line("A2", 100, MONDAY), line("A3", 1, LATE, counterparty="Jane Doe"))
+    assert look(LATE)["po_1"] == Kind.PAYOUT_NOT_AT_BANK
+    assert Discrepancy.objects.get(kind=Kind.PAYOUT_NOT_AT_BANK).state == "open"
+
+
+def test_what_may_stand_in_a_statement_that_is_missing_waits(look):
+    paid("po_1", currency="eur")
+    pages = {  # last, the days between
+        "5": (110, 150, "260110"),
+        "9": (300, 350, "260121"),
+        "6": (150, 300, "260111"),
+    }
+
+    def bring(number: str) -> None:
+        opening, closing, day = pages[number]
+        text = (
+            f":20:A\n:25:DE1\n:28C:{number}\n:60F:C{day}EUR{opening},00\n:61:{day}C{closing - opening},00NTRFNONREF\n"
+        )
+        text += f":86:STRIPE\n:62F:C{day}EUR{closing},00\n-\n"
+        services.import_bank_statement(file=io.BytesIO(text.encode()), name=number, by="test")
+
+    bring("5")
+    bring("9")
+    look(MONDAY + timedelta(days=9))
+    item = Discrepancy.objects.get(kind=Kind.PAYOUT_NOT_AT_BANK)
+    assert (item.state, item.evidence["statements_reach"]) == ("timing", "2026-01-10")
+    bring("6")
+    look(MONDAY + timedelta(days=9))
+    item.refresh_from_db()
+    assert item.state == "open"  # all statements are there, and it stands in none
+
+
 def test_it_closes_by_itself_when_the_line_comes(look):
     paid("po_1")
     statement(reaches=date(2026, 1, 11))

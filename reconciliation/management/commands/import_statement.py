@@ -81,6 +81,8 @@ def tell(command: BaseCommand, report: StatementReport) -> None:
         command.stdout.write(f"{report.name}: taken in before, no row is new ({report.rows} rows{days})")
     else:
         command.stdout.write(f"{report.name}: {report.rows} rows{days}: {report.added} new, {report.known} known")
+    for note in report.notes:
+        command.stdout.write(note)
 
 
 def a_day(text: str) -> date:
