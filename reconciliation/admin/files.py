@@ -239,7 +239,7 @@ def _statements(file: StatementFile) -> Table:
 
 
 def _statement(one: BankStatement, gap_after: date | None) -> list[Cell]:
-    before: Cell = cells.badge(f"a statement is missing after {gap_after:%d %b %Y}", "warning") if gap_after else "—"
+    before: Cell = cells.badge(f"a statement is missing after {gap_after:%d %b %Y}", "warn") if gap_after else "—"
     return [
         cells.code(one.account),
         one.number,

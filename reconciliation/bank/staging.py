@@ -201,6 +201,7 @@ def keep(staged: Staged, taken: StatementFile) -> None:
             lines=staged.sums.get(index, (0, 0))[0],
         )
         for index, one in enumerate(staged.statements)
+        if one.first_day and one.last_day  # checked: each has both
     ]
     BankStatement.objects.bulk_create(statements)
     marks = [f"%{mark.upper()}%" for mark in settings.BANK_PROVIDER_MARKS]
