@@ -382,7 +382,8 @@ def _proposed(request: HttpRequest, row: Discrepancy) -> list[Section]:
 
 def _matched_by(row: Discrepancy, match: Match | None) -> Cell:
     """Why both sides are taken for one movement; where they agree by now, as that match says."""
-    rule = match.rule if match else str(row.evidence.get("matched_by", ""))
+    both = row.ours_at is not None and row.theirs_at is not None  # what one side alone knows is matched with nothing
+    rule = match.rule if match else str(row.evidence.get("matched_by", "")) if both else ""
     return cells.sub(rule.replace("_", " "), BY_RULES.get(rule, "")) if rule else cells.NOTHING
 
 

@@ -106,8 +106,8 @@ class PeriodAdmin(ReadOnlyAdmin[Period]):
         return _state(row)
 
     @admin.display(description="Closed")
-    def closings_cell(self, row: Period) -> SafeString:
-        return cells.number(row.closings) if row.closings else cells.NOTHING
+    def closings_cell(self, row: Period) -> str:
+        return ("never", "once")[row.closings] if row.closings < 2 else f"{row.closings} times"
 
     def page(self, request: HttpRequest, row: Period) -> Page:
         found = selectors.period_page(row)
@@ -160,7 +160,8 @@ def _closing(closing: PeriodClosing) -> list[Section]:
             ],
         )
     ]
-    sections += [_statement(closing, currency, one) for currency, one in sorted(closing.statements.items())]
+    for currency, one in sorted(closing.statements.items()):
+        sections += [_statement(closing, currency, one), _proofs(closing, currency, one)]
     return [*sections, *_differences(closing)]
 
 
@@ -170,23 +171,37 @@ def _statement(closing: PeriodClosing, currency: str, one: dict[str, Any]) -> Ta
         for line in lines:
             rows.append(
                 [
-                    prefix + line["category"].replace("_", " "),
+                    (prefix + line["category"].replace("_", " ")).capitalize(),
                     cells.number(line["rows"]),
                     cells.money(line["gross_minor"], currency),
                     cells.money(-line["fee_minor"], currency) if line["fee_minor"] else "",
                     cells.money(line["net_minor"], currency),
                 ]
             )
-    for proof in one["proofs"]:
-        residual = proof["residual_minor"]
-        told = cells.badge("not proved", "warn") if residual is None else cells.difference(residual, currency)
-        rows.append([f"proof: {tables.PROOFS[proof['name']]}", "", "", "", told])
     return Table(
         f"Statement of closing {closing.number}, {currency.upper()}",
         ["", *(cells.right(head) for head in ("Rows", "Gross", "Fees", "Net"))],
         rows,
         empty="Nothing was booked.",
         footer=["Closing", "", "", "", cells.money(one["closing_minor"], currency)],
+    )
+
+
+def _proofs(closing: PeriodClosing, currency: str, one: dict[str, Any]) -> Table:
+    rows: list[list[Cell]] = []
+    for proof in one["proofs"]:
+        residual = proof["residual_minor"]
+        told = (
+            cells.figure(cells.badge("not proved", "warn"))
+            if residual is None
+            else cells.difference(residual, currency)
+        )
+        rows.append([tables.PROOFS[proof["name"]], told, proof.get("note", "")])
+    return Table(
+        f"Proofs of closing {closing.number}, {currency.upper()}",
+        ["Held against", cells.right("Residual"), "How"],
+        rows,
+        empty="Nothing was held against it.",
     )
 
 
@@ -202,7 +217,7 @@ def _differences(closing: PeriodClosing) -> list[Section]:
             ["Line", cells.right("Before"), cells.right("Now")],
             [
                 [
-                    f"{one['line'].replace('_', ' ')}, {one['currency'].upper()}",
+                    f"{one['line'].replace('_', ' ').capitalize()}, {one['currency'].upper()}",
                     cells.money(one["before_minor"], one["currency"]),
                     cells.money(one["after_minor"], one["currency"]),
                 ]

@@ -45,7 +45,15 @@ def test_a_month_is_closed_and_reopened_by_two_and_says_what_changed(as_role, ja
     press(manager, january, "close", note="month's end", carry_open="on")
     assert state(january) == "closed"
     page = manager.get(page_url(january)).content.decode()
-    for told in ("Statement of closing 1, USD", "$33.52", "by manager", "month&#x27;s end"):
+    for told in (
+        "Statement of closing 1, USD",
+        "Proofs of closing 1, USD",
+        "not proved",
+        "once",
+        "$33.52",
+        "by manager",
+        "month&#x27;s end",
+    ):
         assert told.removeprefix("by ") in page, told
 
     late_charge(reconcile)
