@@ -26,6 +26,8 @@ from payments import selectors as payments
 from payments.selectors import (
     BOOKINGS_VIEW,
     CHARGES_VIEW,
+    CLEARING_CORRECTIONS_VIEW,
+    CLEARING_LINES_VIEW,
     DISPUTES_VIEW,
     MOVEMENTS_VIEW,
     NUMBER_FUNCTION,
@@ -43,6 +45,9 @@ from reconciliation.types import BROKEN_PROMISE, FUZZY, Proof, Proved, Rule, Sta
 # Our clock and the provider's may differ by so much: a posting of before the cut may belong to a booking of after it.
 _SKEW = timedelta(hours=1)
 _PAYOUTS_COME_BACK = timedelta(days=45)  # longer than any bank takes to send one back
+_SALES_GO_ON = timedelta(
+    days=45
+)  # the same of a refund or of a payment by debit; an authorization is captured within 30 days
 
 # --- Totals -----------------------------------------------------------------------------------------
 
@@ -276,21 +281,19 @@ def _reading_near(cut: _Cut) -> ProviderBalanceReading | None:
 
 # --- The proof against our own clearing account ------------------------------------------------------
 
-# Added to the account's balance at `from`: what was posted from then on about what was booked before the cut. A posting's
-# moment is, by the provider's clock, that of its row, else that of its object.
-_POSTED_SINCE = f"""
-WITH posted AS (
-    SELECT p.amount_minor, p.posted_at, p.kind, p.key, p.object_id FROM {POSTED_VIEW} p
-    WHERE p.account_id = %(account)s AND p.posted_at >= %(from)s
-), first_booked AS (  -- of a capture, by the provider: a busy day has hundreds of thousands, so all at once
+# `counted`: lines of `posted` on a clearing account that count at the cut: what was posted before `from`, where no clock is in doubt, and of
+# what was posted since that which was booked before the cut. A line's moment is, by the provider's clock, that of its row, else
+# that of its object.
+_COUNTED = f"""
+first_booked AS (  -- of a capture, by the provider: a busy day has hundreds of thousands, so all at once
     SELECT charge.id, min(t.created_at) AS at
     FROM posted p
     JOIN {CHARGES_VIEW} charge ON charge.id = p.object_id
     JOIN reconciliation_providertransaction t
       ON t.source = charge.source AND t.reporting_category = 'charge' AND t.withdrawn_at IS NULL
     WHERE p.kind = 'capture' GROUP BY charge.id
-)
-SELECT coalesce(sum(p.amount_minor), 0)::bigint
+), counted AS (
+SELECT p.currency, p.amount_minor
 FROM posted p
 LEFT JOIN reconciliation_providertransaction t ON t.id = CASE
     WHEN p.kind IN ('fee', 'fee_correction', 'dispute_withdrawn', 'dispute_reinstated', 'provider_booking')
@@ -300,7 +303,7 @@ LEFT JOIN first_booked ON first_booked.id = CASE WHEN p.kind = 'capture' THEN p.
 LEFT JOIN {REFUNDS_VIEW} refund ON refund.id = CASE WHEN t.id IS NULL THEN p.object_id END
 LEFT JOIN {DISPUTES_VIEW} dispute ON dispute.id = CASE WHEN t.id IS NULL THEN p.object_id END
 LEFT JOIN {PAYOUT_MOVEMENTS_VIEW} payout ON payout.id = CASE WHEN t.id IS NULL THEN p.object_id END
-WHERE coalesce(
+WHERE p.posted_at < %(from)s OR coalesce(
     t.created_at,
     CASE p.kind
         -- Charged just before midnight, a payment may be booked just after it: then it is in the next day's balance.
@@ -316,55 +319,93 @@ WHERE coalesce(
     END,
     charge.occurred_at, refund.occurred_at, dispute.occurred_at, payout.occurred_at, p.posted_at
 ) < %(cut)s
-"""  # noqa: S608  constants
+)"""  # noqa: S608  constants
 
-# Objects that both books are known to hold differently, and by how much they move both at the cut: net, fees included.
-_EXPLAINED = f"""
-WITH objects AS (
-    SELECT d.object_kind AS kind, d.source, max(CASE d.object_kind
-        WHEN 'charge' THEN {NUMBER_FUNCTION}('pay', d.payment_id)
-        WHEN 'refund' THEN {NUMBER_FUNCTION}('ref', d.refund_id)
-        WHEN 'dispute' THEN {NUMBER_FUNCTION}('dsp', (d.evidence ->> 'ours_id')::uuid)
-        WHEN 'payout' THEN {NUMBER_FUNCTION}('pot', (d.evidence ->> 'ours_id')::uuid)
-    END) AS subject
-    FROM reconciliation_discrepancy d
+# Of what was posted since `from`: added to the account's balance there.
+_POSTED_SINCE = f"""
+WITH posted AS (
+    SELECT p.currency, p.amount_minor, p.posted_at, p.kind, p.key, p.object_id FROM {POSTED_VIEW} p
+    WHERE p.account_id = %(account)s AND p.posted_at >= %(from)s
+), {_COUNTED}
+SELECT coalesce(sum(amount_minor), 0)::bigint FROM counted
+"""  # noqa: S608
+
+# Objects that both books are known to hold differently at the cut, now or for a while. Each is as both hold it at this moment: what
+# an item says of ours may be long past.
+_OBJECTS = f"""
+item AS (
+    SELECT d.object_kind AS kind, d.source, d.payment_id, d.refund_id FROM reconciliation_discrepancy d
     WHERE d.object_kind NOT IN ('statement', 'bank') AND d.business_date <= %(day)s
       AND (d.state = ANY(%(unresolved)s) OR d.closed_as = 'accepted')
       AND NOT jsonb_exists(d.evidence, '{BROKEN_PROMISE}') -- both books hold it alike
-    GROUP BY d.object_kind, d.source
+), object AS MATERIALIZED (
+    SELECT kind, source FROM item
     UNION
     -- On its way to our bank: the provider has booked it, we book it when it arrives.
-    SELECT 'payout', m.source, {NUMBER_FUNCTION}('pot', m.id) FROM {MOVEMENTS_VIEW} m
+    SELECT 'payout', m.source FROM {MOVEMENTS_VIEW} m
     WHERE m.kind = 'payout' AND m.occurred_at < %(cut)s
       AND (m.status IN ('pending', 'in_transit') OR m.status IN ('failed', 'cancelled') AND m.occurred_at >= %(recent)s)
-)
+    UNION
+    -- Booked in several rows, before and after the cut: captured in parts, or failed later. Ours is one movement, or none.
+    SELECT {matching.KIND}, t.source FROM reconciliation_providertransaction t
+    WHERE t.created_at >= %(cut)s AND t.created_at < %(goes_on)s AND t.withdrawn_at IS NULL
+      AND t.reporting_category = ANY(%(sales)s)
+      AND EXISTS (SELECT FROM reconciliation_providertransaction before
+                  WHERE before.source = t.source AND before.created_at >= %(since)s AND before.created_at < %(cut)s
+                    AND before.withdrawn_at IS NULL AND before.reporting_category = ANY(%(sales)s))
+), ours AS (
+    SELECT {NUMBER_FUNCTION}('pay', m.id) AS subject FROM object o JOIN {CHARGES_VIEW} m ON m.source = o.source WHERE o.kind = 'charge'
+    UNION SELECT {NUMBER_FUNCTION}('ref', m.id) FROM object o JOIN {REFUNDS_VIEW} m ON m.source = o.source WHERE o.kind = 'refund'
+    UNION SELECT {NUMBER_FUNCTION}('dsp', m.id) FROM object o JOIN {DISPUTES_VIEW} m ON m.source = o.source WHERE o.kind = 'dispute'
+    UNION SELECT {NUMBER_FUNCTION}('pot', m.id) FROM object o JOIN {PAYOUT_MOVEMENTS_VIEW} m ON m.source = o.source
+        WHERE o.kind = 'payout'
+    UNION SELECT {NUMBER_FUNCTION}(CASE o.kind WHEN 'charge' THEN 'pay' ELSE 'ref' END, x.ours_id)
+        FROM object o JOIN reconciliation_match x ON x.object = o.kind || ':' || o.source AND x.rule = ANY(%(joins)s)
+    -- What an item names, unless it is another object's that the provider's books hold after all.
+    UNION SELECT {NUMBER_FUNCTION}('pay', m.id) FROM item o JOIN {CHARGES_VIEW} m ON m.id = o.payment_id
+        WHERE o.kind = 'charge' AND NOT EXISTS (
+            SELECT FROM reconciliation_providertransaction t
+            WHERE t.source = m.source AND t.source <> o.source AND t.withdrawn_at IS NULL)
+    UNION SELECT {NUMBER_FUNCTION}('ref', m.id) FROM item o JOIN {REFUNDS_VIEW} m ON m.id = o.refund_id
+        WHERE o.kind = 'refund' AND NOT EXISTS (
+            SELECT FROM reconciliation_providertransaction t
+            WHERE t.source = m.source AND t.source <> o.source AND t.withdrawn_at IS NULL)
+), theirs AS MATERIALIZED (
+    SELECT t.id, t.currency, t.net_minor FROM object o JOIN reconciliation_providertransaction t ON t.source = o.source
+    WHERE t.reporting_category = ANY(CASE o.kind
+            WHEN 'charge' THEN %(charge)s::text[] WHEN 'refund' THEN %(refund)s::text[]
+            WHEN 'dispute' THEN %(dispute)s::text[] WHEN 'payout' THEN %(payout)s::text[] END)
+      AND t.created_at >= %(since)s AND t.created_at < %(cut)s AND t.withdrawn_at IS NULL
+), posted AS (  -- but for fees: each belongs to the object of its row, whoever is its subject
+    SELECT p.currency, p.amount_minor, p.posted_at, p.kind, p.key, p.object_id
+    FROM ours o JOIN {POSTED_VIEW} p ON p.subject = o.subject
+    WHERE p.account_kind = 'provider_clearing' AND NOT (p.kind IN ('fee', 'fee_correction') AND EXISTS (
+        SELECT FROM reconciliation_providertransaction t WHERE t.id = split_part(p.key, ':', 2) AND t.withdrawn_at IS NULL))
+)"""  # noqa: S608
+
+# By how much they move both at the cut: net, fees included.
+_EXPLAINED = f"""
+WITH {_OBJECTS}, {_COUNTED}
 SELECT moved.currency, sum(moved.minor)::bigint FROM (
-SELECT t.currency, t.net_minor AS minor
-FROM (SELECT DISTINCT kind, source FROM objects) o
-JOIN reconciliation_providertransaction t ON t.source = o.source
-WHERE t.reporting_category = ANY(CASE o.kind
-        WHEN 'charge' THEN %(charge)s::text[] WHEN 'refund' THEN %(refund)s::text[]
-        WHEN 'dispute' THEN %(dispute)s::text[] WHEN 'payout' THEN %(payout)s::text[] END)
-  AND t.created_at >= %(since)s AND t.created_at < %(cut)s AND t.withdrawn_at IS NULL
+SELECT currency, net_minor AS minor FROM theirs
 UNION ALL
-SELECT t.currency, t.net_minor
-FROM (SELECT DISTINCT kind, source FROM objects) o JOIN reconciliation_providertransaction t ON t.id = o.source
+SELECT l.currency, -l.amount_minor FROM theirs t JOIN {CLEARING_LINES_VIEW} l ON l.key = 'fee:' || t.id
+UNION ALL
+SELECT l.currency, -l.amount_minor FROM theirs t JOIN {CLEARING_CORRECTIONS_VIEW} l ON l.key = 'fee:' || t.id
+UNION ALL
+SELECT t.currency, t.net_minor FROM object o JOIN reconciliation_providertransaction t ON t.id = o.source
 WHERE o.kind IN ('adjustment', 'other')
   AND t.created_at >= %(since)s AND t.created_at < %(cut)s AND t.withdrawn_at IS NULL
 UNION ALL
-SELECT p.currency, -p.amount_minor
-FROM (SELECT kind, source, max(subject) AS subject FROM objects GROUP BY kind, source) o
-JOIN {POSTED_VIEW} p ON p.subject = o.subject
-WHERE p.account_kind = 'provider_clearing'
-UNION ALL
-SELECT b.currency, -b.clearing_minor
-FROM (SELECT DISTINCT kind, source FROM objects) o JOIN {BOOKINGS_VIEW} b ON b.key = 'booking:' || o.source
+SELECT b.currency, -b.clearing_minor FROM object o JOIN {BOOKINGS_VIEW} b ON b.key = 'booking:' || o.source
 WHERE o.kind IN ('adjustment', 'other')
+UNION ALL
+SELECT currency, -amount_minor FROM counted
 UNION ALL
 -- What a tolerance let pass stays a difference between both books…
 SELECT m.currency, m.difference_minor FROM reconciliation_match m
 WHERE m.tolerance_minor IS NOT NULL AND greatest(m.theirs_on, m.ours_on) BETWEEN %(begin)s AND %(day)s
-  AND NOT EXISTS (SELECT FROM objects o WHERE m.object = o.kind || ':' || o.source)
+  AND NOT EXISTS (SELECT FROM object o WHERE m.object = o.kind || ':' || o.source)
 UNION ALL
 -- …and what was put together across the cut stands in one of them alone.
 SELECT m.currency, CASE WHEN m.object LIKE 'refund:%%' THEN -1 ELSE 1 END * CASE
@@ -373,7 +414,7 @@ SELECT m.currency, CASE WHEN m.object LIKE 'refund:%%' THEN -1 ELSE 1 END * CASE
 FROM reconciliation_match m
 WHERE m.rule = ANY(%(joins)s) AND least(m.theirs_on, m.ours_on) BETWEEN %(begin)s AND %(day)s
   AND greatest(m.theirs_on, m.ours_on) > %(day)s
-  AND NOT EXISTS (SELECT FROM objects o WHERE m.object = o.kind || ':' || o.source)
+  AND NOT EXISTS (SELECT FROM object o WHERE m.object = o.kind || ':' || o.source)
 ) moved
 GROUP BY moved.currency
 """  # noqa: S608
@@ -393,7 +434,9 @@ def _clearing(cut: _Cut) -> dict[str, Proof]:
         "unresolved": list(UNRESOLVED_STATES),
         "begin": cut.begin,
         "joins": [Rule.PERSON, *FUZZY],
-        **{kind: list(matching.CATEGORIES[kind]) for kind in matching.PAIRED},
+        "goes_on": cut.at + _SALES_GO_ON,
+        "sales": [category for kind in matching.LINKED for category in matching.CATEGORIES[kind]],
+        **{kind: list(categories) for kind, categories in matching.CATEGORIES.items()},
     }
     proofs = {}
     with connection.cursor() as cursor:

@@ -19,7 +19,7 @@ Every step is a join of whole sets: PostgreSQL hashes both sides of a large day,
 What is asked of leftovers alone is asked after them, in a statement of its own.
 """
 
-from reconciliation.matching.categories import CATEGORIES, KNOWN, LINKED, MOVEMENT_VIEWS, PAIRED
+from reconciliation.matching.categories import CATEGORIES, KIND, KNOWN, LINKED, MOVEMENT_VIEWS, PAIRED
 from reconciliation.matching.days import parameters_of_day, window
 from reconciliation.matching.fees import fee_differences, fees_of_nothing, unposted_fees, unposted_fees_of_matches
 from reconciliation.matching.judging import difference_of, is_found
@@ -29,6 +29,7 @@ from reconciliation.matching.totals import DayTotals, awaiting_booking, day_tota
 
 __all__ = [
     "CATEGORIES",
+    "KIND",
     "KNOWN",
     "LINKED",
     "MOVEMENT_VIEWS",

@@ -12,7 +12,7 @@ from django.urls import reverse
 from foundation.errors import InvalidInput
 from payments import ledger
 from payments import services as payments
-from payments.models import Payment, Payout
+from payments.models import JournalEntry, Payment, Payout
 from reconciliation import books as statements
 from reconciliation import matching, selectors, services
 from reconciliation.errors import BooksStarted, NoteMissing
@@ -348,6 +348,124 @@ def test_a_payout_from_our_bank_closes_with_its_sign(whole_day):
     assert (report.residual, report.kinds) == ({"usd": 0}, {})
     assert (proofs()["clearing"].says_minor, proofs()["clearing"].explained_minor) == (0, 0)
     assert report.statement["usd"].is_proved
+
+
+def paid_back(payment: Payment, source: str, amount: int, *, fee: int, at: datetime = NOON) -> None:
+    """A refund in both books, our ledger included, for which the provider takes a fee."""
+    refund = our_refund(payment, source, amount, at=at)
+    theirs(source, -amount, at=at, fee_minor=fee, net_minor=-amount - fee)
+    ledger.post(
+        key=f"refund:{refund.number}",
+        kind="refund",
+        debit=ledger.unallocated_receipts("usd"),
+        credit=ledger.clearing("usd"),
+        amount_minor=amount,
+        by="test",
+        subject=refund.number,
+    )
+
+
+@pytest.mark.parametrize("reason", ["open", "accepted"])
+def test_an_item_explains_what_its_own_rows_moved_and_no_other_rows_of_its_payment(whole_day, reason):
+    """The fee of 0.74 was 1.00 after all; that the refund of the day after costs 0.30 is no part of it."""
+    row = sold("ch_1")
+    ProviderTransaction.objects.filter(pk=row).update(fee_minor=100, net_minor=1400)
+    whole_day()
+    if reason == "accepted":
+        services.perform(discrepancy_id=the("ch_1").pk, action="accept", by="test", note="26 cents")
+    paid_back(Payment.objects.get(), "re_1", 500, fee=30, at=NOON + DAYS)
+    for day in (DAY + DAYS, DAY):
+        assert whole_day(day).residual == {"usd": 0}
+        assert proofs(day)["clearing"].explained_minor == -26
+
+
+def test_a_payout_that_comes_back_is_explained_at_each_cut(whole_day):
+    """Paid on the 10th, sent back on the 13th: at each day's end both books hold what they held then."""
+    was_read(DAY + 2 * DAYS, DAY + 4 * DAYS)
+    sold("ch_1", 9000)
+    booked("po_1", -5000, "payout")
+    payout = our_payout("po_1", 5000, status="in_transit")
+    arrive(payout)
+    assert whole_day().residual == {"usd": 0}
+    booked("po_1", 5000, "payout_reversal", at=NOON + 3 * DAYS)
+    Payout.objects.update(status="failed")
+    ledger.post(
+        key=f"payout_failed:{payout.number}",
+        kind="payout_failed",
+        debit=ledger.clearing("usd"),
+        credit=ledger.bank("usd"),
+        amount_minor=5000,
+        by="test",
+        subject=payout.number,
+    )
+    for late in (1, 2, 3, 0):
+        assert whole_day(DAY + late * DAYS).residual == {"usd": 0}, late
+    assert found() == {}
+
+
+def test_a_payout_that_never_arrived_explains_itself_until_it_is_back(whole_day):
+    was_read(DAY + 2 * DAYS, DAY + 4 * DAYS)
+    sold("ch_1", 9000)
+    booked("po_1", -5000, "payout")
+    booked("po_1", 5000, "payout_reversal", at=NOON + 2 * DAYS)
+    our_payout("po_1", 5000, status="failed")
+    explained = []
+    for late in range(4):
+        assert whole_day(DAY + late * DAYS).residual == {"usd": 0}, late
+        explained.append(proofs(DAY + late * DAYS)["clearing"].explained_minor)
+    assert explained == [-5000, -5000, 0, 0]
+
+
+def test_a_charge_that_is_booked_in_two_rows_across_midnight_closes_on_both_days(whole_day):
+    """10.00 on one day and 5.00 on the next; to us it is one payment of 15.00."""
+    payment = capture(ours("ch_1"))
+    post_fee(theirs("ch_1", 1000, fee_minor=50, net_minor=950), 50, payment)
+    post_fee(theirs("ch_1", 500, at=NOON + DAYS, fee_minor=24, net_minor=476), 24, payment)
+    assert whole_day().residual == {"usd": 0}
+    assert proofs()["clearing"].explained_minor == -500
+    assert whole_day(DAY + DAYS).residual == {"usd": 0}
+    assert found() == {}
+
+
+def test_what_was_accepted_is_explained_by_what_both_books_hold_of_it_now(whole_day):
+    """Accepted as missing, and then its webhook came after all."""
+    sold("ch_1")
+    row = theirs("ch_2", 3000)
+    whole_day()
+    services.perform(discrepancy_id=the("ch_2").pk, action="accept", by="test", note="never mind")
+    assert (proofs()["clearing"].explained_minor, proofs()["clearing"].residual_minor) == (2926, 0)
+    post_fee(row, 74, capture(ours("ch_2", 3000)))
+    assert (proofs()["clearing"].explained_minor, proofs()["clearing"].residual_minor) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("known_by", "days_later"), [("its charge", 0), ("its intent", 0), ("its intent", 20), ("nothing", 0)]
+)
+def test_the_fee_of_a_charge_that_failed_later_is_learnt(whole_day, known_by, days_later):
+    """15.00 came and went; the provider keeps 0.74 for it. So it is in no book, but for its fee."""
+    came = {"payment_intent": "pi_1", "source_status": "failed"}
+    if known_by != "nothing":
+        charge = {"charge_reference": "ch_1"} if known_by == "its charge" else {}
+        ours("ch_1", status="failed", provider_reference="pi_1", **charge)
+    row = theirs("ch_1", **came)
+    gone = NOON + days_later * DAYS
+    theirs("ch_1", -1500, at=gone, fee_minor=0, net_minor=-1500, reporting_category="charge_failure", **came)
+    was_read(DAY + DAYS, gone)
+    for day in range(days_later):
+        whole_day(DAY + day * DAYS)
+    for _ in range(2):
+        assert whole_day(DAY + days_later * DAYS).residual == {"usd": 0}
+    entry = JournalEntry.objects.get(kind="fee")
+    assert (entry.key, bool(entry.subject)) == (f"fee:{row}", known_by != "nothing")
+    assert whole_day().residual == {"usd": 0}
+    assert found() == {}
+
+
+def test_another_installations_charge_that_failed_later_is_not_our_cost(whole_day):
+    theirs("ch_1", metadata={"instance": "another"}, payment_intent="")
+    theirs("ch_1", -1500, fee_minor=0, net_minor=-1500, reporting_category="charge_failure", payment_intent="")
+    whole_day()
+    assert not JournalEntry.objects.filter(kind="fee").exists()
 
 
 def test_the_proof_of_the_ledger_waits_for_the_days_before(whole_day):
