@@ -37,6 +37,8 @@ CATEGORIES: Final[Mapping[str, Sequence[str]]] = {
 
 PAIRED: Final = ("charge", "refund", "dispute", "payout")  # a row of theirs, and one of ours, by the object's id
 
+COMES_BACK: Final = ("charge_failure", "refund_failure", "payout_reversal")  # later, of what had been booked before
+
 KNOWN: Final = [category for of_kind in CATEGORIES.values() for category in of_kind]
 
 MOVEMENT_VIEWS: Final[Mapping[str, str]] = {

@@ -7,10 +7,10 @@ from uuid import UUID
 from django.db import connection
 
 from foundation.ids import public_id
-from payments.selectors import BOOKINGS_VIEW, CLEARING_CORRECTIONS_VIEW, CLEARING_LINES_VIEW
+from payments.selectors import BOOKINGS_VIEW, CHARGES_VIEW, CLEARING_CORRECTIONS_VIEW, CLEARING_LINES_VIEW
 from payments.types import LearntFee
-from reconciliation.matching.categories import KIND, LINKED, MOVEMENT_VIEWS
-from reconciliation.matching.days import Parameters, parameters_of
+from reconciliation.matching.categories import COMES_BACK, KIND, LINKED, MOVEMENT_VIEWS
+from reconciliation.matching.days import Parameters, parameters_of, window
 
 _FEES_BATCH = 5_000  # fees in memory at once
 
@@ -46,16 +46,31 @@ WITH theirs AS (
 {_MORE_THAN_POSTED}
 """  # noqa: S608
 
-# Fees that nobody posted yet: of movements that our books hold, and of the account itself.
+# Fees that nobody posted yet: of movements that our books hold, and of the account itself; and of what came back in these days, which
+# may have been booked long before.
 _DUE = f"""
-    SELECT t.id, t.source, t.currency, t.created_at, {KIND} AS kind,
+    SELECT t.id, t.source, t.payment_intent, t.instance, t.currency, t.created_at, {KIND} AS kind,
            CASE {KIND} WHEN 'cost' THEN -t.net_minor ELSE t.fee_minor END AS fee_minor
     FROM reconciliation_providertransaction t
     WHERE t.created_at >= %(first)s AND t.created_at < %(until)s AND t.withdrawn_at IS NULL
       AND (t.fee_minor <> 0 AND t.reporting_category = ANY(%(paired)s)
            OR t.net_minor <> 0 AND t.reporting_category = ANY(%(cost)s))
       AND NOT EXISTS (SELECT FROM {BOOKINGS_VIEW} b WHERE b.key = 'fee:' || t.id)
-"""  # noqa: S608
+    UNION
+    SELECT t.id, t.source, t.payment_intent, t.instance, t.currency, t.created_at, {KIND}, t.fee_minor
+    FROM reconciliation_providertransaction back
+    JOIN reconciliation_providertransaction t ON t.source = back.source
+    WHERE back.created_at >= %(first)s AND back.created_at < %(until)s AND back.withdrawn_at IS NULL
+      AND back.reporting_category = ANY(%(comes_back)s)
+      AND t.fee_minor <> 0 AND t.created_at >= %(begun)s AND t.reporting_category = ANY(%(paired)s) AND t.withdrawn_at IS NULL
+      AND NOT EXISTS (SELECT FROM {BOOKINGS_VIEW} b WHERE b.key = 'fee:' || t.id)
+"""  # noqa: S608  constants
+
+# What was taken, or given back, and came back as a whole: no book holds it, and the provider keeps its fee.
+_CAME_TO_NOTHING = """0 = (
+    SELECT sum(r.amount_minor) FROM reconciliation_providertransaction r
+    WHERE r.source = d.source AND r.reporting_category = ANY(%({kind})s) AND r.withdrawn_at IS NULL
+)"""
 
 _UNPOSTED_FEES = f"""
 WITH due AS MATERIALIZED ({_DUE})
@@ -63,8 +78,19 @@ WITH due AS MATERIALIZED ({_DUE})
     " UNION ALL ".join(
         f"SELECT d.created_at, d.id, d.currency, d.fee_minor, d.kind, m.id, m.payment_id, m.merchant_id, m.reference"
         f" FROM due d JOIN {view} m ON m.source = d.source AND m.currency = d.currency WHERE d.kind = '{kind}'"
-        + ("" if kind == "dispute" else " AND m.booked")
+        + ("" if kind == "dispute" else f" AND (m.booked OR {_CAME_TO_NOTHING.format(kind=kind)})")
         for kind, view in MOVEMENT_VIEWS.items()
+    )
+}
+UNION ALL
+-- No movement of ours bears its id: then, by its intent, its payment's, or nobody's.
+{
+    " UNION ALL ".join(
+        f"SELECT d.created_at, d.id, d.currency, d.fee_minor, d.kind, p.id, p.payment_id, p.merchant_id, coalesce(p.reference, '')"
+        f" FROM due d LEFT JOIN {CHARGES_VIEW} p ON p.intent = d.payment_intent AND d.payment_intent <> ''"
+        f" WHERE d.kind = '{kind}' AND d.instance IN ('', %(instance)s) AND {_CAME_TO_NOTHING.format(kind=kind)}"
+        f" AND NOT EXISTS (SELECT FROM {MOVEMENT_VIEWS[kind]} m WHERE m.source = d.source)"
+        for kind in LINKED
     )
 }
 UNION ALL
@@ -91,7 +117,9 @@ _UNPOSTED_FEES_OF_MATCHES = (  # constants
 
 def unposted_fees(since: datetime, until: datetime, *, starts_on: date | None = None) -> Iterator[list[LearntFee]]:
     """Fees in the provider's books of a window that ours do not hold yet, in batches."""
-    return _unposted(_UNPOSTED_FEES, parameters_of((since, until), starts_on))
+    begun = window(starts_on)[0] if starts_on else datetime.min.replace(tzinfo=UTC)
+    parameters = parameters_of((since, until), starts_on) | {"begun": begun, "comes_back": list(COMES_BACK)}
+    return _unposted(_UNPOSTED_FEES, parameters)
 
 
 def unposted_fees_of_matches(until: datetime, *, starts_on: date | None = None) -> Iterator[list[LearntFee]]:

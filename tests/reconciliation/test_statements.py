@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -443,9 +444,9 @@ def test_what_was_accepted_is_explained_by_what_both_books_hold_of_it_now(whole_
 )
 def test_the_fee_of_a_charge_that_failed_later_is_learnt(whole_day, known_by, days_later):
     """15.00 came and went; the provider keeps 0.74 for it. So it is in no book, but for its fee."""
-    came = {"payment_intent": "pi_1", "source_status": "failed"}
+    came: dict[str, Any] = {"payment_intent": "pi_1", "source_status": "failed"}
     if known_by != "nothing":
-        charge = {"charge_reference": "ch_1"} if known_by == "its charge" else {}
+        charge: dict[str, Any] = {"charge_reference": "ch_1"} if known_by == "its charge" else {}
         ours("ch_1", status="failed", provider_reference="pi_1", **charge)
     row = theirs("ch_1", **came)
     gone = NOON + days_later * DAYS
