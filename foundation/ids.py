@@ -7,6 +7,7 @@ random start within a millisecond: hard to guess, though not a secret. Who may r
 
 from base64 import b32encode
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,13 @@ _TO_OURS = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _ALPHABET.encode
 def uuid7() -> UUID:
     """A new time-ordered id."""
     return _uuid7()
+
+
+def derived_id(base: UUID, name: str) -> UUID:
+    """The id of what there is once for a time-ordered id and a name: the same for both, and ordered by that id's moment."""
+    digest = int.from_bytes(sha256(base.bytes + name.encode()).digest()[:10])
+    rest = digest & ((1 << 80) - 1) & ~(0xF << 76 | 0x3 << 62)
+    return UUID(int=base.int >> 80 << 80 | rest | 7 << 76 | 2 << 62)
 
 
 def first_id_at(moment: datetime) -> UUID:

@@ -5,7 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, F, Q, Sum
 from django.db.models.functions import Now, TruncHour
 
 from foundation.database import in_seconds
@@ -18,6 +18,7 @@ from payments.states import (
     DISPUTE_OPEN,
     PAYMENT_CONFIRMABLE,
     PAYMENT_LIVE,
+    REFUND_ENDED_UNPAID,
     RefundStatus,
 )
 from payments.types import (
@@ -151,6 +152,19 @@ def refund_statuses(numbers: Sequence[str]) -> dict[str, str]:
     """The state of each of some refunds, by number."""
     found = Refund.objects.filter(pk__in=[Refund.id_of(number) for number in numbers])
     return {refund.number: refund.status for refund in found.only("pk", "status")}
+
+
+def made_again(number: str) -> str:
+    """The refund that was asked for in place of one that failed, and has not failed itself; empty if there is none."""
+    again = Refund.objects.filter(again_of=Refund.id_of(number)).exclude(status__in=REFUND_ENDED_UNPAID).first()
+    return again.number if again else ""
+
+
+def given_back_minor(numbers: Sequence[str]) -> int:
+    """What some refunds give back, or have given back, in minor units: those that came to nothing left out."""
+    found = Refund.objects.filter(pk__in=[Refund.id_of(number) for number in numbers])
+    held = found.exclude(status__in=REFUND_ENDED_UNPAID)
+    return held.aggregate(total=Sum(F("amount_minor") + F("credit_minor")))["total"] or 0
 
 
 def find_by_provider_reference(reference: str) -> PaymentView | None:

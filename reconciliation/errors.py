@@ -35,6 +35,21 @@ class ActionInProgress(DomainError):
     status = 409
 
 
+class ActionTakenOver(DomainError):
+    """This took so long that somebody else went on with the discrepancy: nothing more of it was done."""
+
+    code = "action_taken_over"
+    status = 409
+
+
+class FiguresChanged(DomainError):
+    """The figures have changed since this was asked for, and more would be settled than was agreed to. Nothing was done: look
+    at them, and ask anew."""
+
+    code = "figures_changed"
+    status = 409
+
+
 class AlreadyResolved(DomainError):
     """This discrepancy is resolved already: there is nothing left to do."""
 

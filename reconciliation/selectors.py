@@ -324,7 +324,7 @@ def _why_not_refunded(item: Discrepancy) -> str:
     if item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE) and not orders.is_order(item.order_reference):
         return "Its metadata name no order, so no customer: choose one on its page."
     if item.kind == Kind.AMOUNT_MISMATCH and item.ours_status == "succeeded" and (item.difference_minor or 0) <= 0:
-        return "Stripe did not take too much: say on its page how much to give back."
+        return "Stripe did not take too much: there is nothing to give back."
     return ""
 
 

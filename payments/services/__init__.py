@@ -19,6 +19,7 @@ from payments.services.desk import (
     adopt_refund,
     mark_fraud,
     post_correction,
+    record_overcharge,
     take_provider_status,
 )
 from payments.services.disputes import sync_dispute
@@ -88,6 +89,7 @@ __all__ = [
     "recheck_open",
     "record_cancelling",
     "record_opening",
+    "record_overcharge",
     "record_refund",
     "refund_again",
     "refund_at_provider",

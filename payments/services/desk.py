@@ -10,12 +10,19 @@ from django.db.models.functions import Now
 from foundation.errors import InvalidInput, NotFound
 from foundation.transition import transition
 from payments import gateway, ledger, selectors
-from payments.errors import ContradictsProvider, ProviderBusy, ProviderRefused, ProviderUnsure
+from payments.errors import (
+    ContradictsProvider,
+    PaymentNotRefundable,
+    ProviderBusy,
+    ProviderRefused,
+    ProviderUnsure,
+)
 from payments.locks import lock_payment, lock_refund
 from payments.models import Dispute, JournalEntry, Payment, PaymentHistory, Payout, Refund, RefundHistory
 from payments.services.disputes import sync_dispute
 from payments.services.payment_news import apply_intent, cancel
 from payments.services.payouts import sync_payout
+from payments.services.refund_books import refund_source
 from payments.services.refund_news import refund_failed
 from payments.services.refunds_elsewhere import record_elsewhere
 from payments.services.rereads import read_payment, read_refund, sync_refund, unavailable
@@ -209,6 +216,34 @@ def post_correction(
         )
         if posted:
             type(row).objects.filter(pk=row.pk).update(corrected_minor=F("corrected_minor") + change)
+    return posted
+
+
+def record_overcharge(*, number: str, amount_minor: int, cause: str, by: str, why: str) -> bool:
+    """Take in what the provider took beyond what a payment of ours says: money of its customer, which can then be given back,
+    whatever of the rest went back before. `cause` posts once. In the caller's transaction.
+
+    Raises NotFound, PaymentNotRefundable, InvalidInput.
+    """
+    payment = lock_payment(Payment.id_of(number))
+    if payment.status != PaymentStatus.SUCCEEDED:
+        raise PaymentNotRefundable
+    if amount_minor <= 0:
+        raise InvalidInput("Nothing was taken beyond what our books say.")
+    posted = ledger.post(
+        key=f"capture:{number}:{cause}",
+        kind="capture",
+        debit=ledger.clearing(payment.currency),
+        credit=refund_source(payment),  # whoever pays its refund
+        amount_minor=amount_minor,
+        by=by,
+        merchant_id=payment.merchant_id,
+        subject=number,
+        reference=payment.reference,
+        memo=why,
+    )
+    if posted:
+        Payment.objects.filter(pk=payment.pk).update(captured_minor=F("captured_minor") + amount_minor)
     return posted
 
 

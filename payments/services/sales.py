@@ -34,8 +34,9 @@ def reverse_sale(number: str, *, by: str) -> None:
     sold = Posting.objects.filter(entry__key=f"sale:{number}", account_id=_customer(payment).id).first()
     if sold:
         _post(payment, f"sale_reversed:{number}", "sale_reversed", -sold.amount_minor, by=by)
-    if ledger.was_posted(f"sale_taken_over:{number}"):
-        _post(payment, f"sale_given_over:{number}", "sale_given_over", payment.captured_minor, by=by)
+    taken_over = f"sale_taken_over:{number}"
+    if taken_over_minor := ledger.amounts_of([taken_over])[taken_over]:
+        _post(payment, f"sale_given_over:{number}", "sale_given_over", taken_over_minor, by=by)
     credit.unspend_credit(payment, by=by)
     loyalty.reverse_points(payment, by=by)
 

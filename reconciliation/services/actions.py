@@ -8,7 +8,7 @@ closes the item as fixed, and the next run confirms that or opens it again.
 import logging
 from ast import literal_eval
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, fields
 from datetime import date, datetime
 from typing import Any
@@ -26,11 +26,19 @@ from foundation.money import format_minor
 from foundation.transition import transition
 from payments.types import CORRECTED_AGAINST
 from reconciliation import books, matching, selectors
-from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyResolved, ApprovalPending, NoteMissing
+from reconciliation.errors import (
+    ActionInProgress,
+    ActionNotOffered,
+    AlreadyResolved,
+    ApprovalPending,
+    BooksBusy,
+    FiguresChanged,
+    NoteMissing,
+)
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHistory
 from reconciliation.services import findings, incidents, matches
-from reconciliation.services.repairs import REPAIRS, asks_nobody, compare
+from reconciliation.services.repairs import REPAIRS, WAIT_FOR_RUN_S, asks_nobody, compare, given_back_minor
 from reconciliation.states import DISCREPANCY_EDGES, UNRESOLVED_STATES, ClosedAs, DiscrepancyState, Outcome
 from reconciliation.types import (
     BROKEN_PROMISE,
@@ -44,7 +52,6 @@ from reconciliation.types import (
 
 log = logging.getLogger(__name__)
 
-WAIT_FOR_RUN_S = 5  # a person is waiting; a run stores its results in seconds
 # Meant to be pressed again and again: each press is one of its own.
 _REPEATABLE = {Action.REQUERY, Action.REPLAY_EVENT, Action.CLAIM, Action.ASSIGN, Action.RELEASE, Action.IGNORE_UNTIL}
 _CLOSES = {Action.ACCEPT, Action.MARK_FRAUD}
@@ -67,7 +74,8 @@ def perform(
     (services/approvals.py). Belongs outside of transactions.
 
     Raises ApprovalPending, NotFound, NoteMissing, MissingInput, InvalidInput, ActionNotOffered, AlreadyResolved, ActionInProgress,
-    BooksBusy, IllegalTransition, and what the repair itself raises (ProviderUnavailable, ContradictsProvider, …).
+    BooksBusy, FiguresChanged, ActionTakenOver, IllegalTransition, and what the repair itself raises (ProviderUnavailable,
+    ContradictsProvider, …).
     """
     if not note.strip():
         raise NoteMissing(param="note")
@@ -78,10 +86,8 @@ def perform(
     if info is None:
         raise ActionNotOffered
     given = given or ActionInput()
-    key = key or (f"{action}:{uuid7()}" if action in _REPEATABLE else f"{action}:{item.cycle}")
     check(action, given)
-    stake = _stake(item, info, given, by)
-    record, is_new = _begin(item, action, key=key, by=by, note=note.strip(), given=given, stake=stake)
+    item, record, is_new = _begin(item.pk, info, key=key, by=by, note=note.strip(), given=given)
     if record.outcome == Outcome.WAITING:
         return ActionResult(record.result, DiscrepancyState.AWAITING_APPROVAL, "", replayed=not is_new, waits=True)
     if not is_new:
@@ -97,6 +103,7 @@ def carry_out(item: Discrepancy, record: DiscrepancyAction, given: ActionInput |
     given = given or _given(record)
     info = next(one for one in actions_of(item.kind, item.object_kind) if one.name == record.action)
     try:
+        _must_be_agreed(item, record)
         # What asks nobody outside is one commit with what comes of it.
         with one_writer(wait_s=WAIT_FOR_RUN_S) if asks_nobody(item, record.action) else nullcontext():
             done = REPAIRS[record.action](item, record, given) if record.action in REPAIRS else ""
@@ -104,10 +111,20 @@ def carry_out(item: Discrepancy, record: DiscrepancyAction, given: ActionInput |
     except Exception as error:
         detail = error.detail if isinstance(error, DomainError) else f"{type(error).__name__}: {error}"
         _close_record(record, Outcome.FAILED, detail)
+        if isinstance(error, FiguresChanged):
+            with suppress(BooksBusy), one_writer(wait_s=WAIT_FOR_RUN_S):  # else the next run shows them
+                _look(item, info, record)
+                findings.look_again(item.last_seen_run_id, by=record.by, now=database_now())
         if record.approved_by:
             item.refresh_from_db()
             to_be_looked_at(item, by=record.by, why=f"{record.action} failed")
         raise
+
+
+def _must_be_agreed(item: Discrepancy, record: DiscrepancyAction) -> None:
+    """A run may have found other figures since somebody asked for it, or approved it. Raises FiguresChanged."""
+    if record.amount_minor is not None and item.stake_minor > record.amount_minor:
+        raise FiguresChanged
 
 
 def to_be_looked_at(item: Discrepancy, *, by: str, why: str) -> None:
@@ -136,12 +153,13 @@ def _given(record: DiscrepancyAction) -> ActionInput:
 
 
 def _stake(item: Discrepancy, info: ActionInfo, given: ActionInput, by: str) -> dict[str, Any]:
-    """What an action settles, or what is named to be given back, and what that person may settle alone: the columns of its
-    record."""
+    """What an action settles, or what is named to be given back with what went back for this item before, and what that person
+    may settle alone: the columns of its record."""
     if not info.settles:
         return {}
+    before_minor = given_back_minor(item) if info.name == Action.REFUND_CUSTOMER else 0
     return {
-        "amount_minor": max(item.stake_minor, given.amount_minor or 0),
+        "amount_minor": max(item.stake_minor, given.amount_minor or 0) + before_minor,
         "currency": item.currency,
         "approval_above_minor": selectors.settles_alone_minor(by, item.currency),
     }
@@ -178,70 +196,65 @@ def _today() -> date:
 
 
 def _begin(
-    item: Discrepancy, action: str, *, key: str, by: str, note: str, given: ActionInput, stake: Mapping[str, Any]
-) -> tuple[DiscrepancyAction, bool]:
-    """The action's record, and whether it is ours to do; one that waits for a second person is nobody's for now. The unique
-    constraints decide between twins."""
-    known = DiscrepancyAction.objects.filter(discrepancy=item, key=key).exclude(outcome=Outcome.FAILED)
-    known = known.exclude(outcome=Outcome.REJECTED)
-    done = known.filter(outcome__in=[Outcome.OK, Outcome.WAITING]).first()
-    if done:
-        return done, False
-    lease_until = in_seconds(settings.RECONCILE_ACTION_LEASE_S)
-    # Its process died: the same press goes on where that one stopped, even if a run has closed the item meanwhile; another
-    # one ends it.
-    if known.filter(lease_until__lt=Now()).update(lease_until=lease_until):
-        return known.get(), True
-    if item.state == DiscrepancyState.RESOLVED:
-        raise AlreadyResolved
-    if stake and selectors.waiting_action(item):
-        raise ApprovalPending
-    inputs = {name: str(value) for name, value in asdict(given).items() if value not in ("", None, ())}
-    limit_minor = stake.get("approval_above_minor")
-    if limit_minor is not None and stake["amount_minor"] > limit_minor:
-        return _wait(item, action=action, key=key, note=note, by=by, inputs=inputs, **stake), True
-    DiscrepancyAction.objects.filter(discrepancy=item, outcome=Outcome.STARTED, lease_until__lt=Now()).update(
-        outcome=Outcome.FAILED, result="Its process was silent for too long.", finished_at=Now()
-    )
-    try:
-        with transaction.atomic():
-            return DiscrepancyAction.objects.create(
-                discrepancy=item,
-                action=action,
-                key=key,
-                note=note,
-                by=by,
-                lease_until=lease_until,
-                inputs=inputs,
-                **stake,
-            ), True
-    except IntegrityError as error:
-        done = known.filter(outcome=Outcome.OK).first()  # the twin was faster, and is done
+    pk: UUID, info: ActionInfo, *, key: str, by: str, note: str, given: ActionInput
+) -> tuple[Discrepancy, DiscrepancyAction, bool]:
+    """The item as it is now, the action's record, and whether it is ours to do; one that waits for a second person is nobody's
+    for now. Judged and written down under the item's lock: of two people who saw it open, the second one sees what the first
+    one did. Raises BooksBusy.
+    """
+    with one_writer(wait_s=WAIT_FOR_RUN_S):
+        item = Discrepancy.objects.select_for_update().get(pk=pk)
+        key = key or (f"{info.name}:{uuid7()}" if info.name in _REPEATABLE else f"{info.name}:{item.cycle}")
+        known = DiscrepancyAction.objects.filter(discrepancy=item, key=key).exclude(outcome=Outcome.FAILED)
+        known = known.exclude(outcome=Outcome.REJECTED)
+        done = known.filter(outcome__in=[Outcome.OK, Outcome.WAITING]).first()
         if done:
-            return done, False
-        raise ActionInProgress from error
+            return item, done, False
+        lease_until = in_seconds(settings.RECONCILE_ACTION_LEASE_S)
+        # Its process died: the same press goes on where that one stopped, even if a run has closed the item meanwhile; another
+        # one ends it.
+        if known.filter(lease_until__lt=Now()).update(lease_until=lease_until):
+            return item, known.get(), True
+        if item.state == DiscrepancyState.RESOLVED:
+            raise AlreadyResolved
+        stake = _stake(item, info, given, by)
+        if stake and selectors.waiting_action(item):
+            raise ApprovalPending
+        inputs = {name: str(value) for name, value in asdict(given).items() if value not in ("", None, ())}
+        columns = {"action": info.name, "key": key, "note": note, "by": by, "inputs": inputs, **stake}
+        limit_minor = stake.get("approval_above_minor")
+        if limit_minor is not None and stake["amount_minor"] > limit_minor:
+            return item, _wait(item, **columns), True
+        DiscrepancyAction.objects.filter(discrepancy=item, outcome=Outcome.STARTED, lease_until__lt=Now()).update(
+            outcome=Outcome.FAILED, result="Its process was silent for too long.", finished_at=Now()
+        )
+        try:
+            with transaction.atomic():
+                record = DiscrepancyAction.objects.create(discrepancy=item, lease_until=lease_until, **columns)
+        except IntegrityError as error:
+            raise ActionInProgress from error
+        return item, record, True
 
 
 def _wait(item: Discrepancy, **columns: Any) -> DiscrepancyAction:
     """Write an action down, and nothing more: a second person decides. One that waited for an item as it was then ends."""
     limit = format_minor(columns["approval_above_minor"], columns["currency"]) if columns["currency"] else "nothing"
     text = f"It settles more than {limit}, which {columns['by']} may settle alone: a second person has to approve it."
+    if item.state != DiscrepancyState.AWAITING_APPROVAL:
+        DiscrepancyAction.objects.filter(discrepancy=item, outcome=Outcome.WAITING).update(
+            outcome=Outcome.REJECTED, result="It was settled otherwise meanwhile.", finished_at=Now()
+        )
     try:
-        with one_writer(wait_s=WAIT_FOR_RUN_S):
-            item = Discrepancy.objects.select_for_update().get(pk=item.pk)
-            if item.state != DiscrepancyState.AWAITING_APPROVAL:
-                DiscrepancyAction.objects.filter(discrepancy=item, outcome=Outcome.WAITING).update(
-                    outcome=Outcome.REJECTED, result="It was settled otherwise meanwhile.", finished_at=Now()
-                )
+        with transaction.atomic():
             record = DiscrepancyAction.objects.create(
                 discrepancy=item, outcome=Outcome.WAITING, lease_until=Now(), result=text, **columns
             )
-            if item.state != DiscrepancyState.AWAITING_APPROVAL:
-                cleared = {"ignored_until": None, "becomes_break_at": None}
-                _move(item, DiscrepancyState.AWAITING_APPROVAL, record, values=cleared)
-            return record
     except IntegrityError as error:
         raise ApprovalPending from error
+    if item.state != DiscrepancyState.AWAITING_APPROVAL:
+        cleared = {"ignored_until": None, "becomes_break_at": None}
+        _move(item, DiscrepancyState.AWAITING_APPROVAL, record, values=cleared)
+    return record
 
 
 def _finish(
@@ -262,15 +275,7 @@ def _finish(
 
 
 def _compare_again(item: Discrepancy, info: ActionInfo, record: DiscrepancyAction, done: str) -> str:
-    now = database_now()
-    if item.object_kind == "statement":
-        _prove_again(item, now=now)
-    elif info.name == Action.LINK:
-        books.recount_of(item.source)
-        matching.match_objects(_looked_at(item, record), now=now)
-    else:
-        books.recount_of(item.source)
-        compare(item, now=now, by=record.by)
+    now = _look(item, info, record)
     if matching.is_found(item.fingerprint):
         verdict = "The difference remains."
     elif not info.repairs and _is_silent(item):
@@ -283,6 +288,20 @@ def _compare_again(item: Discrepancy, info: ActionInfo, record: DiscrepancyActio
     if item.object_kind != "bank":  # its leg keeps its own
         matches.store(None, now=now)
     return f"{done} {verdict}"
+
+
+def _look(item: Discrepancy, info: ActionInfo, record: DiscrepancyAction) -> datetime:
+    """Compare both sides of an item anew; when. What differs is left to `findings`."""
+    now = database_now()
+    if item.object_kind == "statement":
+        _prove_again(item, now=now)
+    elif info.name == Action.LINK:
+        books.recount_of(item.source)
+        matching.match_objects(_looked_at(item, record), now=now)
+    else:
+        books.recount_of(item.source)
+        compare(item, now=now, by=record.by)
+    return now
 
 
 def _looked_at(item: Discrepancy, record: DiscrepancyAction) -> list[tuple[str, str]]:
@@ -314,6 +333,7 @@ def _decide(item: Discrepancy, info: ActionInfo, record: DiscrepancyAction, give
     """Actions that change nothing but the discrepancy itself."""
     if item.state == DiscrepancyState.RESOLVED:
         raise AlreadyResolved
+    _must_be_agreed(item, record)
     match info.name:
         case Action.CLAIM:
             return _investigate(item, record, owner=record.by)

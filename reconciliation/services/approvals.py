@@ -17,7 +17,8 @@ from payments.errors import SecondPersonNeeded
 from reconciliation.errors import ActionInProgress, AlreadyResolved, NoteMissing, NothingToApprove
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction
-from reconciliation.services.actions import WAIT_FOR_RUN_S, carry_out, to_be_looked_at
+from reconciliation.services.actions import carry_out, to_be_looked_at
+from reconciliation.services.repairs import WAIT_FOR_RUN_S
 from reconciliation.states import DiscrepancyState, Outcome
 from reconciliation.types import ActionResult
 

@@ -1,17 +1,21 @@
 """What each action does to the books, before both sides are compared again. Outside of transactions: most ask the provider.
 
-Each can be repeated after a crash: what it made then is found, not made again. Raises DomainErrors; answers with a
+Each can be repeated after a crash: what it made then is found, not made again. What is posted, or given back, is told and held
+to what was agreed in the transaction that posts it, while nobody else matches (`_held`). Raises DomainErrors; answers with a
 sentence for the desk.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
+from uuid import UUID
 
 from django.db import transaction
 
 from foundation.database import database_now
 from foundation.errors import InvalidInput, MissingInput
+from foundation.ids import derived_id, public_id
 from foundation.money import format_minor
 from orders import selectors as orders
 from orders import services as order_services
@@ -25,15 +29,19 @@ from payments.errors import (
     ProviderUnsure,
     RefundExceedsCaptured,
 )
+from payments.types import PaymentView
 from reconciliation import books, matching
 from reconciliation.bank import legs
+from reconciliation.errors import ActionTakenOver, FiguresChanged
 from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction
 from reconciliation.services import bank
 from reconciliation.services.importing import import_sources
 from reconciliation.services.links import link_row
-from reconciliation.types import Action, ActionInput, Kind, Proved
+from reconciliation.states import Outcome
+from reconciliation.types import BROKEN_PROMISE, Action, ActionInput, Kind, Proved
 
+WAIT_FOR_RUN_S = 5  # a person is waiting; a run stores its results in seconds
 Repair = Callable[[Discrepancy, DiscrepancyAction, ActionInput], str]
 
 
@@ -47,6 +55,7 @@ def create_missing_payment(item: Discrepancy, action: DiscrepancyAction, given: 
         return "It is an attempt of ours whose answer never reached us: it has what Stripe says now."
     number = _order_number(item, given)
     payment = order_services.attach_payment(order_number=number, charge=item.source, by=action.by, why=action.note)
+    _must_be_of(payments_reads.get_payment(payment), number)
     _made(action, payment)
     return f"Payment {payment} was created from {item.source} and attached to order {number}."
 
@@ -114,50 +123,56 @@ def _correct(item: Discrepancy, action: DiscrepancyAction, parts_of: PartsOf) ->
     if item.ours_status not in ("", "succeeded"):
         raise InvalidInput("Our books hold nothing of this that could be corrected: give the money back, or create it.")
     import_sources([item.source])  # what is corrected is the difference of this minute
-    if item.kind == Kind.MISSING_IN_STRIPE:  # what was never taken cost nothing
-        _post_fees(item, action, matching.fees_of_nothing(item.payment_number))
-    difference_minor = _difference_now(item)
-    if difference_minor is None:
-        return "There was nothing left to correct."
-    payments.post_correction(
-        number=item.refund_number or item.payment_number,
-        amount_minor=difference_minor,
-        cause=f"{item.number}:{item.cycle}",
-        by=action.by,
-        why=action.note,
-        against=parts_of(difference_minor),
-    )
+    with _held(action) as agreed:
+        if item.kind == Kind.MISSING_IN_STRIPE:  # what was never taken cost nothing
+            _post_fees(item, action, matching.fees_of_nothing(item.payment_number))
+        difference_minor = _difference_now(item)
+        if difference_minor is None:
+            return "There was nothing left to correct."
+        agreed(difference_minor)
+        payments.post_correction(
+            number=item.refund_number or item.payment_number,
+            amount_minor=difference_minor,
+            cause=f"{item.number}:{item.cycle}",
+            by=action.by,
+            why=action.note,
+            against=parts_of(difference_minor),
+        )
     return f"A correcting entry of {format_minor(difference_minor, item.currency)} was posted."
 
 
 def _take_over(item: Discrepancy, action: DiscrepancyAction, parts_of: PartsOf) -> str:
     """A row that stands for itself: what our books do not hold of it yet."""
-    difference_minor = _difference_now(item)
-    if not difference_minor:
-        return "There was nothing left to take over."
-    payments.post_booking(
-        transaction_id=item.source,
-        currency=item.theirs_currency,
-        amount_minor=difference_minor,
-        by=action.by,
-        why=action.note,
-        against=parts_of(difference_minor),
-    )
+    with _held(action) as agreed:
+        difference_minor = _difference_now(item)
+        if not difference_minor:
+            return "There was nothing left to take over."
+        agreed(difference_minor)
+        payments.post_booking(
+            transaction_id=item.source,
+            currency=item.theirs_currency,
+            amount_minor=difference_minor,
+            by=action.by,
+            why=action.note,
+            against=parts_of(difference_minor),
+        )
     return f"{format_minor(difference_minor, item.theirs_currency)} of {item.source} was taken over into our books."
 
 
 def _correct_bank(item: Discrepancy, action: DiscrepancyAction) -> str:
     """What the bank got more, or less, of a payout than our books have there."""
-    difference_minor = _difference_now(item)
-    if not difference_minor:
-        return "There was nothing left to correct."
-    payments.correct_bank(
-        payout=item.source,
-        amount_minor=difference_minor,
-        cause=f"{item.number}:{item.cycle}",
-        by=action.by,
-        why=action.note,
-    )
+    with _held(action) as agreed:
+        difference_minor = _difference_now(item)
+        if not difference_minor:
+            return "There was nothing left to correct."
+        agreed(difference_minor)
+        payments.correct_bank(
+            payout=item.source,
+            amount_minor=difference_minor,
+            cause=f"{item.number}:{item.cycle}",
+            by=action.by,
+            why=action.note,
+        )
     return f"{format_minor(difference_minor, item.ours_currency)} was posted to the bank's account, against write-offs."
 
 
@@ -205,13 +220,16 @@ def _write_off_residual(item: Discrepancy, action: DiscrepancyAction) -> str:
 def _correct_fees(item: Discrepancy, action: DiscrepancyAction) -> str:
     """Each of its rows has a fee of its own, and so a correction."""
     import_sources([item.source])
-    off = matching.fee_differences(item.object_kind, item.source)
-    _post_fees(item, action, off)
-    if not off:
-        return "There was nothing left to correct."
     total: Counter[str] = Counter()
-    for _, currency, difference_minor in off:
-        total[currency] += difference_minor
+    with _held(action) as agreed:
+        off = matching.fee_differences(item.object_kind, item.source)
+        if not off:
+            return "There was nothing left to correct."
+        for _, currency, difference_minor in off:
+            total[currency] += difference_minor
+        for difference_minor in total.values():
+            agreed(difference_minor)
+        _post_fees(item, action, off)
     told = " and ".join(format_minor(minor, currency) for currency, minor in sorted(total.items()))
     return f"Fees of {told} more than before were posted."
 
@@ -255,38 +273,109 @@ def _read_again(item: Discrepancy, action: DiscrepancyAction) -> None:
 def refund_customer(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
     if item.kind == Kind.REFUND_FAILED_LATE:
         return _refund_again(item, action)
-    unknown_to_us = item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE) or _is_contradicted(item)
-    payment = _record_apart(item, action, given) if unknown_to_us else item.payment_number
-    amount_minor = given.amount_minor
-    if not unknown_to_us and amount_minor is None:
-        amount_minor = item.difference_minor or 0  # what was taken too much
-        if amount_minor <= 0:
-            raise InvalidInput("Stripe did not take too much: say how much to give back.", param="amount_minor")
-    with transaction.atomic():
-        done = DiscrepancyAction.objects.select_for_update().get(pk=action.pk)
-        if done.made:
-            return f"Refund {done.made} was requested."
+    if item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE) or _is_contradicted(item):
+        return _refund_apart(item, action, given)
+    return _refund_overcharge(item, action, given)
+
+
+def _refund_apart(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    """All of a charge that is no sale of ours goes back."""
+    payment = _record_apart(item, action, given)
+    with _held(action) as agreed:
+        known = _refund_of(item, action)
+        left_minor = payment.captured_minor - payment.refunded_minor - payment.refunds_open_minor
+        if not known and given.amount_minor is not None and given.amount_minor < left_minor:
+            raise _less_than_all(left_minor, payment.currency)
+        agreed(given_back_minor(item) + (given.amount_minor or left_minor))
         try:
-            with transaction.atomic():
-                refund = payments.request_refund(
-                    payment=payment, amount_minor=amount_minor, reason=action.note, requested_by=action.by, policy=None
-                )
+            return known or _request(item, action, payment.number, given.amount_minor)
         except RefundExceedsCaptured:
-            if given.amount_minor is not None or not unknown_to_us:
+            if given.amount_minor is not None:
                 raise
-            return f"All of payment {payment} is refunded, or on its way, already."
-        _made(action, refund)
+    return f"All of payment {payment.number} is refunded, or on its way, already."
+
+
+def _refund_overcharge(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    """What was taken too much for a sale of ours comes into our books as its customer's, and goes back: then both sides hold the
+    same of the charge."""
+    import_sources([item.source])
+    with _held(action) as agreed:
+        if known := _refund_of(item, action):
+            return known
+        difference_minor = _difference_now(item)
+        # Its refund came to nothing: what was taken too much is in our books, and the customer still waits.
+        owed_minor = difference_minor if BROKEN_PROMISE not in item.evidence else item.difference_minor
+        if owed_minor is None and not matching.is_found(item.fingerprint):
+            return "There was nothing left to give back."
+        if owed_minor is None or owed_minor <= 0:
+            raise InvalidInput(
+                "Stripe did not take too much in the currency of this payment: where it shall go back all the same, refund the "
+                "payment on its own page.",
+                param="amount_minor",
+            )
+        if given.amount_minor is not None and given.amount_minor < owed_minor:
+            raise _less_than_all(owed_minor, item.currency)
+        amount_minor = given.amount_minor or owed_minor
+        agreed(given_back_minor(item) + amount_minor)
+        if difference_minor:
+            payments.record_overcharge(
+                number=item.payment_number,
+                amount_minor=difference_minor,
+                cause=f"{item.number}:{item.cycle}",
+                by=action.by,
+                why=action.note,
+            )
+        return _request(item, action, item.payment_number, amount_minor)
+
+
+def _request(item: Discrepancy, action: DiscrepancyAction, payment: str, amount_minor: int | None) -> str:
+    with transaction.atomic():
+        refund = payments.request_refund(
+            payment=payment,
+            amount_minor=amount_minor,
+            reason=action.note,
+            requested_by=action.by,
+            policy=None,
+            refund_id=_refund_id(item),
+        )
+    _made(action, refund)
     return f"Refund {refund} was requested."
+
+
+def _refund_id(item: Discrepancy) -> UUID:
+    """An item is given back once each time that it is opened, whoever presses and how often: PostgreSQL holds it to that, since
+    a refund's id is unique."""
+    return derived_id(item.pk, f"refund {item.cycle}")
+
+
+def _refund_of(item: Discrepancy, action: DiscrepancyAction) -> str:
+    """What was asked for before, by this press of the button or by another one, told again; empty if nothing was."""
+    number = action.made or public_id("ref", _refund_id(item))
+    if number not in payments_reads.refund_statuses([number]):
+        return ""
+    _made(action, number)
+    return f"Refund {number} was requested."
+
+
+def given_back_minor(item: Discrepancy) -> int:
+    """What went back, or is to go back, for an item since it was found; but for what this opening of it has asked for."""
+    asked = item.actions.filter(action=Action.REFUND_CUSTOMER, made__startswith="ref_").values_list("made", flat=True)
+    return payments_reads.given_back_minor(list({*asked} - {public_id("ref", _refund_id(item))}))
+
+
+def _less_than_all(all_minor: int, currency: str) -> InvalidInput:
+    told = format_minor(all_minor, currency)
+    return InvalidInput(f"All of it goes back, {told}: what is kept would be nobody's.", param="amount_minor")
 
 
 def _refund_again(item: Discrepancy, action: DiscrepancyAction) -> str:
     """What came back is asked for anew, once: the desk of refunds may have been faster."""
-    with transaction.atomic():
-        done = DiscrepancyAction.objects.select_for_update().get(pk=action.pk)
-        if not done.made:
-            _made(action, payments.refund_again(number=item.refund_number, by=action.by, why=action.note))
-            done.refresh_from_db()
-    return f"Refund {done.made} was requested in its place."
+    with _held(action):
+        number = action.made or payments_reads.made_again(item.refund_number)
+        if not number:
+            number = payments.refund_again(number=item.refund_number, by=action.by, why=action.note)
+        _made(action, number)
+    return f"Refund {number} was requested in its place."
 
 
 def mark_fraud(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
@@ -294,7 +383,7 @@ def mark_fraud(item: Discrepancy, action: DiscrepancyAction, given: ActionInput)
     return f"Payment {item.payment_number} is marked as fraud."
 
 
-def _record_apart(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+def _record_apart(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> PaymentView:
     """Our payment for a charge that shall only be given back: under this item's number, so that no order hears of it."""
     order = orders.get_order(_order_number(item, given))
     adopted = payments.adopt_charge(
@@ -308,7 +397,16 @@ def _record_apart(item: Discrepancy, action: DiscrepancyAction, given: ActionInp
         why=action.note,
         instead_of=item.payment_number if _is_contradicted(item) else "",
     )
-    return adopted.number
+    _must_be_of(adopted, item.number)
+    return adopted
+
+
+def _must_be_of(payment: PaymentView, reference: str) -> None:
+    """A charge that somebody else was faster with is what that one made of it."""
+    if payment.reference != reference:
+        raise ContradictsProvider(
+            f"The charge is payment {payment.number} of {payment.reference} by now: ask Stripe again, and look at that one."
+        )
 
 
 def _is_contradicted(item: Discrepancy) -> bool:
@@ -338,10 +436,29 @@ def _order_number(item: Discrepancy, given: ActionInput) -> str:
     return number
 
 
+@contextmanager
+def _held(action: DiscrepancyAction) -> Iterator[Callable[[int], None]]:
+    """A transaction in which nobody else matches, or goes on with this action; yields what holds an amount to what was agreed.
+
+    Raises BooksBusy, ActionTakenOver; the yielded function FiguresChanged.
+    """
+    with one_writer(wait_s=WAIT_FOR_RUN_S):
+        record = DiscrepancyAction.objects.select_for_update().get(pk=action.pk)
+        if record.outcome != Outcome.STARTED:
+            raise ActionTakenOver
+        action.made = record.made
+
+        def agreed(minor: int) -> None:
+            if record.amount_minor is not None and abs(minor) > record.amount_minor:
+                raise FiguresChanged
+
+        yield agreed
+
+
 def _difference_now(item: Discrepancy) -> int | None:
-    with one_writer(wait_s=5):
-        compare(item, now=database_now(), by="reconciliation")
-        return matching.difference_of(item.fingerprint)
+    """Under `_held`."""
+    compare(item, now=database_now(), by="reconciliation")
+    return matching.difference_of(item.fingerprint)
 
 
 def compare(item: Discrepancy, *, now: datetime, by: str) -> None:

@@ -200,13 +200,13 @@ def test_the_same_press_completes_what_a_dead_process_did_though_the_item_is_clo
 def test_a_refund_that_was_requested_before_a_crash_is_not_requested_again(books):
     books.sell()
     item = planted(books, Kind.DUPLICATE_CHARGE)
-    act(item, Action.REFUND_CUSTOMER, given=ActionInput(amount_minor=100))
+    act(item, Action.REFUND_CUSTOMER, given=ActionInput(amount_minor=1500))
     its_process_had_died()
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE reconciliation_discrepancy SET state = 'open', closed_as = '', resolved_at = NULL, resolved_by = ''"
         )
-    result = act(item, Action.REFUND_CUSTOMER, given=ActionInput(amount_minor=100))
+    result = act(item, Action.REFUND_CUSTOMER, given=ActionInput(amount_minor=1500))
     assert (result.state, result.closed_as) == ("resolved", "fixed")
     assert Refund.objects.count() == 1
 
