@@ -145,7 +145,8 @@ def against_clearing(
     """The lines of an entry that moves an amount to the provider's clearing account from accounts of ours: each part a
     kind of CORRECTED_AGAINST and what of the amount it bears; without parts, all from write-offs.
 
-    Raises InvalidInput: another account, a part of nothing, or parts that do not add up.
+    Raises InvalidInput: another account, a part of nothing, parts that do not add up, or one that goes the other way: it would let
+    any amount pass between two accounts of ours.
     """
     borne: Counter[str] = Counter()
     for kind, minor in parts or [(str(Kind.WRITE_OFFS), amount_minor)]:
@@ -157,8 +158,11 @@ def against_clearing(
             f"{format_minor(sum(borne.values()), currency)}, the difference is {format_minor(amount_minor, currency)}"
         )
         raise InvalidInput(f"The parts add up to {told}.", param="parts")
-    if not all(borne.values()):
+    if not all(borne.values()) or not all(minor for _, minor in parts):
         raise InvalidInput("A part of nothing corrects nothing.", param="parts")
+    if any(minor * amount_minor < 0 for _, minor in parts):
+        told = format_minor(amount_minor, currency)
+        raise InvalidInput(f"Each part goes the same way as the difference, {told}.", param="parts")
     return [
         (clearing(currency), amount_minor),
         *((AccountKey(kind, currency), -minor) for kind, minor in borne.items()),
