@@ -33,7 +33,7 @@ from payments.types import PaymentView
 from reconciliation import books, matching
 from reconciliation.bank import legs
 from reconciliation.errors import ActionTakenOver, FiguresChanged
-from reconciliation.locks import one_writer
+from reconciliation.locks import one_run, one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction
 from reconciliation.services import bank
 from reconciliation.services.importing import import_sources
@@ -195,25 +195,29 @@ def _write_off_residual(item: Discrepancy, action: DiscrepancyAction) -> str:
             "Stripe's own rows do not add up to what it says that it holds: no entry of ours mends that."
         )
     day = date.fromisoformat(item.evidence["day"])
-    proofs = [
-        proof
-        for statement in books.statements(day)
-        if statement.currency == item.currency
-        for proof in statement.proofs
-    ]
-    clearing = next(proof for proof in proofs if proof.name == Proved.CLEARING)
-    if clearing.residual_minor is None:
-        raise InvalidInput(f"The statement of {day} cannot be proved at the moment: {clearing.note}.")
-    if not clearing.residual_minor:
-        return "There was nothing left to write off."
-    payments.write_off_balance(
-        currency=item.currency,
-        amount_minor=clearing.residual_minor,
-        day=day,
-        cause=f"{item.number}:{item.cycle}",
-        by=action.by,
-        why=action.note,
-    )
+    # Of what is posted while it is added up, all parts are seen or none.
+    with one_run(wait_s=WAIT_FOR_RUN_S):
+        agreed = _hold(action)
+        proofs = [
+            proof
+            for statement in books.statements(day)
+            if statement.currency == item.currency
+            for proof in statement.proofs
+        ]
+        clearing = next(proof for proof in proofs if proof.name == Proved.CLEARING)
+        if clearing.residual_minor is None:
+            raise InvalidInput(f"The statement of {day} cannot be proved at the moment: {clearing.note}.")
+        if not clearing.residual_minor:
+            return "There was nothing left to write off."
+        agreed(clearing.residual_minor)
+        payments.write_off_balance(
+            currency=item.currency,
+            amount_minor=clearing.residual_minor,
+            day=day,
+            cause=f"{item.number}:{item.cycle}",
+            by=action.by,
+            why=action.note,
+        )
     return f"{format_minor(clearing.residual_minor, item.currency)} of {day} were written off."
 
 
@@ -443,16 +447,20 @@ def _held(action: DiscrepancyAction) -> Iterator[Callable[[int], None]]:
     Raises BooksBusy, ActionTakenOver; the yielded function FiguresChanged.
     """
     with one_writer(wait_s=WAIT_FOR_RUN_S):
-        record = DiscrepancyAction.objects.select_for_update().get(pk=action.pk)
-        if record.outcome != Outcome.STARTED:
-            raise ActionTakenOver
-        action.made = record.made
+        yield _hold(action)
 
-        def agreed(minor: int) -> None:
-            if record.amount_minor is not None and abs(minor) > record.amount_minor:
-                raise FiguresChanged
 
-        yield agreed
+def _hold(action: DiscrepancyAction) -> Callable[[int], None]:
+    record = DiscrepancyAction.objects.select_for_update().get(pk=action.pk)
+    if record.outcome != Outcome.STARTED:
+        raise ActionTakenOver
+    action.made = record.made
+
+    def agreed(minor: int) -> None:
+        if record.amount_minor is not None and abs(minor) > record.amount_minor:
+            raise FiguresChanged
+
+    return agreed
 
 
 def _difference_now(item: Discrepancy) -> int | None:

@@ -8,9 +8,10 @@ from django.contrib.auth.models import User
 from django.db import DatabaseError, IntegrityError, transaction
 
 from payments.errors import ProviderUnavailable, SecondPersonNeeded
+from payments.models import Posting
 from reconciliation import selectors, services
-from reconciliation.errors import AlreadyResolved, ApprovalPending, NoteMissing, NothingToApprove
-from reconciliation.models import Discrepancy, DiscrepancyAction
+from reconciliation.errors import AlreadyResolved, ApprovalPending, FiguresChanged, NoteMissing, NothingToApprove
+from reconciliation.models import Discrepancy, DiscrepancyAction, ProviderTransaction
 from reconciliation.services import repairs
 from reconciliation.types import Action, ActionInput, ActionResult
 from tests.races import orders
@@ -154,6 +155,66 @@ def test_of_what_was_taken_from_our_bank_both_amounts_are_below_nothing_and_coun
         assert act(item).state == "awaiting_approval"
         weighs[source] = (item.difference_minor, item.value_minor, item.actions.get().amount_minor)
     assert weighs == {"po_1": (None, 4600, 5000), "po_2": (0, 0, 6000)}
+
+
+def adjusted(reconcile, minor: int) -> Discrepancy:
+    """Stripe changed our balance by an amount, and nobody told us."""
+    booked("txn_adj", minor, "other_adjustment")
+    reconcile()
+    return Discrepancy.objects.get()
+
+
+def grows(minor: int) -> None:
+    ProviderTransaction.objects.update(amount_minor=minor, net_minor=minor)
+
+
+def on_clearing() -> list[int]:
+    return list(Posting.objects.filter(account__kind="provider_clearing").values_list("amount_minor", flat=True))
+
+
+@pytest.mark.parametrize("action", [Action.POST_CORRECTION, Action.WRITE_OFF])
+def test_a_difference_that_grew_since_it_was_shown_is_not_posted_but_shown_anew(reconcile, action):
+    item = adjusted(reconcile, 1000)
+    grows(900_000)
+    with pytest.raises(FiguresChanged):
+        act(item, action)
+    item.refresh_from_db()
+    assert (on_clearing(), item.state, item.difference_minor) == ([], "open", 900_000)
+    assert DiscrepancyAction.objects.get().outcome == "failed"
+    assert act(item, action).state == "awaiting_approval"
+
+
+def test_a_difference_that_grew_since_it_was_asked_about_is_not_posted_by_the_old_approval(reconcile):
+    item = adjusted(reconcile, 3500)
+    act(item, Action.POST_CORRECTION)
+    grows(900_000)
+    with pytest.raises(FiguresChanged):
+        approve()
+    item.refresh_from_db()
+    assert (on_clearing(), item.state, item.difference_minor) == ([], "investigating", 900_000)
+
+
+def test_a_difference_that_grew_since_it_was_asked_about_is_not_accepted_by_the_old_approval(reconcile):
+    item = adjusted(reconcile, 3500)
+    act(item)
+    grows(900_000)
+    reconcile()
+    with pytest.raises(FiguresChanged):
+        approve()
+    item.refresh_from_db()
+    assert (item.state, waiting_count()) == ("investigating", 0)
+
+
+def waiting_count() -> int:
+    return DiscrepancyAction.objects.filter(outcome="waiting").count()
+
+
+def test_a_difference_that_shrank_is_posted(reconcile):
+    item = adjusted(reconcile, 3500)
+    act(item, Action.POST_CORRECTION)
+    grows(1200)
+    assert approve().closed_as == "fixed"
+    assert on_clearing() == [1200]
 
 
 def test_what_is_asked_to_be_given_back_counts(reconcile):

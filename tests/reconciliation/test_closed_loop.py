@@ -13,11 +13,13 @@ from django.db.models import F, Sum
 from catalog.models import Merchant
 from foundation.database import database_now
 from foundation.errors import DomainError, InvalidInput
+from payments import ledger
 from payments import services as payments
 from payments.errors import ContradictsProvider
 from payments.models import InboxEvent, JournalEntry, Payment, Posting, Refund
 from payments.services import links
 from reconciliation import selectors, services
+from reconciliation.errors import FiguresChanged
 from reconciliation.models import Discrepancy
 from reconciliation.types import Action, ActionInput, Finding, Kind
 from tests.reconciliation.ledgers import MERCHANT, NOON, ours, post_fee, the, theirs
@@ -208,6 +210,70 @@ def test_a_row_that_nobody_told_of_is_split(books):
     act(item, Action.SPLIT, given=ActionInput(parts=(("fees", -3), ("write_offs", -2))))
     assert on_accounts("provider_booking") == {"provider_clearing": -5, "fees": 3, "write_offs": 2}
     assert confirmed(books, item)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (("fees", -1_000_005), ("write_offs", 1_000_000)),
+        (("fees", -6), ("write_offs", 1)),
+        (("fees", 1), ("fees", -2), ("write_offs", -4)),
+    ],
+)
+def test_no_part_goes_the_other_way(books, parts):
+    """Else ten thousand dollars pass between two accounts of ours, beside a difference of five cents."""
+    books.sell()
+    item = planted(books, Kind.UNKNOWN_TYPE)
+    assert item.difference_minor == -5
+    with pytest.raises(InvalidInput, match="the same way as the difference"):
+        act(item, Action.SPLIT, given=ActionInput(parts=parts))
+    assert on_accounts("provider_booking") == {}
+
+
+def test_a_residual_is_written_off_as_it_is_though_a_payment_is_half_created(books, race):
+    """The payment is attached to its order; its item is not closed yet."""
+    books.sell()
+    books.abandon()
+    item = planted(books, Kind.MISSING_IN_OUR_SYSTEM)
+    with transaction.atomic():
+        ledger.post(
+            key="mistake:1",
+            kind="opening",
+            debit=ledger.clearing("usd"),
+            credit=ledger.write_offs("usd"),
+            amount_minor=300,
+            by="test",
+        )
+    books.reconcile()
+    residual = of_kind(Kind.STATEMENT_RESIDUAL)
+    race.stop("reconciliation.services.actions._finish", actor="mia")
+    race.actor("mia", partial(act, item, Action.CREATE_MISSING_PAYMENT))
+    race.turn("mia")
+    assert act(residual, Action.WRITE_OFF).closed_as == "fixed"
+    race.finish()
+    assert on_accounts("write_off") == {"provider_clearing": -300, "write_offs": 300}
+    assert confirmed(books, residual)
+
+
+def test_a_residual_that_grew_is_not_written_off(reconcile, transactional_db):
+    was_read(NOON - timedelta(hours=12), NOON)
+    post_fee(theirs("ch_1"), 74, ours("ch_1"))
+    reconcile()
+    item = the("usd:clearing")
+    with transaction.atomic():
+        ledger.post(
+            key="mistake:1",
+            kind="opening",
+            debit=ledger.write_offs("usd"),
+            credit=ledger.clearing("usd"),
+            amount_minor=900_000,
+            by="test",
+        )
+    with pytest.raises(FiguresChanged):
+        act(item, Action.WRITE_OFF)
+    item.refresh_from_db()
+    assert (item.state, item.difference_minor, on_accounts("write_off")) == ("open", 901_500, {})
+    assert act(item, Action.WRITE_OFF).closed_as == "fixed"
 
 
 def test_a_residual_of_our_ledger_is_written_off_and_the_days_statement_closes(reconcile, transactional_db):
