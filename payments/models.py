@@ -1,5 +1,7 @@
 """Payments, refunds, the ledger and the webhook inbox. Every invariant stands here as a constraint or a trigger."""
 
+from collections.abc import Iterable
+
 import pgtrigger
 from django.db import models
 from django.db.models import F, Q
@@ -28,6 +30,33 @@ from payments.states import (
 # Accounts of one customer at one merchant: they alone keep a balance, are locked, and are never overdrawn.
 CUSTOMER_KINDS = ("customer", "store_credit", "store_credit_held", "points")
 POINTS_KINDS = ("points", "points_issued")
+
+
+def notes_late_change(*, moment: str, says: Iterable[str]) -> pgtrigger.Trigger:
+    """What a movement says to whoever compares days (`says`) changed after its day (that of `moment`, UTC) was over: the day is
+    noted (`LateChange`). From a little before midnight on: a transaction may see the new day before it is committed."""
+    before, now = (", ".join(f"{row}.{name}" for name in (moment, *says)) for row in ("OLD", "NEW"))
+    return pgtrigger.Trigger(
+        name="notes_late_change",
+        level=pgtrigger.Row,
+        when=pgtrigger.After,
+        operation=pgtrigger.Insert | pgtrigger.Update,
+        condition=pgtrigger.Condition(
+            f"((NEW.{moment} AT TIME ZONE 'UTC')::date <"
+            f" ((clock_timestamp() + interval '10 minutes') AT TIME ZONE 'UTC')::date)"
+        ),
+        func=f"""
+            IF TG_OP = 'UPDATE' THEN
+                IF ({before}) IS NOT DISTINCT FROM ({now}) THEN
+                    RETURN NULL;
+                END IF;
+                INSERT INTO payments_latechange (day)
+                SELECT (OLD.{moment} AT TIME ZONE 'UTC')::date WHERE OLD.{moment} <> NEW.{moment};
+            END IF;
+            INSERT INTO payments_latechange (day) VALUES ((NEW.{moment} AT TIME ZONE 'UTC')::date);
+            RETURN NULL;
+        """,  # noqa: S608  columns, of the models below
+    )
 
 
 class Payment(Numbered, models.Model):
@@ -167,7 +196,20 @@ class Payment(Numbered, models.Model):
             models.Index(fields=["id"], name="payment_needs_a_person", condition=Q(person_needed_at__isnull=False)),
             models.Index(fields=["id"], name="payment_owes_a_refund", condition=Q(refunds_owed_minor__gt=0)),
         ]
-        triggers = [transition_guard(field="status", edges=PAYMENT_EDGES)]
+        triggers = [
+            transition_guard(field="status", edges=PAYMENT_EDGES),
+            notes_late_change(
+                moment="captured_at",
+                says=(
+                    "status",
+                    "captured_minor",
+                    "corrected_minor",
+                    "currency",
+                    "charge_reference",
+                    "provider_reference",
+                ),
+            ),
+        ]
 
 
 class PaymentHistory(TransitionRecord):
@@ -313,6 +355,10 @@ class Refund(Numbered, models.Model):
                     RETURN NEW;
                 """,
             ),
+            notes_late_change(
+                moment="provider_created_at",
+                says=("status", "amount_minor", "corrected_minor", "currency", "provider_reference"),
+            ),
         ]
 
 
@@ -364,7 +410,10 @@ class Dispute(Numbered, models.Model):
             models.Index(fields=["evidence_due_at"], name="dispute_evidence_due", condition=Q(status__in=DISPUTE_OPEN)),
             models.Index(fields=["next_check_at"], name="dispute_due_check", condition=Q(next_check_at__isnull=False)),
         ]
-        triggers = [transition_guard(field="status", edges=DISPUTE_EDGES)]
+        triggers = [
+            transition_guard(field="status", edges=DISPUTE_EDGES),
+            notes_late_change(moment="opened_at", says=("status", "withdrawn_minor", "currency", "provider_reference")),
+        ]
 
 
 class DisputeHistory(TransitionRecord):
@@ -408,7 +457,12 @@ class Payout(Numbered, models.Model):
         indexes = [
             models.Index(fields=["next_check_at"], name="payout_due_check", condition=Q(next_check_at__isnull=False)),
         ]
-        triggers = [transition_guard(field="status", edges=PAYOUT_EDGES)]
+        triggers = [
+            transition_guard(field="status", edges=PAYOUT_EDGES),
+            notes_late_change(
+                moment="provider_created_at", says=("status", "amount_minor", "currency", "provider_reference")
+            ),
+        ]
 
 
 class PayoutHistory(TransitionRecord):
@@ -443,6 +497,18 @@ class PayoutTransaction(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class LateChange(models.Model):
+    """A day (UTC) on which a movement of ours came, or changed, after the day was over: whoever has compared that day with the
+    provider's books has not seen it. Written by triggers, in the transaction of the change; forgotten by the comparison that saw it.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    day = models.DateField()
+
+    def __str__(self) -> str:
+        return f"{self.day}"
 
 
 class Account(models.Model):

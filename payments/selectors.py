@@ -1,7 +1,7 @@
 """Reading payments, refunds and the ledger."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 from django.conf import settings
@@ -12,7 +12,17 @@ from foundation.database import in_seconds
 from foundation.errors import NotFound
 from payments import books, gateway
 from payments.errors import ProviderBusy, ProviderRefused, ProviderUnavailable, ProviderUnsure
-from payments.models import Account, BooksCheck, Dispute, InboxEvent, JournalEntry, Payment, ProviderTry, Refund
+from payments.models import (
+    Account,
+    BooksCheck,
+    Dispute,
+    InboxEvent,
+    JournalEntry,
+    LateChange,
+    Payment,
+    ProviderTry,
+    Refund,
+)
 from payments.states import (
     DISPUTE_NEEDS_RESPONSE,
     DISPUTE_OPEN,
@@ -429,8 +439,13 @@ def last_books_check() -> BooksProof | None:
     return BooksProof(check.day, check.finished_at, check.found) if check and check.finished_at else None
 
 
+def days_changed_late() -> set[date]:
+    """Days (UTC) of which a movement came, or changed, after they were over, and which nobody has forgotten since."""
+    return set(LateChange.objects.values_list("day", flat=True).distinct())
+
+
 def first_capture_at() -> datetime | None:
-    """When we first took money: no day before it needs reconciling."""
+    """When we first took money."""
     captured = Payment.objects.filter(captured_at__isnull=False).order_by("captured_at")
     return captured.values_list("captured_at", flat=True).first()
 

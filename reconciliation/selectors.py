@@ -21,9 +21,9 @@ from orders.types import OrderView
 from payments import selectors as payments
 from payments.types import PaymentView, RefundView
 from reconciliation import books
-from reconciliation.books import starts_on
 from reconciliation.models import (
     BulkAction,
+    ChangedDay,
     Discrepancy,
     DiscrepancyAction,
     DiscrepancyHistory,
@@ -71,17 +71,36 @@ _VALUE = Coalesce(Abs("difference_minor"), Abs("theirs_amount_minor"), Abs("ours
 
 
 def days_without_a_run() -> list[date]:
-    """Finished days, oldest first, that no completed run covers, from our first capture (or the start of the account's
-    books) on; of a long history, the last RECONCILE_HISTORY_DAYS."""
-    first = payments.first_capture_at()
+    """Finished days, oldest first, that no completed run covers, from the first day of the books on; of a long history, the last
+    RECONCILE_HISTORY_DAYS."""
+    first = books.first_day()
     if first is None:
         return []
     today = database_now().date()
-    begin = max(first.date(), starts_on() or date.min, today - timedelta(days=settings.RECONCILE_HISTORY_DAYS))
+    begin = max(first, today - timedelta(days=settings.RECONCILE_HISTORY_DAYS))
     candidates = [begin + timedelta(days=offset) for offset in range((today - begin).days)]
     runs = ReconciliationRun.objects.filter(date__gte=begin, state=RunState.COMPLETED, provisional=False)
     done = set(runs.values_list("date", flat=True).distinct())
     return [day for day in candidates if day not in done]
+
+
+def days_changed() -> list[date]:
+    """Days, oldest first, of which a row or a movement of ours came or changed after the last completed run had looked at them."""
+    changed = {*ChangedDay.objects.values_list("day", flat=True).distinct(), *payments.days_changed_late()}
+    if not changed:
+        return []
+    begin = books.first_day() or date.min
+    runs = ReconciliationRun.objects.filter(date__in=changed, state=RunState.COMPLETED, provisional=False)
+    return sorted(day for day in set(runs.values_list("date", flat=True)) if day >= begin)
+
+
+def days_with_a_residual(*, after: date, before: date) -> list[date]:
+    """Days between two, oldest first, whose last completed run left something unexplained."""
+    runs = ReconciliationRun.objects.filter(
+        state=RunState.COMPLETED, provisional=False, date__gt=after, date__lt=before
+    )
+    newest = runs.order_by("date", "-id").distinct("date").values_list("date", "residual")
+    return [day for day, residual in newest if any(residual.values())]
 
 
 def days_with_ripe_timing() -> list[date]:
@@ -492,6 +511,11 @@ def _days_to_reconcile(first: date, last: date) -> list[str]:
     found = (
         [f"days that are not reconciled: {len(missing)}, {missing[0]:%d %b %Y} the first of them"] if missing else []
     )
+    changed = [day for day in days_changed() if first <= day <= last]
+    if changed:
+        found.append(
+            f"days that changed since they were reconciled: {len(changed)}, {changed[0]:%d %b %Y} the first of them"
+        )
     if runs.filter(state=RunState.RUNNING, lease_until__gt=Now()).exists():
         found.append("one of its days is being reconciled")
     return found

@@ -478,6 +478,7 @@ class RunReport:
     residual: dict[str, int] = field(default_factory=dict)
     statement: dict[str, "Statement"] = field(default_factory=dict)
     duration_ms: int = 0
+    run_again: list["RunReport"] = field(default_factory=list)  # of earlier days, of which something had changed
 
     @property
     def open_count(self) -> int:

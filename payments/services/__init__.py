@@ -11,7 +11,14 @@ from payments.services.attempts import (
     record_cancelling,
     record_opening,
 )
-from payments.services.books import adjust_entry, check_books, cut_books, reverse_entry, seal_books
+from payments.services.books import (
+    adjust_entry,
+    check_books,
+    cut_books,
+    forget_late_changes,
+    reverse_entry,
+    seal_books,
+)
 from payments.services.credit_grants import approve_grant, grant_store_credit, refuse_grant
 from payments.services.decisions import end_unanswered, is_unanswered, settled_by_hand
 from payments.services.desk import (
@@ -70,6 +77,7 @@ __all__ = [
     "cut_books",
     "end_unanswered",
     "flag_refund",
+    "forget_late_changes",
     "grant_store_credit",
     "is_unanswered",
     "link_charge",

@@ -21,9 +21,16 @@ from payments import books, ledger
 from payments.errors import BooksNotSettled, EntryNotReversible
 from payments.ledger import KEEPS_BALANCE, AccountKey
 from payments.locks import lock_payment, lock_refund
-from payments.models import Account, BooksCheck, JournalEntry, Payment, Posting, Refund
+from payments.models import Account, BooksCheck, JournalEntry, LateChange, Payment, Posting, Refund
 
 log = logging.getLogger(__name__)
+
+
+def forget_late_changes(day: date) -> None:
+    """Whoever calls has compared this day (UTC) with the provider's books. Belongs inside the transaction that saw both: what came
+    meanwhile it neither sees nor forgets."""
+    LateChange.objects.filter(day=day).delete()
+
 
 # --- Cuts ---------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from reconciliation.models.matches import Link, Match, RunPart, RunPartLeft, Tol
 from reconciliation.models.periods import Period, PeriodClosing, PeriodHistory, PeriodReopening
 from reconciliation.models.provider import (
     BooksStart,
+    ChangedDay,
     DayTotal,
     ProviderBalanceReading,
     ProviderRead,
@@ -31,6 +32,7 @@ __all__ = [
     "BooksStart",
     "BulkAction",
     "BulkItem",
+    "ChangedDay",
     "DayTotal",
     "Discrepancy",
     "DiscrepancyAction",

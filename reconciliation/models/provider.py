@@ -1,5 +1,6 @@
 """The provider's books as we imported them."""
 
+import pgtrigger
 from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import Q
@@ -12,6 +13,25 @@ from reconciliation.types import (
     LAYOUTS,
     Whose,
 )
+
+# All that a run looks at. Whether a row is available yet is none of it: each one becomes so, days later.
+_COMPARED = (
+    "created_at",
+    "reporting_category",
+    "source",
+    "amount_minor",
+    "fee_minor",
+    "net_minor",
+    "currency",
+    "payment_intent",
+    "charge",
+    "source_status",
+    "order_reference",
+    "payment_number",
+    "instance",
+    "withdrawn_at",
+)
+_BEFORE, _NOW = (", ".join(f"{row}.{name}" for name in _COMPARED) for row in ("b", "n"))
 
 
 class ProviderTransaction(models.Model):
@@ -52,9 +72,53 @@ class ProviderTransaction(models.Model):
             # What was read or withdrawn since the audit chain was extended: a few pages for each gigabyte of rows.
             BrinIndex(fields=["seen_at", "withdrawn_at"], name="provider_txn_by_change", autosummarize=True),
         ]
+        # By statement, not by row: a statement file writes millions of rows, of a few days.
+        triggers = [
+            pgtrigger.Trigger(
+                name="notes_days_of_new_rows",
+                level=pgtrigger.Statement,
+                when=pgtrigger.After,
+                operation=pgtrigger.Insert,
+                referencing=pgtrigger.Referencing(new="now_there"),  # type: ignore[no-untyped-call]
+                func="""
+                    INSERT INTO reconciliation_changedday (day)
+                    SELECT DISTINCT (created_at AT TIME ZONE 'UTC')::date FROM now_there;
+                    RETURN NULL;
+                """,
+            ),
+            pgtrigger.Trigger(
+                name="notes_days_of_changed_rows",
+                level=pgtrigger.Statement,
+                when=pgtrigger.After,
+                operation=pgtrigger.Update,
+                referencing=pgtrigger.Referencing(old="before", new="now_there"),  # type: ignore[no-untyped-call]
+                func=f"""
+                    INSERT INTO reconciliation_changedday (day)
+                    SELECT DISTINCT (moment AT TIME ZONE 'UTC')::date
+                    FROM before b JOIN now_there n ON n.id = b.id
+                    CROSS JOIN LATERAL (VALUES (b.created_at), (n.created_at)) AS side (moment)
+                    WHERE ({_BEFORE}) IS DISTINCT FROM ({_NOW});
+                    RETURN NULL;
+                """,  # noqa: S608  columns
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.id
+
+
+class ChangedDay(models.Model):
+    """A day (UTC) of which rows of the provider's came or changed. Written by triggers, in the transaction of the change; a run of that
+    day forgets those that it sees. What it leaves came too late for it: the day is run again."""
+
+    id = models.BigAutoField(primary_key=True)
+    day = models.DateField()
+
+    class Meta:
+        indexes = [models.Index(fields=["day"], name="changed_day_by_day")]
+
+    def __str__(self) -> str:
+        return f"{self.day}"
 
 
 class RawRow(models.Model):

@@ -1,16 +1,17 @@
 """One run: import, match, store. What it found and that it completed are one transaction: killed, it has found nothing."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from time import monotonic
 
 from celery import current_app
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Max
 from django.db.models.functions import Now
 from kombu.exceptions import OperationalError
 
@@ -25,7 +26,7 @@ from reconciliation.bank import legs
 from reconciliation.errors import RunInProgress, RunTakenOver, WorkersUnreachable
 from reconciliation.locks import one_run
 from reconciliation.matching.agreement import Look, look_at_all
-from reconciliation.models import ReconciliationRun
+from reconciliation.models import ChangedDay, ReconciliationRun
 from reconciliation.services import bank, findings, matches, sharing
 from reconciliation.services.balances import read_balance
 from reconciliation.services.importing import Progress, import_day, read_window
@@ -43,6 +44,9 @@ def reconcile_day(
     *, day: date, by: str, dry_run: bool = False, from_files: bool = False, progress: Progress | None = None
 ) -> RunReport:
     """Compare one UTC day of the provider's books with ours, and store the run's report and discrepancies.
+
+    Earlier days of which something came or changed after their own run are run again before: what they hold, this day's statement
+    is proved with. At most RECONCILE_CATCH_UP_DAYS of them; the hourly job does the others.
 
     A second run of the same day changes nothing. `dry_run` reads the provider's books into our copy of them, and
     stores neither run nor discrepancies. `from_files` asks the provider nothing: its books came as statement files.
@@ -63,11 +67,75 @@ def reconcile_day(
     with _failure_recorded(run):
         renewing = _Renewal(run, progress or _silent)
         imported = 0 if from_files else import_day(day, progress=renewing)
-        asked = {} if from_files else _ask(day)
-        _post_learnt_fees(day)
-        report = _compare(run, imported, began, asked=asked)
+        again, _ = _run_again(
+            before=day, by=by, asks=not from_files, tick=lambda: renewing(imported, lease_s=_WAIT_FOR_RUN_S)
+        )
+        report = _look(run, imported, began, asks=not from_files)
+    _post_fees_of_matches(day)
+    report.run_again = again
+    return report
+
+
+def _look(run: ReconciliationRun, imported: int, began: float, *, asks: bool) -> RunReport:
+    """What a run does with the rows that are there."""
+    asked = _ask(run.date) if asks else {}
+    _post_learnt_fees(run.date)
+    return _compare(run, imported, began, asked=asked)
+
+
+def _run_again(
+    *, before: date, by: str, asks: bool, tick: Callable[[], None]
+) -> tuple[list[RunReport], Exception | None]:
+    """Run again the days of which something came or changed since they were run, then those behind them that this left a
+    residual. Their rows are there: they are not read anew. Returns what each run found, and the first failure.
+
+    A day that cannot be run stays due, and does not keep the others from it. Raises ProviderUnavailable.
+    """
+    look = partial(_look_again, by=by, asks=asks, tick=tick)
+    changed = [day for day in selectors.days_changed() if day < before]
+    done, failed = _each(_those_that_did_not_fail_first(changed), look)
+    if not done:
+        return done, failed
+    days = {report.date for report in done}
+    behind = [day for day in selectors.days_with_a_residual(after=min(days), before=before) if day not in days]
+    more, failed_too = _each(behind[: settings.RECONCILE_CATCH_UP_DAYS], look)
+    return [*done, *more], failed or failed_too
+
+
+def _look_again(day: date, *, by: str, asks: bool, tick: Callable[[], None]) -> RunReport:
+    tick()
+    began = monotonic()
+    run = _begin(day, provisional=False, by=by)
+    with _failure_recorded(run):
+        report = _look(run, 0, began, asks=asks)
     _post_fees_of_matches(day)
     return report
+
+
+def _each(days: Iterable[date], work: Callable[[date], RunReport]) -> tuple[list[RunReport], Exception | None]:
+    """What the runs found, of those days that could be run, and the first failure."""
+    done = []
+    failed: Exception | None = None
+    for day in days:
+        try:
+            done.append(work(day))
+        except RunInProgress:
+            continue  # somebody is at it
+        except ProviderUnavailable:
+            raise  # for all of them
+        except Exception as error:
+            log.exception("the run of %s failed", day)
+            failed = failed or error
+    return done, failed
+
+
+def _those_that_did_not_fail_first(days: Iterable[date]) -> list[date]:
+    """As many days as one job runs, oldest first. One that failed waits until all others had their turn: however many cannot be
+    run, they do not starve those that can."""
+    failures = ReconciliationRun.objects.filter(state=RunState.FAILED, date__in=(due := sorted(days)))
+    failed_at = dict(failures.order_by().values_list("date").annotate(Max("finished_at")))
+    never = datetime.min.replace(tzinfo=UTC)
+    return sorted(sorted(due, key=lambda day: failed_at.get(day, never))[: settings.RECONCILE_CATCH_UP_DAYS])
 
 
 def _check(day: date, now: datetime) -> None:
@@ -94,29 +162,17 @@ def request_run(*, day: date, by: str) -> None:
 
 def reconcile_missing_days() -> list[date]:
     """Run every finished day that no completed run covers, oldest first, and again the days on which something was held
-    for timing whose time is up. Returns the days that were run.
+    for timing whose time is up, and those of which something came or changed since they were run. Returns the days that were run.
 
     Asked hourly, so that neither an outage nor a beat that slept through midnight leaves a hole; at most
     RECONCILE_CATCH_UP_DAYS at once, the others an hour later. A day that cannot be run does not keep the others from it.
     """
-    due = sorted({*selectors.days_without_a_run(), *selectors.days_with_ripe_timing()})
-    done = []
-    failed: Exception | None = None
-    for day in due[: settings.RECONCILE_CATCH_UP_DAYS]:
-        try:
-            reconcile_day(day=day, by=NIGHTLY)
-        except RunInProgress:
-            continue  # somebody is at it
-        except ProviderUnavailable:
-            raise  # for all of them
-        except Exception as error:
-            log.exception("the run of %s failed", day)
-            failed = failed or error
-            continue
-        done.append(day)
-    if failed:
-        raise failed
-    return done
+    due = _those_that_did_not_fail_first({*selectors.days_without_a_run(), *selectors.days_with_ripe_timing()})
+    done, failed = _each(due, lambda day: reconcile_day(day=day, by=NIGHTLY))
+    again, failed_too = _run_again(before=database_now().date(), by=NIGHTLY, asks=True, tick=lambda: None)
+    if failed or failed_too:
+        raise failed or failed_too  # type: ignore[misc]
+    return [report.date for report in (*done, *again)]
 
 
 def _begin(day: date, *, provisional: bool, by: str) -> ReconciliationRun:
@@ -205,6 +261,7 @@ def _compare(run: ReconciliationRun, imported: int, began: float, *, asked: dict
             )
             if not completed:
                 raise RunTakenOver
+            _note_compared(run)
             open_periods()
         return report
 
@@ -215,6 +272,13 @@ def _compare(run: ReconciliationRun, imported: int, began: float, *, asked: dict
     if any(report.residual.values()):
         log.error("run of %s: nothing accounts for %s", run.date, report.residual)
     return report
+
+
+def _note_compared(run: ReconciliationRun) -> None:
+    """What had changed of its day is seen. What changed since the moment that it sees is not, and stays noted."""
+    if not run.provisional:
+        ChangedDay.objects.filter(day=run.date).delete()
+        payments_services.forget_late_changes(run.date)
 
 
 def _compare_and_forget(run: ReconciliationRun, imported: int, began: float) -> RunReport:

@@ -114,7 +114,7 @@ def test_rows_that_came_since_the_last_run_are_not_closed_over(reconcile):
     both("ch_1", at=NOON)
     reconcile(LAST)
     theirs("ch_2", at=NOON)  # read, and not compared yet
-    with pytest.raises(PeriodNotReady, match="Reconcile that day again"):
+    with pytest.raises(PeriodNotReady, match="changed since they were reconciled: 1, 31 Jan 2026"):
         close()
     reconcile(LAST)
     assert lines(close(carry_open=True)) == {"charge": (2, 2852)}

@@ -276,6 +276,21 @@ def test_an_outage_longer_than_one_job_can_do_is_caught_up_by_the_next_ones(no_i
 
 
 @pytest.mark.django_db(transaction=True)
+def test_days_are_missed_from_the_start_of_the_books_on_though_we_know_of_no_capture(no_import):
+    """All our news may have been lost: that is when a run is needed most."""
+    today = database_now().date()
+    services.start_books(starts_on=today - timedelta(days=5), balances={}, by="test", note="go-live")
+    days = [today - timedelta(days=back) for back in range(5, 0, -1)]
+    assert selectors.days_without_a_run() == days
+    ours("ch_1", at=database_now() - timedelta(days=2))
+    assert selectors.days_without_a_run() == days
+    theirs("ch_2", at=database_now() - timedelta(days=4))
+    tasks.nightly()
+    assert selectors.days_without_a_run() == []
+    assert Discrepancy.objects.get(source="ch_2").kind == Kind.MISSING_IN_OUR_SYSTEM
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_history_of_years_is_not_missed_day_by_day(no_import, settings):
     settings.RECONCILE_HISTORY_DAYS = 3
     ours("ch_1", at=database_now() - timedelta(days=900))
@@ -296,6 +311,28 @@ def test_a_day_that_cannot_be_run_does_not_keep_the_others_from_it(monkeypatch, 
     with pytest.raises(AssertionError):
         tasks.nightly()
     assert selectors.days_without_a_run() == [broken]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_days_that_always_fail_do_not_starve_the_others_and_are_tried_again(monkeypatch, no_import, settings):
+    settings.RECONCILE_CATCH_UP_DAYS = 3
+    today = database_now().date()
+    days = [today - timedelta(days=back) for back in range(8, 0, -1)]
+    ours("ch_1", at=database_now() - timedelta(days=8))
+    tried = []
+
+    def importing(day, progress):
+        tried.append(day)
+        assert day > days[4]  # the first five cannot be run
+        return 0
+
+    monkeypatch.setattr(runs, "import_day", importing)
+    for _ in range(4):
+        with pytest.raises(AssertionError):
+            tasks.nightly()
+    hours = [tried[at : at + 3] for at in range(0, len(tried), 3)]
+    assert hours == [days[:3], days[3:6], [days[0], *days[6:]], days[1:4]]
+    assert selectors.days_without_a_run() == days[:5]
 
 
 @pytest.mark.django_db(transaction=True)

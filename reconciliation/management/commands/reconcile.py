@@ -58,6 +58,7 @@ class Command(BaseCommand):
                 self._what_if(options)
             days = self._take_in(options) if options["statement"] else _days(options)
             reports = [self._reconcile(day, options) for day in days]
+            reports = [report for asked in reports for report in (*asked.run_again, asked)]
             still_open = any(report.open_count for report in reports) or selectors.open_between(days[0], days[-1])
         except (DomainError, DatabaseError) as error:
             detail = error.detail if isinstance(error, DomainError) else f"the database does not answer: {error}"
@@ -89,6 +90,9 @@ class Command(BaseCommand):
                 progress=progress,
             )
         if not options["json"]:
+            for again in report.run_again:
+                self.stdout.write(f"{again.date} changed since it was run, and was run again:")
+                self._tell(again)
             self._tell(report)
         return report
 
