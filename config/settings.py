@@ -344,6 +344,9 @@ SETTLE_ALONE_MINOR = env.json(
         "manager": {"usd": 100_000, "eur": 100_000, "gbp": 100_000, "jpy": 100_000},
     },
 )
+# Names of jobs, which are no logins, that settle whatever it amounts to. The product has none; whoever else is no login, a person
+# who has left among them, settles nothing alone.
+JOBS_THAT_SETTLE = env.list("JOBS_THAT_SETTLE", default=[])
 AUDIT_CHAIN_INTERVAL_S = 3600  # "was the chain extended today?": survives a beat that slept through midnight
 AUDIT_BLOCK_ROWS = 10_000  # rows a block: what is hashed at once stays within a megabyte
 

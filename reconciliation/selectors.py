@@ -431,9 +431,9 @@ def discrepancies_of(order_number: str) -> list[Discrepancy]:
 
 def settles_alone_minor(by: str, currency: str) -> int | None:
     """What a person may settle without a second one, in minor units of a currency: the most that one of their roles may.
-    0 for a currency without a limit, and for staff without a role that has one: there everything waits.
+    0 for a currency without a limit, for staff without a role that has one, and for whoever is no login: there everything waits.
 
-    None, no limit, for what is no login at all: a job, a command. Superusers are bound as the role that may most.
+    None, no limit, for the jobs that JOBS_THAT_SETTLE names. Superusers are bound as the role that may most.
     """
     limits = _limits_of(by)
     return None if limits is None else limits.get(currency, 0)
@@ -443,7 +443,7 @@ def _limits_of(by: str) -> dict[str, int] | None:
     """Currency → the most that one of a person's roles may settle alone. Two queries."""
     user = User.objects.filter(username=by).first()
     if user is None:
-        return None
+        return None if by in settings.JOBS_THAT_SETTLE else {}
     of_roles: Mapping[str, Mapping[str, int]] = settings.SETTLE_ALONE_MINOR
     roles = of_roles if user.is_superuser else set(user.groups.values_list("name", flat=True))
     limits: dict[str, int] = {}

@@ -128,7 +128,19 @@ def test_roles_currencies_and_those_who_are_nobody(settings):
     assert selectors.settles_alone_minor("both", "usd") == 100_000
     User.objects.create(username="root", is_superuser=True)
     assert selectors.settles_alone_minor("root", "usd") == 100_000  # as everybody, the most that a role may
-    assert selectors.settles_alone_minor("nightly", "usd") is None  # no person
+    assert selectors.settles_alone_minor("nightly", "usd") == 0  # nobody that is known
+    settings.JOBS_THAT_SETTLE = ["nightly", "clara"]
+    assert selectors.settles_alone_minor("nightly", "usd") is None
+    assert selectors.settles_alone_minor("clara", "usd") == 2_000  # a login is a person, whatever its name
+
+
+def test_somebody_who_has_left_settles_nothing_alone(reconcile, settings):
+    """What they confirmed for many at once is still done under their name."""
+    settings.JOBS_THAT_SETTLE = []
+    item = found_item(reconcile, 1500, 1501)
+    User.objects.filter(username="clara").delete()
+    assert act(item).waits
+    assert (waiting().approval_above_minor, item.state) == (0, "awaiting_approval")
 
 
 def test_what_differs_in_its_currency_counts_as_a_whole(reconcile):

@@ -14,6 +14,7 @@ def main() -> int:
     servers.start_missing_servers()
     os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
     os.environ["EMAIL_URL"] = "memorymail://"
+    os.environ["JOBS_THAT_SETTLE"] = "clara,drill"
     os.environ["STRIPE_API_BASE"] = "http://127.0.0.1:9"  # nothing listens: each process has a sandbox of its own
     os.environ.pop("STRIPE_API_KEY", None)
     warnings.filterwarnings("ignore", message="No directory at")  # static files, which nobody asks for

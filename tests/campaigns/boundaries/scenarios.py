@@ -859,7 +859,8 @@ def _given(action: str, item: Discrepancy) -> ActionInput:
         return ActionInput(amount_minor=1)
     if action == Action.SPLIT:
         difference = item.difference_minor or 0
-        return ActionInput(parts=(("fees", 1), ("write_offs", difference - 1)))
+        cent = 1 if difference > 0 else -1
+        return ActionInput(parts=(("fees", cent), ("write_offs", difference - cent)))
     return ActionInput(counterpart=_counterpart(item))
 
 
