@@ -327,6 +327,7 @@ RECONCILE_BULK_ATTEMPTS = 5  # of a row whose provider or books are busy
 RECONCILE_BULK_PAUSE_S = 20  # between them
 RECONCILE_BULK_PLANS_KEPT_FOR_DAYS = 2  # a preview that nobody confirmed
 RECONCILE_WAKE_INTERVAL_S = 1800  # what was ignored until today comes back soon after midnight
+RECONCILE_IGNORED_FOR_DAYS = 90  # at most: a quarter, then somebody looks at it again
 RECONCILE_GAP_S = 600  # a busy shop hears of something each minute: so long without any news is a gap
 RECONCILE_NEWS_SKEW_S = 5  # an event may bear an earlier second than the booking that it tells of
 RECONCILE_INCIDENT_PAUSE_S = 3600  # items of one kind with a longer pause between them have causes of their own

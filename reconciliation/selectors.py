@@ -38,6 +38,7 @@ from reconciliation.models import (
 )
 from reconciliation.states import (
     OPEN_STATES,
+    UNSETTLED_STATES,
     BulkItemState,
     BulkState,
     DiscrepancyState,
@@ -491,9 +492,11 @@ def obstacles(period: Period, *, carry_open: bool = False) -> list[str]:
     waiting = DiscrepancyAction.objects.filter(waits | is_begun, discrepancy__period=period.pk).count()
     if waiting:
         found.append(f"actions that are under way, or wait for a second person: {waiting}")
-    still_open = Discrepancy.objects.filter(period=period.pk, state__in=OPEN_STATES).count()
-    if still_open and not carry_open:
-        found.append(f"open items: {still_open} (settle them, or carry them over to the next month)")
+    items = Discrepancy.objects.filter(period=period.pk, state__in=UNSETTLED_STATES)
+    states = Counter(items.values_list("state", flat=True))
+    if states and not carry_open:
+        ignored = f", {states[DiscrepancyState.IGNORED]} of them ignored" if states[DiscrepancyState.IGNORED] else ""
+        found.append(f"open items: {states.total()}{ignored} (settle them, or carry them over to the next month)")
     found += [
         f"the statement of {one.day:%d %b %Y} leaves {format_minor(one.residual_minor, one.currency)} unexplained"
         for one in books.statements(period.last_day)

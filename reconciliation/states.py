@@ -53,7 +53,8 @@ DISCREPANCY_EDGES = frozenset(
             _S.INVESTIGATING,
         ),  # refused by the second person; or approved, and the difference remains
         (_S.AWAITING_APPROVAL, _S.RESOLVED),  # approved by the second person
-        (_S.IGNORED, _S.OPEN),  # a run: the date has passed
+        (_S.AWAITING_APPROVAL, _S.IGNORED),
+        (_S.IGNORED, _S.OPEN),  # a run: the date has passed, or its figures have changed
         (_S.IGNORED, _S.INVESTIGATING),
         (_S.IGNORED, _S.AWAITING_APPROVAL),
         (_S.IGNORED, _S.RESOLVED),
@@ -62,7 +63,8 @@ DISCREPANCY_EDGES = frozenset(
 )
 # Counts as open for exit codes, metrics and the dashboard: somebody has to do something.
 OPEN_STATES = (_S.OPEN, _S.INVESTIGATING, _S.AWAITING_APPROVAL)
-UNRESOLVED_STATES = (_S.TIMING, *OPEN_STATES, _S.IGNORED)
+UNSETTLED_STATES = (*OPEN_STATES, _S.IGNORED)  # who puts an item aside has not settled it
+UNRESOLVED_STATES = (_S.TIMING, *UNSETTLED_STATES)
 
 
 class Outcome:

@@ -501,8 +501,8 @@ class ActionInfo:
 
     @property
     def settles(self) -> bool:
-        """Whether it puts an amount right or lets it be: above what a person may settle alone it takes a second one."""
-        return self.permission in (_REPAIR, _ACCEPT)
+        """Whether it puts an amount right, lets it be, or hides it: above what a person may settle alone it takes a second one."""
+        return self.permission in (_REPAIR, _ACCEPT) or self.name == Action.IGNORE_UNTIL
 
 
 @dataclass(frozen=True, slots=True)
@@ -680,7 +680,7 @@ _ALL = {
         ActionInfo(
             Action.IGNORE_UNTIL,
             "Ignore until",
-            "Hides it until a date; a run from then on opens it again, unless it has healed.",
+            "Hides it until a date. It comes back on that day, or as soon as its figures change, unless it has healed.",
             _INVESTIGATE,
             asks_for=("until",),
         ),

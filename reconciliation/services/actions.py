@@ -10,7 +10,7 @@ from ast import literal_eval
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, fields
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -180,6 +180,8 @@ def check(action: str, given: ActionInput) -> None:
             raise MissingInput("Say until when.", param="until")
         if given.until <= _today():
             raise InvalidInput("The date must lie ahead.", param="until")
+        if given.until > _today() + timedelta(days=settings.RECONCILE_IGNORED_FOR_DAYS):
+            raise InvalidInput(f"At most {settings.RECONCILE_IGNORED_FOR_DAYS} days ahead.", param="until")
 
 
 def wake_ignored() -> int:

@@ -74,6 +74,13 @@ WITH opened AS (
 SELECT kind, {_COUNTED}, count(*) FROM opened WHERE state = 'open' GROUP BY 1, 2
 """  # noqa: S608
 
+# Other figures than those that somebody accepted, or put aside. A balance moves every day: what is accepted of it is by how much
+# it is off.
+_CHANGED = """CASE d.object_kind WHEN 'statement' THEN d.difference_minor IS DISTINCT FROM f.difference_minor ELSE
+    (d.ours_amount_minor, d.ours_currency, d.ours_status, d.theirs_amount_minor, d.theirs_currency, d.theirs_status)
+    IS DISTINCT FROM (f.ours_amount_minor, f.ours_currency, f.ours_status, f.theirs_amount_minor, f.theirs_currency,
+                      f.theirs_status) END"""
+
 # Seen again: what was closed as equal or repaired is open again; what was accepted only if its figures have changed.
 _REOPEN = f"""
 WITH moved AS (
@@ -81,11 +88,7 @@ WITH moved AS (
     SET state = 'open', cycle = d.cycle + 1, closed_as = '', resolved_at = NULL, resolved_by = '', verified_at = NULL,
         verified_by_run_id = NULL, ignored_until = NULL, becomes_break_at = NULL
     FROM recon_found f
-    WHERE f.fingerprint = d.fingerprint AND d.state = 'resolved' AND (
-        d.closed_as <> 'accepted'
-        OR (d.ours_amount_minor, d.ours_currency, d.ours_status, d.theirs_amount_minor, d.theirs_currency, d.theirs_status)
-           IS DISTINCT FROM (f.ours_amount_minor, f.ours_currency, f.ours_status, f.theirs_amount_minor,
-                             f.theirs_currency, f.theirs_status))
+    WHERE f.fingerprint = d.fingerprint AND d.state = 'resolved' AND (d.closed_as <> 'accepted' OR {_CHANGED})
     RETURNING d.id, d.kind, d.object_kind, d.business_date, old.closed_as AS was
 ), told AS (
     {_HISTORY} SELECT id, 'resolved', 'open', %(by)s, 'seen again, after it was closed as ' || was FROM moved
@@ -93,8 +96,8 @@ WITH moved AS (
 SELECT kind, {_COUNTED}, count(*) FROM moved GROUP BY 1, 2
 """  # noqa: S608
 
-# Its time is up, or what spoke for waiting is gone; or the date until which it was ignored has passed. That the provider books it
-# later it told us itself: only its own word, or the date, ends that. A look that did not ask about it again proves nothing.
+# Its time is up, or what spoke for waiting is gone; or the date until which it was ignored has passed, or its figures have
+# changed. That the provider books it later it told us itself: only its own word, or the date, ends that. A look that did not ask about it again proves nothing.
 _RIPEN = f"""
 WITH moved AS (
     UPDATE reconciliation_discrepancy d
@@ -105,10 +108,12 @@ WITH moved AS (
             f.timing = '{NEVER_TAKEN}'
             OR d.becomes_break_at <= %(now)s AND NOT coalesce(f.timing = '{NOT_BOOKED_YET}' AND f.becomes_break_at > %(now)s, false)
             OR f.becomes_break_at IS NULL AND d.evidence ->> 'timing' IS DISTINCT FROM '{NOT_BOOKED_YET}')
-        OR d.state = 'ignored' AND d.ignored_until <= (%(now)s AT TIME ZONE 'UTC')::date)
-    RETURNING d.id, d.kind, d.object_kind, d.business_date, old.state AS was, f.timing
+        OR d.state = 'ignored' AND (d.ignored_until <= (%(now)s AT TIME ZONE 'UTC')::date OR {_CHANGED}))
+    RETURNING d.id, d.kind, d.object_kind, d.business_date, old.state AS was, f.timing, old.ignored_until
 ), told AS (
-    {_HISTORY} SELECT id, was, 'open', %(by)s, CASE WHEN was <> 'timing' THEN 'ignored until now'
+    {_HISTORY} SELECT id, was, 'open', %(by)s, CASE
+        WHEN was <> 'timing' AND ignored_until > (%(now)s AT TIME ZONE 'UTC')::date THEN 'its figures have changed'
+        WHEN was <> 'timing' THEN 'ignored until now'
         WHEN timing = '{NEVER_TAKEN}' THEN timing ELSE 'its time is up: a break' END FROM moved
 )
 SELECT kind, {_COUNTED}, count(*) FROM moved GROUP BY 1, 2

@@ -22,7 +22,7 @@ from django.db import connection
 
 from payments.selectors import NEWS_VIEW
 from reconciliation.matching import PAIRED
-from reconciliation.states import OPEN_STATES
+from reconciliation.states import OPEN_STATES, UNSETTLED_STATES
 from reconciliation.types import ENDPOINTS, HEALED_BY_NEWS, Cause, Kind
 
 _OF_ALL = "true"
@@ -115,8 +115,8 @@ WITH touched AS (
     {touched}
 ), summed AS (
     SELECT d.incident_id, coalesce(nullif(d.theirs_currency, ''), d.ours_currency) AS currency, count(*) AS items,
-           count(*) FILTER (WHERE d.state = ANY(%(open)s)) AS open_items,
-           sum(v.minor) AS value, coalesce(sum(v.minor) FILTER (WHERE d.state = ANY(%(open)s)), 0) AS open_value,
+           count(*) FILTER (WHERE d.state = ANY(%(unsettled)s)) AS open_items,
+           sum(v.minor) AS value, coalesce(sum(v.minor) FILTER (WHERE d.state = ANY(%(unsettled)s)), 0) AS open_value,
            min(m.moment) AS first_at, max(m.moment) AS last_at
     FROM touched t
     JOIN reconciliation_discrepancy d ON d.incident_id = t.id
@@ -147,7 +147,7 @@ WHERE i.id = c.incident_id
 """
 _TOUCHED_BY_ALL = """
     SELECT id FROM reconciliation_incident WHERE closed_at IS NULL
-    UNION SELECT d.incident_id FROM reconciliation_discrepancy d WHERE d.incident_id IS NOT NULL AND d.state = ANY(%(open)s)
+    UNION SELECT d.incident_id FROM reconciliation_discrepancy d WHERE d.incident_id IS NOT NULL AND d.state = ANY(%(unsettled)s)
 """
 _TOUCHED_BY_SOME = """
     SELECT DISTINCT d.incident_id AS id FROM reconciliation_discrepancy d
@@ -162,6 +162,7 @@ def group(*, now: datetime, fingerprints: Collection[str] | None = None) -> None
     parameters: dict[str, Any] = {
         "now": now,
         "open": list(OPEN_STATES),
+        "unsettled": list(UNSETTLED_STATES),
         "healed": list(HEALED_BY_NEWS),
         "paired": list(PAIRED),
         "foreign": Kind.FOREIGN_INSTANCE,

@@ -1,6 +1,7 @@
 """What staff do on a page runs through a service, with a note and a name; who may not is refused."""
 
 import time
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -9,6 +10,7 @@ from django.db import transaction
 
 from catalog.models import ApiKey, Merchant, Product
 from durability.models import Delivery, SagaRun
+from foundation.database import database_now
 from foundation.ids import uuid7
 from inventory.models import Stock, StockMovement
 from orders.models import MerchantCall, Order, OrderHistory
@@ -602,7 +604,11 @@ def test_an_item_is_given_to_a_colleague_or_put_off(as_role, books, item):
     item.refresh_from_db()
     assert item.owner == "clerk"
     assert press(client, item, "assign", owner="a stranger", note="yours", key=uuid4()).status_code == 400
-    press(client, item, "ignore_until", until="2999-01-01", note="not this century", key=uuid4())
+    assert (
+        press(client, item, "ignore_until", until="2999-01-01", note="not this century", key=uuid4()).status_code == 400
+    )
+    next_month = database_now().date() + timedelta(days=30)
+    press(client, item, "ignore_until", until=next_month, note="not this month", key=uuid4())
     item.refresh_from_db()
     assert item.state == "ignored"
 

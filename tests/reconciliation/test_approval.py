@@ -1,12 +1,16 @@
 """Above what a person may settle alone it takes two, whichever action; PostgreSQL knows it too."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import DatabaseError, IntegrityError, transaction
 
+from foundation.database import database_now
+from foundation.errors import InvalidInput
 from payments.errors import ProviderUnavailable, SecondPersonNeeded
 from payments.models import Posting
 from reconciliation import selectors, services
@@ -239,6 +243,33 @@ def test_a_claim_waits_for_nobody(reconcile):
     item = found_item(reconcile)
     assert act(item, Action.CLAIM).state == "investigating"
     assert DiscrepancyAction.objects.get().amount_minor is None
+
+
+def test_what_is_to_be_ignored_waits_as_what_is_to_be_accepted(reconcile):
+    """35.00 are off: out of sight they are as good as accepted."""
+    item = found_item(reconcile)
+    until = database_now().date() + timedelta(days=settings.RECONCILE_IGNORED_FOR_DAYS)
+    assert act(item, Action.IGNORE_UNTIL, given=ActionInput(until=until)).waits
+    assert approve().state == "ignored"
+    item.refresh_from_db()
+    assert (item.state, item.ignored_until) == ("ignored", until)
+    with pytest.raises(InvalidInput, match="At most 90 days"):
+        act(item, Action.IGNORE_UNTIL, given=ActionInput(until=until + timedelta(days=1)))
+
+
+def test_what_was_ignored_comes_back_when_its_figures_change(reconcile):
+    """0.01 was hidden for a quarter; the next day it is 90.00."""
+    row = booked("", 1, "other_adjustment")
+    reconcile()
+    item = the(row)
+    until = database_now().date() + timedelta(days=90)
+    assert not act(item, Action.IGNORE_UNTIL, given=ActionInput(until=until)).waits
+    reconcile()
+    assert the(row).state == "ignored"
+    ProviderTransaction.objects.filter(pk=row).update(amount_minor=9_000, net_minor=9_000)
+    reconcile()
+    assert (the(row).state, the(row).difference_minor) == ("open", 9_000)
+    assert item.history.latest("id").why == "its figures have changed"
 
 
 def test_what_heals_while_it_waits_is_not_done(reconcile):

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from foundation.database import database_now
 from foundation.ids import uuid7
 from payments.models import InboxEvent, Payment
 from reconciliation import selectors, services
 from reconciliation.models import Discrepancy, Incident, ProviderTransaction
-from reconciliation.types import Action, Cause, Kind
+from reconciliation.types import Action, ActionInput, Cause, Kind
 from tests.reconciliation.ledgers import DAY, booked, both, ours, the, theirs
 from tests.reconciliation.test_actions import act
 
@@ -54,6 +55,18 @@ def together() -> set[frozenset[str]]:
 
 def sources(*names: Iterable[str]) -> set[frozenset[str]]:
     return {frozenset(group) for group in names}
+
+
+def test_an_incident_stays_open_while_its_items_are_ignored(reconcile):
+    missing("02:20")
+    reconcile()
+    item = the("ch_100220")
+    until = database_now().date() + timedelta(days=30)
+    act(item, Action.IGNORE_UNTIL, given=ActionInput(until=until))
+    incident = incident_of("ch_100220")
+    assert (incident.closed_at, incident.open_items, incident.open_value) == (None, 1, {"usd": 1500})
+    act(item, Action.ACCEPT)
+    assert incident_of("ch_100220").closed_at
 
 
 def test_the_worked_example_of_the_documents(reconcile):

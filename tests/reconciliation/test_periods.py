@@ -21,6 +21,7 @@ from reconciliation import selectors, services
 from reconciliation.errors import NoteMissing, NothingToApprove, PeriodIsClosed, PeriodIsOpen, PeriodNotReady
 from reconciliation.models import Period, PeriodClosing, PeriodReopening, ProviderTransaction
 from reconciliation.services import periods
+from reconciliation.types import ActionInput
 from tests.payments.test_ledger import CLEARING, CUSTOMER, post
 from tests.races import orders
 from tests.reconciliation.ledgers import both, ours, the, theirs
@@ -128,6 +129,20 @@ def test_open_items_are_carried_over_where_that_is_said(reconcile):
     assert the("ch_1").period == FEBRUARY
     services.perform(discrepancy_id=the("ch_1").pk, action="accept", by="clara", note="never mind")
     assert the("ch_1").period == FEBRUARY
+
+
+def test_what_is_ignored_is_open_to_a_month_and_carried_over_only_where_that_is_said(reconcile):
+    theirs("ch_1", at=NOON)
+    reconcile(LAST)
+    until = database_now().date() + timedelta(days=30)
+    services.perform(
+        discrepancy_id=the("ch_1").pk, action="ignore_until", by="test", note="later", given=ActionInput(until=until)
+    )
+    with pytest.raises(PeriodNotReady) as refused:
+        close()
+    (told,) = refused.value.members["obstacles"]
+    assert told == "open items: 1, 1 of them ignored (settle them, or carry them over to the next month)"
+    assert close(carry_open=True).items["carried"] == 1
 
 
 def test_by_command(reconcile, capsys):
