@@ -6,7 +6,7 @@
 from payments.selectors import CHARGES_VIEW, MOVEMENTS_VIEW, PAYOUTS_VIEW
 from reconciliation.matching.categories import KIND, LINKED, MOVEMENT_VIEWS, PAIRED
 from reconciliation.matching.days import Parameters, run
-from reconciliation.types import FUZZY, Rule, Rules
+from reconciliation.types import FUZZY, Kind, Rule, Rules
 
 TABLES = """
 DROP TABLE IF EXISTS pg_temp.recon_item, pg_temp.recon_pair, pg_temp.recon_fee, pg_temp.recon_found;
@@ -60,6 +60,16 @@ INSERT INTO recon_item
     UNION
     SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
     WHERE d.closed_as = 'fixed' AND d.verified_at IS NULL AND d.object_kind NOT IN ('statement', 'bank')
+    UNION
+    -- Accepted, and since then one of both books came to say something else of it.
+    SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
+    JOIN reconciliation_providertransaction t ON t.source = d.source
+    WHERE d.closed_as = 'accepted' AND greatest(t.seen_at, t.withdrawn_at) > d.resolved_at
+    UNION
+    SELECT d.object_kind, d.source FROM reconciliation_discrepancy d
+    JOIN {MOVEMENTS_VIEW} m ON m.kind = d.object_kind AND m.source = d.source
+    WHERE d.closed_as = 'accepted' AND (m.status <> d.ours_status OR d.kind <> '{Kind.FEE_VARIANCE}' AND d.ours_amount_minor
+        IS DISTINCT FROM CASE WHEN m.status = 'succeeded' OR m.kind = 'dispute' THEN m.amount_minor ELSE m.expected_minor END)
     UNION
     SELECT split_part(f.object, ':', 1), half.source
     FROM reconciliation_match f

@@ -152,6 +152,20 @@ WITH moved AS (
 SELECT kind, count(*) FROM moved GROUP BY 1
 """  # noqa: S608
 
+# Accepted, and since then both books came to say the same of it: nothing is left that is accepted.
+_HEALED = f"""
+WITH moved AS (
+    UPDATE reconciliation_discrepancy d
+    SET closed_as = 'auto', verified_at = clock_timestamp(), verified_by_run_id = %(run)s
+    FROM recon_item i
+    WHERE i.kind = d.object_kind AND i.source = d.source AND d.closed_as = 'accepted'
+      AND NOT d.kind = ANY(%(told)s) AND left(d.source, 3) <> 'pi_' AND NOT jsonb_exists(d.evidence, '{BROKEN_PROMISE}')
+      AND NOT EXISTS (SELECT FROM recon_found f WHERE f.fingerprint = d.fingerprint)
+    RETURNING d.id
+)
+{_HISTORY} SELECT id, 'resolved', 'resolved', %(by)s, 'both sides agree; until now the difference was accepted' FROM moved
+"""  # noqa: S608  constants
+
 # The action that repaired an item: the last one of those that can.
 _REPAIRED_BY = """(
     SELECT a.{column} FROM reconciliation_discrepancyaction a
@@ -223,6 +237,7 @@ def store(run: ReconciliationRun, *, now: datetime) -> dict[str, KindCounts]:
         cursor.execute(_CLOSE, parameters)
         for kind, count in cursor.fetchall():
             counts[kind].resolved += count
+        cursor.execute(_HEALED, parameters)
         cursor.execute(_VERIFY, parameters)
         for kind, _, count in _hold_to_promises(cursor, parameters):
             counts[kind].new += count  # looked at before it was reopened: it does not count as persisting
@@ -269,7 +284,7 @@ def look_again(first_run: UUID | None, *, by: str, now: datetime) -> None:
     with connection.cursor() as cursor:
         parameters = _parameters(None, None, by=by, now=now)
         cursor.execute(_INSERT, parameters | {"run": first_run})
-        for statement in (_REOPEN, _RIPEN, _REFRESH, _CLOSE):
+        for statement in (_REOPEN, _RIPEN, _REFRESH, _CLOSE, _HEALED):
             cursor.execute(statement, parameters)
         cursor.execute("SELECT DISTINCT source FROM recon_item")
         sources = [source for (source,) in cursor.fetchall()]

@@ -10,6 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.urls import reverse
 
+from foundation.database import database_now
 from foundation.errors import InvalidInput
 from payments import ledger
 from payments import services as payments
@@ -437,6 +438,33 @@ def test_what_was_accepted_is_explained_by_what_both_books_hold_of_it_now(whole_
     assert (proofs()["clearing"].explained_minor, proofs()["clearing"].residual_minor) == (2926, 0)
     post_fee(row, 74, capture(ours("ch_2", 3000)))
     assert (proofs()["clearing"].explained_minor, proofs()["clearing"].residual_minor) == (0, 0)
+
+
+def test_what_was_accepted_and_heals_is_accepted_no_more(whole_day):
+    """The next run looks at it again, of whatever day it is; what nothing happened to, it leaves alone."""
+    sold("ch_1")
+    row, _ = theirs("ch_2", 3000), theirs("ch_3", 4000)
+    whole_day()
+    for source in ("ch_2", "ch_3"):
+        services.perform(discrepancy_id=the(source).pk, action="accept", by="test", note="never mind")
+    post_fee(row, 74, capture(ours("ch_2", 3000)))
+    report = whole_day(DAY + DAYS)
+    healed = the("ch_2")
+    assert (healed.state, healed.closed_as, healed.verified_by_run_id) == ("resolved", "auto", report.run_id)
+    assert "until now the difference was accepted" in healed.history.latest("id").why
+    assert (the("ch_3").closed_as, report.kinds) == ("accepted", {})
+    Payment.objects.filter(charge_reference="ch_2").update(captured_minor=2999)
+    assert whole_day().kinds[Kind.AMOUNT_MISMATCH].new == 1
+
+
+def test_what_was_accepted_and_differs_otherwise_is_open_again(whole_day):
+    ours("ch_1", 3000)
+    row = theirs("ch_1", 3001)
+    whole_day()
+    services.perform(discrepancy_id=the("ch_1").pk, action="accept", by="test", note="a cent")
+    ProviderTransaction.objects.filter(pk=row).update(amount_minor=9000, net_minor=8926, seen_at=database_now())
+    whole_day(DAY + DAYS)
+    assert (the("ch_1").state, the("ch_1").difference_minor) == ("open", 6000)
 
 
 @pytest.mark.parametrize(
