@@ -14,7 +14,7 @@ is no residual.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -38,8 +38,15 @@ from payments.selectors import (
 )
 from payments.types import LearntFee
 from reconciliation import matching
-from reconciliation.models import BooksStart, DayTotal, ProviderBalanceReading, ProviderTransaction, ReconciliationRun
-from reconciliation.states import UNRESOLVED_STATES, RunState
+from reconciliation.models import (
+    BooksStart,
+    DayTotal,
+    Discrepancy,
+    ProviderBalanceReading,
+    ProviderTransaction,
+    ReconciliationRun,
+)
+from reconciliation.states import UNRESOLVED_STATES, ClosedAs, RunState
 from reconciliation.types import BROKEN_PROMISE, FUZZY, Proof, Proved, Rule, Statement, StatementLine
 
 # Our clock and the provider's may differ by so much: a posting of before the cut may belong to a booking of after it.
@@ -203,14 +210,27 @@ def _proofs(cut: _Cut) -> dict[str, list[Proof]]:
     payouts = _payouts(cut)
     unread_note = f"not every row since {cut.begin} was read"
     late = unread_note if missing else f"{waiting} days since {cut.begin} are not reconciled"
-    return {
-        currency: [
+    accepted = _accepted_residuals()
+    found = {}
+    for currency in cut.closing:
+        proofs = [
             _not_yet(Proved.BALANCE, unread_note) if missing else _balance(currency, cut),
             clearing.get(currency) or _not_yet(Proved.CLEARING, late),
             payouts[currency],
         ]
-        for currency in cut.closing
-    }
+        found[currency] = [
+            replace(proof, accepted=bool(proof.residual_minor))
+            if accepted.get(f"{currency}:{proof.name}") == proof.residual_minor
+            else proof
+            for proof in proofs
+        ]
+    return found
+
+
+def _accepted_residuals() -> dict[str, int | None]:
+    """`currency:proof` → what a person accepted that it is off by."""
+    items = Discrepancy.objects.filter(object_kind="statement", closed_as=ClosedAs.ACCEPTED)
+    return dict(items.values_list("source", "difference_minor"))
 
 
 def _not_yet(name: str, note: str) -> Proof:

@@ -62,6 +62,7 @@ from reconciliation.types import (
     KindInfo,
     Pile,
     Proved,
+    Statement,
     actions_of,
     info_of,
     info_of_action,
@@ -475,18 +476,24 @@ def closing_of(month: date) -> PeriodClosing | None:
     return PeriodClosing.objects.filter(period=month).order_by("-number").first()
 
 
-def obstacles(period: Period, *, carry_open: bool = False) -> list[str]:
-    """What stands in the way of closing a month; empty where nothing does. `carry_open`: open items may go on."""
+def obstacles(period: Period, *, carry_open: bool = False, without_balance: bool = False) -> list[str]:
+    """What stands in the way of closing a month; empty where nothing does. `carry_open`: open items may go on.
+    `without_balance`: the provider was not asked what it holds, its books came as files alone.
+    """
     if database_now().date() <= period.last_day:
         return [f"it ends on {period.last_day:%d %b %Y}"]
     begin = books.first_day()
     if begin is None or begin > period.last_day:
         return ["the books begin later"]
+    earlier = Period.objects.filter(starts_on__lt=period.starts_on).exclude(state=PeriodState.CLOSED)
     found = [
         f"{one.name} is open, and comes first"
-        for one in Period.objects.filter(starts_on__lt=period.starts_on, state=PeriodState.OPEN).order_by("starts_on")
+        if one.state == PeriodState.OPEN
+        else f"somebody asks for {one.name} to be reopened: approve or refuse that first"
+        for one in earlier.order_by("starts_on")
     ]
-    found += _days_to_reconcile(max(begin, period.starts_on), period.last_day)
+    to_reconcile = _days_to_reconcile(max(begin, period.starts_on), period.last_day)
+    found += to_reconcile
     waits = Q(outcome=Outcome.WAITING, discrepancy__state=DiscrepancyState.AWAITING_APPROVAL)
     is_begun = Q(outcome=Outcome.STARTED, lease_until__gt=Now())
     waiting = DiscrepancyAction.objects.filter(waits | is_begun, discrepancy__period=period.pk).count()
@@ -497,12 +504,34 @@ def obstacles(period: Period, *, carry_open: bool = False) -> list[str]:
     if states and not carry_open:
         ignored = f", {states[DiscrepancyState.IGNORED]} of them ignored" if states[DiscrepancyState.IGNORED] else ""
         found.append(f"open items: {states.total()}{ignored} (settle them, or carry them over to the next month)")
+    statements = books.statements(period.last_day)
+    if not to_reconcile:  # else that is why
+        found += _proofs_to_make(statements, without_balance=without_balance)
     found += [
         f"the statement of {one.day:%d %b %Y} leaves {format_minor(one.residual_minor, one.currency)} unexplained"
-        for one in books.statements(period.last_day)
+        for one in statements
         if one.residual_minor
     ]
     return found
+
+
+def _proofs_to_make(statements: Sequence[Statement], *, without_balance: bool) -> list[str]:
+    """Proofs that could not be made: that nothing is known to be off is not that all is right."""
+    found: dict[str, list[str]] = {}
+    for one in statements:
+        for proof in one.proofs:
+            if proof.is_made or (proof.name == Proved.BALANCE and without_balance):
+                continue
+            if proof.name == Proved.BALANCE:
+                held, todo = (
+                    "Stripe's balance",
+                    "reconcile that day again, or close without a balance if Stripe's books come as files",
+                )
+            else:
+                held, todo = "our clearing account", "read and reconcile what is missing"
+            why = f"the statement of {one.day:%d %b %Y} was not held against {held}: {proof.note} ({todo})"
+            found.setdefault(why, []).append(one.currency.upper())
+    return [f"{', '.join(currencies)}: {why}" for why, currencies in found.items()]
 
 
 def _days_to_reconcile(first: date, last: date) -> list[str]:

@@ -35,7 +35,12 @@ def statement_rows(found: Iterable[Statement]) -> Iterator[Sequence[Value]]:
         yield (day, currency, "closing", None, blank, blank, blank, of(statement.closing_minor), blank, "")
         for proof in statement.proofs:
             amounts = (blank, blank, of(proof.explained_minor), of(proof.says_minor), of(proof.residual_minor))
-            yield (day, currency, f"proof: {proof.name}", None, *amounts, proof.note)
+            yield (day, currency, f"proof: {proof.name}", None, *amounts, how(proof.accepted, proof.note))
+
+
+def how(accepted: bool, note: str) -> str:
+    """What is to be said of a proof beside its numbers."""
+    return "; ".join(filter(None, ["its residual is accepted" if accepted else "", note]))
 
 
 def statement_document(statement: Statement) -> dict[str, Any]:
@@ -56,4 +61,5 @@ def told(proof: Proof, currency: str) -> str:
     if proof.explained_minor:
         parts.append(f"explained {format_minor(proof.explained_minor, currency)}")
     parts.append(f"residual {format_minor(proof.residual_minor, currency)}")
-    return f"{name}: {', '.join(parts)}" + (f" ({proof.note})" if proof.note else "")
+    note = how(proof.accepted, proof.note)
+    return f"{name}: {', '.join(parts)}" + (f" ({note})" if note else "")

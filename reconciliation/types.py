@@ -337,6 +337,16 @@ class Proof:
     explained_minor: int  # of the difference, what open items and payouts under way account for
     residual_minor: int | None
     note: str = ""
+    accepted: bool = False  # a person accepted just that residual: it stays, and stands in nobody's way
+
+    @property
+    def open_minor(self) -> int:
+        """What of the residual somebody has to explain or accept."""
+        return 0 if self.accepted else self.residual_minor or 0
+
+    @property
+    def is_made(self) -> bool:
+        return self.residual_minor is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,12 +373,12 @@ class Statement:
 
     @property
     def residual_minor(self) -> int:
-        """What weighs most of what nothing explains; 0 where every proof that could be made holds."""
-        return max((proof.residual_minor or 0 for proof in self.proofs), key=abs, default=0)
+        """What weighs most of what nothing explains and nobody accepted; 0 where every proof that could be made holds."""
+        return max((proof.open_minor for proof in self.proofs), key=abs, default=0)
 
     @property
     def is_proved(self) -> bool:
-        return bool(self.proofs) and all(proof.residual_minor == 0 for proof in self.proofs)
+        return bool(self.proofs) and all(proof.is_made and not proof.open_minor for proof in self.proofs)
 
 
 class Whose:

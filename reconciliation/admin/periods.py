@@ -23,11 +23,22 @@ class CloseForm(NoteForm):
     carry_open = forms.BooleanField(
         label="Carry open items over", required=False, help_text="What is open goes to the next month."
     )
-    field_order = ("note", "carry_open")
+    without_balance = forms.BooleanField(
+        label="Close without Stripe's balance",
+        required=False,
+        help_text="Where Stripe's books come as files, and nobody asks it what it holds. The note will say so.",
+    )
+    field_order = ("note", "carry_open", "without_balance")
 
 
 def close(row: Period, data: dict[str, Any], by: str) -> str:
-    closing = services.close_period(period=row.starts_on, by=by, note=data["note"], carry_open=data["carry_open"])
+    closing = services.close_period(
+        period=row.starts_on,
+        by=by,
+        note=data["note"],
+        carry_open=data["carry_open"],
+        without_balance=data["without_balance"],
+    )
     carried = closing.items["carried"]
     return f"{row} is closed." + (f" {carried} items go on to the next month." if carried else "")
 
@@ -196,7 +207,9 @@ def _proofs(closing: PeriodClosing, currency: str, one: dict[str, Any]) -> Table
             if residual is None
             else cells.difference(residual, currency)
         )
-        rows.append([tables.PROOFS[proof["name"]], told, proof.get("note", "")])
+        rows.append(
+            [tables.PROOFS[proof["name"]], told, tables.how(proof.get("accepted", False), proof.get("note", ""))]
+        )
     return Table(
         f"Proofs of closing {closing.number}, {currency.upper()}",
         ["Held against", cells.right("Residual"), "How"],

@@ -114,5 +114,5 @@ def _proof(proof: Proof, currency: str) -> list[Cell]:
         cells.difference(proof.residual_minor, currency)
         if proof.residual_minor
         else cells.figure(cells.badge("0", "good")),
-        proof.note,
+        tables.how(proof.accepted, proof.note),
     ]

@@ -45,8 +45,11 @@ def open_periods() -> None:
     Period.objects.bulk_create([Period(starts_on=month) for month in months], ignore_conflicts=True)
 
 
-def close_period(*, period: date, by: str, note: str, carry_open: bool = False) -> PeriodClosing:
+def close_period(
+    *, period: date, by: str, note: str, carry_open: bool = False, without_balance: bool = False
+) -> PeriodClosing:
     """Close a month, named by its first day. `carry_open`: what is open goes to the next month instead of standing in the way.
+    `without_balance`: the provider's books came as files, and nobody could ask it what it holds; the closing's note says so.
 
     Belongs outside of transactions. Raises NoteMissing, NotFound, PeriodIsClosed, PeriodNotReady (its member `obstacles`
     lists what stands in the way), BooksNotSettled (a transaction under way may still post into it), BooksBusy.
@@ -54,13 +57,14 @@ def close_period(*, period: date, by: str, note: str, carry_open: bool = False) 
     if not note.strip():
         raise NoteMissing(param="note")
     open_periods()
-    _refuse(_the_open(period, locked=False), carry_open=carry_open)
+    options = {"carry_open": carry_open, "without_balance": without_balance}
+    _refuse(_the_open(period, locked=False), options)
     end = matching.window(selectors.month_after(period))[0]
     sealed_through = payments_services.seal_books(through=end)
     chain.extend_chain()  # most of it, before anybody has to wait for us
     with one_writer(wait_s=_WAIT_S):
         row = _the_open(period, locked=True)
-        _refuse(row, carry_open=carry_open)
+        _refuse(row, options)
         chain.extend()
         closing = _write_down(row, by=by, note=note.strip(), sealed_through=sealed_through, end=end)
         _move(row, PeriodState.CLOSED, by=by, why=note.strip(), values={"closings": closing.number})
@@ -80,8 +84,8 @@ def _the_open(period: date, *, locked: bool) -> Period:
     return row
 
 
-def _refuse(row: Period, *, carry_open: bool) -> None:
-    obstacles = selectors.obstacles(row, carry_open=carry_open)
+def _refuse(row: Period, options: Mapping[str, bool]) -> None:
+    obstacles = selectors.obstacles(row, **options)
     if obstacles:
         raise PeriodNotReady(f"{row.name} cannot be closed: {'; '.join(obstacles)}.", members={"obstacles": obstacles})
 
@@ -106,6 +110,9 @@ def _write_down(row: Period, *, by: str, note: str, sealed_through: datetime, en
     statements = _statements(row.starts_on, before, begin=begin, head=head)
     _agree(statements, books.statements(row.last_day))
     stored = {currency: asdict(one) for currency, one in statements.items()}
+    unproved = [currency for currency, one in statements.items() if not all(proof.is_made for proof in one.proofs)]
+    if unproved:
+        note += f" (without Stripe's balance in {', '.join(unproved).upper()})"
     return PeriodClosing.objects.create(
         period=row,
         number=row.closings + 1,
@@ -278,13 +285,7 @@ def ask_reopening(*, period: date, by: str, why: str) -> None:
     _needs(why)
     with transaction.atomic(durable=True):
         row = _the_closed(period)
-        later = (
-            Period.objects.filter(starts_on__gt=period).exclude(state=PeriodState.OPEN).order_by("-starts_on").first()
-        )
-        if later:
-            raise PeriodNotReady(
-                f"{later.name} is closed, and begins with what {row.name} ended with: reopen that one first."
-            )
+        _is_the_last(row)
         _move(row, PeriodState.REOPENING, by=by, why=why.strip())
         closing = PeriodClosing.objects.filter(period=row).latest("number")
         PeriodReopening.objects.create(closing=closing, asked_by=by, why=why.strip())
@@ -293,13 +294,15 @@ def ask_reopening(*, period: date, by: str, why: str) -> None:
 def approve_reopening(*, period: date, by: str, why: str) -> None:
     """The second person says yes: the month is open, and what is not settled of it comes back to it. Outside of transactions.
 
-    Raises NoteMissing, NotFound, PeriodIsOpen, NothingToApprove, SecondPersonNeeded, BooksBusy.
+    Raises NoteMissing, NotFound, PeriodIsOpen, NothingToApprove, SecondPersonNeeded, PeriodNotReady (a later month is closed),
+    BooksBusy.
     """
     _needs(why)
     with one_writer(wait_s=_WAIT_S):
         row, question = _the_question(period)
         if question.asked_by == by:
             raise SecondPersonNeeded
+        _is_the_last(row)
         _decide(question, Decision.APPROVED, by=by, why=why)
         _move(row, PeriodState.OPEN, by=by, why=why.strip())
         _find_their_month(selectors.month_after(period))
@@ -329,6 +332,15 @@ def _the_closed(period: date) -> Period:
     if row.state == PeriodState.OPEN:
         raise PeriodIsOpen
     return row
+
+
+def _is_the_last(row: Period) -> None:
+    later = Period.objects.filter(starts_on__gt=row.starts_on).exclude(state=PeriodState.OPEN)
+    last = later.order_by("-starts_on").first()
+    if last:
+        raise PeriodNotReady(
+            f"{last.name} is closed, and begins with what {row.name} ended with: reopen that one first."
+        )
 
 
 def _the_question(period: date) -> tuple[Period, PeriodReopening]:

@@ -8,7 +8,7 @@ from reconciliation.models import Period, PeriodReopening
 from tests.admin.conftest import act_url, list_url, page_url
 from tests.reconciliation.conftest import reconcile  # noqa: F401  a fixture
 from tests.reconciliation.ledgers import both, theirs
-from tests.reconciliation.months import JANUARY, LAST, NOON, late_charge
+from tests.reconciliation.months import JANUARY, LAST, NOON, is_provable, late_charge
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -24,6 +24,7 @@ def january(reconcile, settings) -> Period:  # noqa: F811
     both("ch_1", at=NOON)
     theirs("ch_2", 2000, at=NOON)
     reconcile(LAST)
+    is_provable()
     return Period.objects.get(pk=JANUARY)
 
 
@@ -42,7 +43,7 @@ def test_a_month_is_closed_and_reopened_by_two_and_says_what_changed(as_role, ja
     assert "January 2026" in manager.get(list_url(Period)).content.decode()
     assert "Open items: 1" in manager.get(page_url(january)).content.decode()
     assert press(manager, january, "close", note="month's end").status_code == 409
-    press(manager, january, "close", note="month's end", carry_open="on")
+    press(manager, january, "close", note="month's end", carry_open="on", without_balance="on")
     assert state(january) == "closed"
     page = manager.get(page_url(january)).content.decode()
     for told in (
@@ -52,7 +53,7 @@ def test_a_month_is_closed_and_reopened_by_two_and_says_what_changed(as_role, ja
         "once",
         "$33.52",
         "by manager",
-        "month&#x27;s end",
+        "month&#x27;s end (without Stripe&#x27;s balance in USD)",
     ):
         assert told.removeprefix("by ") in page, told
 
@@ -66,7 +67,7 @@ def test_a_month_is_closed_and_reopened_by_two_and_says_what_changed(as_role, ja
     asked = PeriodReopening.objects.get()
     assert (asked.asked_by, asked.decided_by, asked.decision) == ("manager", "second_manager", "approved")
 
-    press(other, january, "close", note="now it is right", carry_open="on")
+    press(other, january, "close", note="now it is right", carry_open="on", without_balance="on")
     page = other.get(page_url(january)).content.decode()
     for told in ("What changed since closing 1", "$72.78", "a row came late", "I have seen it"):
         assert told in page, told
@@ -74,7 +75,7 @@ def test_a_month_is_closed_and_reopened_by_two_and_says_what_changed(as_role, ja
 
 def test_a_refusal_keeps_it_closed(as_role, january):
     manager = as_role("manager")
-    press(manager, january, "close", note="month's end", carry_open="on")
+    press(manager, january, "close", note="month's end", carry_open="on", without_balance="on")
     press(manager, january, "ask_reopening", note="a row came late")
     press(manager, january, "refuse_reopening", note="it did not")
     assert state(january) == "closed"

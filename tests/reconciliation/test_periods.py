@@ -34,9 +34,11 @@ from tests.reconciliation.months import (
     as_reconciled,
     close,
     closed_january,
+    is_provable,
     late_charge,
     reopened,
 )
+from tests.reconciliation.test_statements import provider_holds, sold, was_read
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -80,7 +82,8 @@ def test_a_month_closes_with_its_statement_and_its_items(reconcile):
         "carried": 0,
     }
     assert closing.sealed_through >= datetime(2026, 2, 1, tzinfo=UTC)
-    assert (closing.number, closing.closed_by, closing.note, closing.differences) == (1, "maria", "month's end", None)
+    assert (closing.number, closing.closed_by, closing.differences) == (1, "maria", None)
+    assert closing.note == "month's end (without Stripe's balance in EUR, USD)"
     with pytest.raises(PeriodIsClosed):
         close()
 
@@ -108,6 +111,60 @@ def test_what_stands_in_the_way_is_named(reconcile, settings):
     with pytest.raises(NoteMissing):
         close(note=" ")
     assert not PeriodClosing.objects.exists()
+
+
+def test_a_month_that_nothing_proves_is_not_closed(reconcile):
+    """Every day is reconciled and no item is open; and neither Stripe nor our ledger was asked."""
+    sold("ch_1", at=NOON)
+    reconcile(LAST)
+    of_balance = "USD: the statement of 31 Jan 2026 was not held against Stripe's balance: "
+    of_ledger = "USD: the statement of 31 Jan 2026 was not held against our clearing account: "
+
+    def refused(**options: bool) -> Any:
+        with pytest.raises(PeriodNotReady) as error:
+            services.close_period(period=JANUARY, by="maria", note="month's end", **options)
+        return error.value.members["obstacles"]
+
+    unread = "not every row since 2026-01-31 was read"
+    assert [one.partition(" (")[0] for one in refused()] == [of_balance + unread, of_ledger + unread]
+    assert [one.partition(" (")[0] for one in refused(without_balance=True)] == [of_ledger + unread]
+    was_read(LAST, LAST)
+    (told,) = refused()
+    assert told.startswith(of_balance + "no balance was read yet")
+    provider_holds(1426, *ProviderTransaction.objects.values_list("id", flat=True))
+    closing = services.close_period(period=JANUARY, by="maria", note="month's end")
+    assert [proof["residual_minor"] for proof in closing.statements["usd"]["proofs"]] == [0, 0, 0]
+    assert closing.note == "month's end"
+
+
+def test_a_residual_of_the_balance_is_accepted_with_a_reason_and_then_the_month_closes(reconcile):
+    """The provider holds 3.00 more than its rows say, of which it will not tell."""
+    row = sold("ch_1", at=NOON)
+    was_read(LAST, LAST + timedelta(days=1))
+    provider_holds(1726, row)
+    reconcile(LAST)
+    with pytest.raises(PeriodNotReady, match=r"leaves \$3\.00 unexplained"):
+        services.close_period(period=JANUARY, by="maria", note="month's end", carry_open=True)
+    services.perform(discrepancy_id=the("usd:balance").pk, action="accept", by="test", note="Stripe knows of it")
+    closing = services.close_period(period=JANUARY, by="maria", note="month's end")
+    balance = closing.statements["usd"]["proofs"][0]
+    assert (balance["residual_minor"], balance["accepted"]) == (300, True)
+    provider_holds(1825, row)
+    reconcile(LAST)
+    assert (the("usd:balance").state, the("usd:balance").difference_minor) == ("open", 399)
+
+
+def test_february_waits_while_january_is_asked_to_be_reopened(reconcile, monkeypatch):
+    closed_january(reconcile)
+    as_reconciled(FEBRUARY, date(2026, 2, 28))
+    services.ask_reopening(period=JANUARY, by="maria", why="a row came late")
+    with pytest.raises(PeriodNotReady, match="somebody asks for 2026-01 to be reopened"):
+        close(FEBRUARY)
+    monkeypatch.setattr(selectors, "obstacles", lambda *_, **__: [])  # it was looked at before somebody asked
+    close(FEBRUARY)
+    with pytest.raises(PeriodNotReady, match="2026-02 is closed"):
+        services.approve_reopening(period=JANUARY, by="paul", why="I have seen it")
+    assert state() == "reopening"
 
 
 def test_rows_that_came_since_the_last_run_are_not_closed_over(reconcile):
@@ -148,10 +205,11 @@ def test_what_is_ignored_is_open_to_a_month_and_carried_over_only_where_that_is_
 def test_by_command(reconcile, capsys):
     theirs("ch_1", at=NOON)
     reconcile(LAST)
+    is_provable()
     with pytest.raises(CommandError) as refused:
         call_command("close_period", "2026-01")
     assert (refused.value.returncode, "open items: 1" in capsys.readouterr().err) == (1, True)
-    call_command("close_period", "2026-01", "--carry-open")
+    call_command("close_period", "2026-01", "--carry-open", "--without-balance")
     told = capsys.readouterr().out
     assert "2026-01 is closed." in told
     assert "USD: $0.00 → $14.26" in told
@@ -198,7 +256,8 @@ def test_a_row_that_is_withdrawn_after_the_close_is_taken_back_in_the_next_month
 
 def test_what_was_booked_before_the_books_began_is_in_the_opening_balance(reconcile):
     """Though it was chained, before anybody had said when they begin."""
-    both("ch_old", at=NOON - timedelta(days=1))
+    ours("ch_old", at=NOON - timedelta(days=1))
+    theirs("ch_old", at=NOON - timedelta(days=1), fee_minor=0, net_minor=1500)
     reconcile(LAST - timedelta(days=1))
     services.extend_chain()
     services.start_books(starts_on=LAST.date(), balances={"usd": 1426}, by="maria", note="go-live")
@@ -315,7 +374,10 @@ def told_of_january(closing: PeriodClosing) -> int:
     return sum(one["debit_minor"] for one in closing.trial_balance)
 
 
-def test_a_posting_that_is_under_way_holds_up_the_close_and_then_it_is_in(reconcile, settings):
+def test_a_posting_that_is_under_way_holds_up_the_close_and_then_it_is_in(reconcile, settings, monkeypatch):
+    monkeypatch.setattr(
+        selectors, "obstacles", lambda *_, **__: []
+    )  # nothing of the provider's stands for what it posts
     both("ch_1", at=NOON)
     reconcile(LAST)
     settings.BOOKS_SETTLE_WAIT_S = 0

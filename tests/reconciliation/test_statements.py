@@ -152,6 +152,23 @@ def test_a_balance_that_is_off_is_a_discrepancy_until_it_is_not(whole_day):
     assert the("usd:balance").closed_as == "auto"
 
 
+def test_an_accepted_residual_stays_accepted_while_it_is_the_same(whole_day):
+    """Each day holds another balance; it is off by the same 3.00."""
+    provider_holds(1726, sold("ch_1"))
+    assert whole_day().residual == {"usd": 300}
+    services.perform(discrepancy_id=the("usd:balance").pk, action="accept", by="test", note="Stripe looks for it")
+    second = sold("ch_2", at=NOON + DAYS)
+    provider_holds(1726 + 1426, second)
+    report = whole_day(DAY + DAYS)
+    assert (report.residual, report.kinds, the("usd:balance").closed_as) == ({"usd": 0}, {}, "accepted")
+    proof = proofs(DAY + DAYS)["balance"]
+    assert (proof.residual_minor, proof.accepted) == (300, True)
+    assert report.statement["usd"].is_proved
+    provider_holds(1726 + 1426 + 1, second)
+    assert whole_day(DAY + DAYS).residual == {"usd": 301}
+    assert the("usd:balance").state == "open"
+
+
 def test_money_in_a_currency_without_any_row_is_off_as_well(whole_day):
     row = sold("ch_1")
     provider_holds(500, row, currency="eur")
@@ -588,6 +605,14 @@ def test_the_command_fails_where_a_residual_is_left(day_of_two):
     with pytest.raises(CommandError) as wrong:
         call_command("statement", "--from", "2026-01-10")
     assert wrong.value.returncode == 2
+
+
+def test_the_command_fails_where_a_proof_could_not_be_made(whole_day):
+    """Nobody asked the provider what it holds."""
+    sold("ch_1")
+    whole_day()
+    code, text = run_statement("--date", "2026-01-10")
+    assert (code, "not proved yet" in text) == (1, True)
 
 
 def test_the_file_of_a_statement_closes_as_well(day_of_two):

@@ -30,6 +30,11 @@ class Command(BaseCommand):
             action="store_true",
             help="open items go on to the next month instead of standing in the way",
         )
+        parser.add_argument(
+            "--without-balance",
+            action="store_true",
+            help="Stripe's books come as files, and its API was not asked what it holds: kept with the note",
+        )
 
     def handle(self, **options: Any) -> None:
         month = f"{options['period']:%Y-%m}"
@@ -39,6 +44,7 @@ class Command(BaseCommand):
                 by="manage.py close_period",
                 note=options["note"],
                 carry_open=options["carry_open"],
+                without_balance=options["without_balance"],
             )
         except PeriodIsClosed:
             self.stdout.write(f"{month} is closed already: nothing was changed.")

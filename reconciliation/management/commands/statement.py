@@ -1,6 +1,6 @@
 """`manage.py statement`: a day's statement per currency, opening + bookings = closing, with its proofs.
 
-Exit codes: 0 every proof that could be made holds, 1 a residual is left, 2 could not run.
+Exit codes: 0 every proof holds, 1 a residual is left or a proof could not be made, 2 could not run.
 """
 
 import json
@@ -19,7 +19,7 @@ from reconciliation import books, tables
 from reconciliation.management.commands.import_statement import COULD_NOT_RUN, a_day
 from reconciliation.types import Statement
 
-RESIDUAL_LEFT = 1
+NOT_PROVED = 1
 _LONGEST_RANGE_DAYS = 366
 
 
@@ -56,7 +56,7 @@ class Command(BaseCommand):
                 self._tell(one)
             if not found:
                 self.stdout.write("Nothing was booked so far.")
-        sys.exit(RESIDUAL_LEFT if any(one.residual_minor for one in found) else 0)
+        sys.exit(0 if all(one.is_proved for one in found) else NOT_PROVED)
 
     def _tell(self, statement: Statement) -> None:
         def line(name: str, minor: int, more: str = "") -> None:
