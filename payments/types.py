@@ -261,6 +261,7 @@ class Charge:
     created_at: datetime
     disputed: bool
     balance_transaction: BalanceTransaction | None
+    refunded_minor: int = 0  # given back, or on its way
 
 
 @dataclass(frozen=True, slots=True)

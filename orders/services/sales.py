@@ -215,6 +215,7 @@ def attach_payment(*, order_number: str, charge: str, by: str, why: str) -> str:
         currency=order.currency,
         by=by,
         why=why,
+        to_pay=True,
     )
     return adopted.number
 

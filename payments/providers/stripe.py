@@ -351,6 +351,7 @@ def _charge(row: Json) -> Charge:
         created_at=_moment(row["created"]),
         disputed=bool(row.get("disputed")),
         balance_transaction=_balance_transaction(booked) if isinstance(booked, dict) else None,
+        refunded_minor=row["amount_refunded"],
     )
 
 

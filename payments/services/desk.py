@@ -8,6 +8,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from foundation.errors import InvalidInput, NotFound
+from foundation.money import format_minor
 from foundation.transition import transition
 from payments import gateway, ledger, selectors
 from payments.errors import (
@@ -80,11 +81,13 @@ def adopt_charge(
     by: str,
     why: str,
     instead_of: str = "",
+    to_pay: bool = False,
 ) -> PaymentView:
     """Create the payment that we miss from the provider's charge, for a reference that a person or metadata chose.
 
     `amount_minor` is what the reference asks for: a charge of another amount belongs elsewhere. `instead_of` is our
     payment that this charge contradicts: it ends cancelled and gives up the intent, so that its money has one owner.
+    `to_pay`: the reference is paid with it, so none of it may have gone back, or be disputed.
     Belongs outside of transactions. Done before: answers with what it made then. Raises ProviderUnavailable,
     ContradictsProvider.
     """
@@ -107,6 +110,13 @@ def adopt_charge(
         raise ContradictsProvider(
             f"The charge is {intent.amount_received_minor} {intent.currency}, {reference} asks for {amount_minor} "
             f"{currency}: it belongs to another order, or has to be refunded."
+        )
+    if to_pay and (intent.charge.refunded_minor or intent.charge.disputed):
+        back = format_minor(intent.charge.refunded_minor, currency)
+        raise ContradictsProvider(
+            f"{charge} is disputed: it pays for nothing before that is settled."
+            if intent.charge.disputed
+            else f"{back} of {charge} went back already: it pays for nothing. Refund the customer: what is left goes back too."
         )
     try:
         with transaction.atomic(durable=True):

@@ -34,7 +34,7 @@ from reconciliation import books, matching
 from reconciliation.bank import legs
 from reconciliation.errors import ActionTakenOver, FiguresChanged
 from reconciliation.locks import one_run, one_writer
-from reconciliation.models import Discrepancy, DiscrepancyAction
+from reconciliation.models import Discrepancy, DiscrepancyAction, ProviderTransaction
 from reconciliation.services import bank
 from reconciliation.services.importing import import_sources
 from reconciliation.services.links import link_row
@@ -283,8 +283,14 @@ def refund_customer(item: Discrepancy, action: DiscrepancyAction, given: ActionI
 
 
 def _refund_apart(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
-    """All of a charge that is no sale of ours goes back."""
+    """All of a charge that is no sale of ours goes back; what went back at Stripe's dashboard is recorded first."""
     payment = _record_apart(item, action, given)
+    rows = ProviderTransaction.objects.filter(
+        charge=item.source, reporting_category="refund", withdrawn_at__isnull=True
+    )
+    for refund in sorted(set(rows.values_list("source", flat=True))):
+        payments.adopt_refund(refund=refund, by=action.by, why=action.note)
+    payment = payments_reads.get_payment(payment.number)
     with _held(action) as agreed:
         known = _refund_of(item, action)
         left_minor = payment.captured_minor - payment.refunded_minor - payment.refunds_open_minor

@@ -6,6 +6,7 @@ from functools import partial
 from uuid import uuid4
 
 import pytest
+import requests
 from django.db import transaction
 from django.db.models import Sum
 
@@ -324,3 +325,43 @@ def test_who_is_overtaken_gives_nothing_back(books, race):
     answers = race.finish()
     assert getattr(answers["mia"], "code", "") == "action_taken_over"
     assert refunds() == []
+
+
+# --- What went back at Stripe's dashboard -----------------------------------------------------------------
+
+
+def refund_at_dashboard(books, charge: str, **amount: int) -> None:
+    requests.post(
+        f"{books.sandbox.url}/v1/refunds",
+        data={"charge": charge, **amount},
+        headers={"Authorization": "Bearer sk_test_sandbox"},
+        timeout=10,
+    ).raise_for_status()
+    books.reconcile()
+
+
+@pytest.mark.parametrize(("amount", "asked_for"), [({}, []), ({"amount": 500}, [1000])])
+def test_a_charge_of_which_some_went_back_pays_no_order_and_the_rest_goes_back(books, amount, asked_for):
+    order = books.abandon()
+    item = planted(books, Kind.MISSING_IN_OUR_SYSTEM)
+    refund_at_dashboard(books, item.source, **amount)
+    with pytest.raises(ContradictsProvider, match="went back already"):
+        act(item, Action.CREATE_MISSING_PAYMENT)
+    assert books.shop.order(order["number"])["status"] == "pending"
+    assert act(item, Action.REFUND_CUSTOMER).closed_as == "fixed"
+    assert list(Refund.objects.filter(made_elsewhere=False).values_list("amount_minor", "status")) == [
+        (minor, "succeeded") for minor in asked_for
+    ]
+    payment = Payment.objects.get(reference=item.number)
+    assert (payment.captured_minor, payment.refunded_minor) == (1500, 1500)
+    assert confirmed_alone(books, item)
+    assert not Discrepancy.objects.exclude(state="resolved").exists()
+
+
+def test_a_disputed_charge_pays_no_order(books):
+    order = books.abandon()
+    item = planted(books, Kind.MISSING_IN_OUR_SYSTEM)
+    books.sandbox.control("POST", "disputes", {"payment_intent": item.intent})
+    with pytest.raises(ContradictsProvider, match="is disputed"):
+        act(item, Action.CREATE_MISSING_PAYMENT)
+    assert books.shop.order(order["number"])["status"] == "pending"
