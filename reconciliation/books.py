@@ -107,21 +107,24 @@ def first_day() -> date | None:
     return moment.astimezone(UTC).date() if moment else None
 
 
+# A file may hold everything but payouts, and another one nothing else.
 _UNREAD = """
-SELECT %(whole)s::tstzmultirange - coalesce(range_agg(tstzrange(since, until)), '{}'::tstzmultirange)
-FROM reconciliation_providerread WHERE finished_at IS NOT NULL
+SELECT count(*) FROM unnest((
+    SELECT %(whole)s::tstzmultirange
+           - coalesce(range_agg(window_read) FILTER (WHERE part <> 'payouts'), '{}')
+             * coalesce(range_agg(window_read) FILTER (WHERE part <> 'activity'), '{}')
+    FROM (SELECT part, tstzrange(since, until) AS window_read FROM reconciliation_providerread
+          WHERE finished_at IS NOT NULL AND currency IN ('', %(currency)s)) finished
+))
 """
 
 
-def unread(since: datetime, until: datetime) -> int:
-    """How many stretches of a window nobody has read to the end."""
+def unread(since: datetime, until: datetime, *, currency: str) -> int:
+    """How many stretches of a window nobody has read to the end, of a currency's rows."""
     if since >= until:
         return 0
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT count(*) FROM unnest(({_UNREAD}))",  # noqa: S608  constant
-            {"whole": f"{{[{since.isoformat()},{until.isoformat()})}}"},
-        )
+        cursor.execute(_UNREAD, {"whole": f"{{[{since.isoformat()},{until.isoformat()})}}", "currency": currency})
         return int(cursor.fetchone()[0])
 
 
@@ -204,18 +207,20 @@ class _Cut:
 
 
 def _proofs(cut: _Cut) -> dict[str, list[Proof]]:
-    missing = unread(cut.since, cut.at)
+    missing = {currency for currency in cut.closing if unread(cut.since, cut.at, currency=currency)}
     waiting = _days_not_reconciled(cut)
-    clearing = {} if missing or waiting else _clearing(cut)
+    clearing = {} if waiting or missing == set(cut.closing) else _clearing(cut)
     payouts = _payouts(cut)
     unread_note = f"not every row since {cut.begin} was read"
-    late = unread_note if missing else f"{waiting} days since {cut.begin} are not reconciled"
+    late_note = f"{waiting} days since {cut.begin} are not reconciled"
     accepted = _accepted_residuals()
     found = {}
     for currency in cut.closing:
         proofs = [
-            _not_yet(Proved.BALANCE, unread_note) if missing else _balance(currency, cut),
-            clearing.get(currency) or _not_yet(Proved.CLEARING, late),
+            _not_yet(Proved.BALANCE, unread_note) if currency in missing else _balance(currency, cut),
+            _not_yet(Proved.CLEARING, unread_note if currency in missing else late_note)
+            if currency in missing or waiting
+            else clearing[currency],
             payouts[currency],
         ]
         found[currency] = [
@@ -256,7 +261,7 @@ WHERE currency = %(currency)s AND withdrawn_at IS NULL AND created_at >= %(midni
 
 def _balance(currency: str, cut: _Cut) -> Proof:
     """What the provider said, brought to the cut by the rows in between."""
-    reading = _reading_near(cut)
+    reading = _reading_near(cut, currency)
     if reading is None:
         return _not_yet(Proved.BALANCE, "no balance was read yet that the rows we have reach up to")
     parts = reading.balances.get(currency, {"available": 0, "pending": 0})
@@ -284,12 +289,12 @@ def _balance(currency: str, cut: _Cut) -> Proof:
     return Proof(Proved.BALANCE, cut.closing[currency] + residual_minor, 0, residual_minor, note)
 
 
-def _reading_near(cut: _Cut) -> ProviderBalanceReading | None:
+def _reading_near(cut: _Cut, currency: str) -> ProviderBalanceReading | None:
     """The reading nearest to a cut whose rows were all read; the one before it where both are as near."""
     readings = ProviderBalanceReading.objects.filter(through_at__gte=cut.since)
     near = [readings.filter(through_at__lt=cut.at).order_by("-through_at", "-id").first()]
     later = readings.filter(through_at__gte=cut.at).order_by("through_at", "-id").first()
-    if later and later.through_at and not unread(cut.at, later.through_at + timedelta(seconds=1)):
+    if later and later.through_at and not unread(cut.at, later.through_at + timedelta(seconds=1), currency=currency):
         near.append(later)
     known = [reading for reading in near if reading is not None]
     if not known:

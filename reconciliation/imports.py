@@ -1,10 +1,11 @@
 """Reads statement files: which layout they have, what their lines say, what is wrong with which line.
 
 Streamed: the bytes go to PostgreSQL as they come (COPY into a temporary table of text columns), and are validated there,
-all lines at once. Memory stays flat however long the file is. Two layouts, told apart by their header (docs/statement-files.md):
+all lines at once. Memory stays flat however long the file is. Three layouts, told apart by their header (docs/statement-files.md):
 
 - `stripe`: the itemised CSV of Stripe's activity report, amounts in major units, any choice of columns that holds the
-  necessary ones;
+  necessary ones. It holds no payouts;
+- `stripe_payouts`: that of its payouts report, which holds nothing else;
 - `everycent`: our own, amounts in minor units.
 
 Works in the caller's transaction; the table ends with it.
@@ -23,7 +24,7 @@ from django.db import connection, transaction
 
 from foundation.money import EXPONENTS
 from reconciliation.limits import set_for_long_work
-from reconciliation.types import Problem
+from reconciliation.types import Problem, ReadPart
 
 _CHUNK = 256 * 1024
 _LONGEST_HEADER = 64 * 1024
@@ -36,7 +37,14 @@ _COUNT_FEW = "SET LOCAL default_statistics_target = 10"  # ANALYZE holds 300 row
 _LINE: Final = "_line_"  # the column that counts the rows
 
 STRIPE: Final = "stripe"
+STRIPE_PAYOUTS: Final = "stripe_payouts"
 EVERYCENT: Final = "everycent"
+
+# What each layout's report holds of a day (ProviderRead.part).
+PARTS: Final[Mapping[str, str]] = {STRIPE: ReadPart.ACTIVITY, STRIPE_PAYOUTS: ReadPart.PAYOUTS, EVERYCENT: ReadPart.ALL}
+
+# A moment in some zone, where the one in UTC is not in the file.
+_LOCAL: Final[Mapping[str, str]] = {"created_utc": "created", "effective_at_utc": "effective_at"}
 
 # What a layout calls what we need; those in parentheses may be left out.
 _NECESSARY: Final[Mapping[str, Mapping[str, str]]] = {
@@ -49,6 +57,16 @@ _NECESSARY: Final[Mapping[str, Mapping[str, str]]] = {
         "net": "net",
         "category": "reporting_category",
         "source": "source_id",
+    },
+    STRIPE_PAYOUTS: {
+        "id": "balance_transaction_id",
+        "created": "effective_at_utc",
+        "currency": "currency",
+        "gross": "gross",
+        "fee": "fee",
+        "net": "net",
+        "category": "reporting_category",
+        "source": "payout_id",
     },
     EVERYCENT: {
         "id": "transaction",
@@ -70,6 +88,7 @@ _OPTIONAL: Final[Mapping[str, Mapping[str, str]]] = {
         "payment": "payment_metadata[payment]",
         "instance": "payment_metadata[instance]",
     },
+    STRIPE_PAYOUTS: {},
     EVERYCENT: {
         "charge": "charge",
         "intent": "payment_intent",
@@ -108,6 +127,11 @@ class Layout:
     named: Mapping[str, str]  # what we need → the column
     lines: int  # of the header itself
     offset: int  # bytes before the first row
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its moments are in a zone that somebody has to say."""
+        return self.named["created"] in _LOCAL.values()
 
     def column(self, what: str) -> str:
         """The column's value as SQL: text without blanks around it, empty where it is not there."""
@@ -157,16 +181,19 @@ def read_layout(file: BinaryIO, expected: Expected) -> Layout:
 
 def _named(columns: tuple[str, ...], expected: Expected, *, lines: int, offset: int) -> Layout:
     names = [name for name, needs in _NECESSARY.items() if needs["id"] in columns]
+    if STRIPE_PAYOUTS in names:
+        names = [STRIPE_PAYOUTS if "payout_id" in columns and "source_id" not in columns else STRIPE]
     if not names:
         raise Unreadable(
             1,
             "this is no statement that we know: it has neither balance_transaction_id (Stripe) nor transaction (ours)",
         )
     needs = dict(_NECESSARY[names[0]])
-    if names[0] == STRIPE and needs["created"] not in columns and "created" in columns:
+    utc, local = needs["created"], _LOCAL.get(needs["created"], "")
+    if utc not in columns and local in columns:
         if not expected.time_zone:
-            raise Unreadable(1, "there is no created_utc: say in which time zone the column created is")
-        needs["created"] = "created"
+            raise Unreadable(1, f"there is no {utc}: say in which time zone the column {local} is")
+        needs["created"] = local
     missing = [column for column in needs.values() if column not in columns]
     if missing:
         raise Unreadable(1, f"the column {missing[0]} is missing")
@@ -259,7 +286,7 @@ _READ = """
 CREATE TEMPORARY TABLE recon_read ON COMMIT DROP AS
 WITH cells AS NOT MATERIALIZED (
     SELECT s._line_ AS line, {id} AS id, {created} AS created, lower({currency}) AS currency, {gross} AS gross, {fee} AS fee,
-           {net} AS net, {category} AS category, {source} AS source, {charge} AS charge, {intent} AS intent, {status} AS status,
+           {net} AS net, {category} AS category, {source} AS source, {named} AS named, {charge} AS charge, {intent} AS intent, {status} AS status,
            {order} AS order_reference, {payment} AS payment_number, {instance} AS instance, {body} AS body
     FROM recon_staged s OFFSET 0
 ), shaped AS (
@@ -294,7 +321,7 @@ WITH cells AS NOT MATERIALIZED (
     END) AS found
     FROM timed OFFSET 0
 )
-SELECT line, id, currency, category, source, intent, status, order_reference, payment_number, instance, at, found AS problem,
+SELECT line, id, currency, category, source, named, intent, status, order_reference, payment_number, instance, at, found AS problem,
        CASE WHEN charge = '' AND category = ANY(%(charge_categories)s) THEN source ELSE charge END AS charge,
        CASE WHEN found IS NULL THEN gross_minor END::bigint AS gross_minor,
        CASE WHEN found IS NULL THEN fee_minor END::bigint AS fee_minor,
@@ -308,6 +335,13 @@ CREATE TEMPORARY TABLE recon_known ON COMMIT DROP AS
 SELECT k.id, k.amount_minor, k.fee_minor, k.net_minor, k.currency, k.reporting_category, k.source, k.created_at
 FROM recon_read r JOIN reconciliation_providertransaction k ON k.id = r.id
 """
+# An hour that a zone has twice may be either; and the report of payouts tells another moment than the API: when they left the
+# balance, not when they were made. What we know of it is the moment then.
+_ADOPT = """
+UPDATE recon_read r SET at = k.created_at FROM recon_known k
+WHERE k.id = r.id AND r.problem IS NULL AND (%(any)s
+    OR date_trunc('second', k.created_at AT TIME ZONE %(zone)s) = date_trunc('second', r.at AT TIME ZONE %(zone)s))
+"""
 
 
 def read(layout: Layout, expected: Expected, *, charge_categories: list[str]) -> None:
@@ -319,6 +353,9 @@ def read(layout: Layout, expected: Expected, *, charge_categories: list[str]) ->
         cursor.execute("ANALYZE recon_read (id)")
         cursor.execute(_KNOWN)
         cursor.execute("ANALYZE recon_known (id)")
+        if layout.is_local or layout.name == STRIPE_PAYOUTS:
+            zone = expected.time_zone if layout.is_local else "UTC"
+            cursor.execute(_ADOPT, {"zone": zone, "any": layout.name == STRIPE_PAYOUTS})
 
 
 _PROBLEMS = """
@@ -331,8 +368,9 @@ WITH repeated AS (
     FROM repeated d JOIN recon_read r ON r.id = d.id WHERE r.line > d.first
     UNION ALL
     SELECT r.line, 3, CASE
-        WHEN (k.amount_minor, k.fee_minor, k.net_minor, k.currency, k.reporting_category, k.source) IS DISTINCT FROM
-             (r.gross_minor, r.fee_minor, r.net_minor, r.currency::varchar, r.category::varchar, r.source::varchar)
+        WHEN (k.amount_minor, k.fee_minor, k.net_minor, k.currency, k.reporting_category) IS DISTINCT FROM
+             (r.gross_minor, r.fee_minor, r.net_minor, r.currency::varchar, r.category::varchar)
+             OR r.named AND k.source <> r.source -- of what the file does not name we may know more
             THEN 'it says something else than what we read of ' || r.id || ' before'
         WHEN date_trunc('second', k.created_at) <> date_trunc('second', r.at)
             THEN 'another moment than what we read of ' || r.id || ' before'
@@ -364,24 +402,34 @@ def problems(layout: Layout) -> tuple[list[Problem], int]:
     return found, rows[0][2] if rows else 0
 
 
-# Of days of which the file is said to hold all.
+# Of days of which the file is said to hold all that its report holds.
 _LACKING = """
 SELECT id, created_at, count(*) OVER () FROM reconciliation_providertransaction t
-WHERE created_at >= %(since)s::timestamptz AND created_at < %(until)s::timestamptz AND withdrawn_at IS NULL
+WHERE created_at >= %(since)s AND created_at < %(until)s AND withdrawn_at IS NULL
+  AND NOT reporting_category = ANY(%(elsewhere)s) AND (%(currency)s = '' OR currency = %(currency)s)
   AND NOT EXISTS (SELECT FROM recon_known k WHERE k.id = t.id)
 ORDER BY created_at, id LIMIT %(shown)s
 """
 
 
-def lacking(layout: Layout, expected: Expected) -> tuple[list[Problem], int]:
-    """Rows of the expected days that we read before and the file does not hold: the first ones, and how many there are.
+def lacking(
+    layout: Layout, window: tuple[datetime, datetime], currency: str, *, payouts: list[str]
+) -> tuple[list[Problem], int]:
+    """Rows of a window that we read before and the file does not hold: the first ones, and how many there are.
 
-    The provider takes no row back: either the file is not whole, or its days are other ones.
+    The provider takes no row back: either the file is not whole, or its days are other ones. `payouts`: their categories.
     """
-    if not expected.first_day or not expected.last_day:
-        return [], 0
+    if layout.name == STRIPE_PAYOUTS:
+        return [], 0  # its days are those on which payouts left the balance, and ours may be others
+    parameters: dict[str, Any] = {
+        "since": window[0],
+        "until": window[1],
+        "elsewhere": payouts if layout.name == STRIPE else [],
+        "currency": currency.lower(),
+        "shown": settings.RECONCILE_PROBLEMS_SHOWN,
+    }
     with connection.cursor() as cursor:
-        cursor.execute(_LACKING, {**_bounds(expected), "shown": settings.RECONCILE_PROBLEMS_SHOWN})
+        cursor.execute(_LACKING, parameters)
         rows = cursor.fetchall()
     found = [
         Problem(layout.lines, f"the file lacks {id} of {at:%Y-%m-%d}, which we read before: it is not all of its days")
@@ -442,12 +490,13 @@ def count_anew(added: int) -> None:
 # Independent of the rows' order: how many there are, and the sum of a hash of what each says.
 _SAYS = "SELECT count(*), coalesce(sum(hash_record_extended(ROW({row}), 0)::numeric), 0) FROM recon_read r"
 _READ_SAYS = _SAYS.format(
-    row="r.id, r.gross_minor, r.fee_minor, r.net_minor, r.currency, r.category, r.source, date_trunc('second', r.at)"
+    row="r.id, r.gross_minor, r.fee_minor, r.net_minor, r.currency, r.category, CASE WHEN r.named THEN r.source END,"
+    " date_trunc('second', r.at)"
 )
 _KEPT_SAYS = (
     _SAYS.format(
         row="""k.id::text, k.amount_minor, k.fee_minor, k.net_minor, k.currency::text, k.reporting_category::text,
-        k.source::text, date_trunc('second', k.created_at)"""
+        CASE WHEN r.named THEN k.source::text END, date_trunc('second', k.created_at)"""
     )
     + " JOIN reconciliation_providertransaction k ON k.id = r.id WHERE k.withdrawn_at IS NULL"
 )
@@ -476,16 +525,17 @@ def _expressions(layout: Layout) -> dict[str, str]:
     """What a layout writes for what `_READ` asks for: cells of `recon_staged`, then what they say, by their names there."""
     cells = {what: layout.column(what) for what in (*_NECESSARY[layout.name], *_OPTIONAL[EVERYCENT])}
     # A charge or refund whose statement names no object stands under its row's own id: each is one of its own.
+    cells["named"] = f"{cells['source']} <> ''"
     cells["source"] = (
         f"coalesce(nullif({cells['source']}, ''),"
         f" CASE WHEN {cells['category']} = ANY(%(objects)s) THEN {cells['id']} ELSE '' END)"
     )
-    if layout.named["created"] == "created":
+    if layout.is_local:
         moment = "created::timestamp AT TIME ZONE %(time_zone)s"
-    elif layout.name == STRIPE:
-        moment = "created::timestamp AT TIME ZONE 'UTC'"
-    else:
+    elif layout.name == EVERYCENT:
         moment = "created::timestamptz"
+    else:
+        moment = "created::timestamp AT TIME ZONE 'UTC'"
     if layout.name == EVERYCENT:
         minor = {part: f"{part}::bigint" for part in ("gross", "fee", "net")}
         too_fine = thousands = "false"
@@ -512,7 +562,8 @@ def _parameters(layout: Layout, expected: Expected, charge_categories: list[str]
     has_zone = layout.name == EVERYCENT
     return {
         "currency": expected.currency.lower(),
-        **_bounds(expected),
+        "since": f"{expected.first_day}T00:00:00Z" if expected.first_day else None,
+        "until": _day_after(expected.last_day),
         "time_zone": expected.time_zone,
         "number": _WHOLE if layout.name == EVERYCENT else _DECIMAL,
         "longest": _LONGEST_NUMBER,
@@ -523,13 +574,6 @@ def _parameters(layout: Layout, expected: Expected, charge_categories: list[str]
         "scales": [10**exponent for exponent in EXPONENTS.values()],
         "objects": _OBJECTS,
         "charge_categories": charge_categories,
-    }
-
-
-def _bounds(expected: Expected) -> dict[str, str | None]:
-    return {
-        "since": f"{expected.first_day}T00:00:00Z" if expected.first_day else None,
-        "until": _day_after(expected.last_day),
     }
 
 

@@ -389,7 +389,15 @@ class Whose:
 
 
 # How statement files are laid out: the provider's, and a bank's.
-LAYOUTS: Final = ("stripe", "everycent", "camt053", "mt940", "bank_csv")
+LAYOUTS: Final = ("stripe", "stripe_payouts", "everycent", "camt053", "mt940", "bank_csv")
+
+
+class ReadPart:
+    """What of a window of the provider's books was read."""
+
+    ALL: Final = ""
+    ACTIVITY: Final = "activity"  # all but payouts
+    PAYOUTS: Final = "payouts"
 
 
 class Leg:

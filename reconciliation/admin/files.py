@@ -25,6 +25,7 @@ from reconciliation.types import LAYOUTS, Whose
 
 _LAYOUTS = {
     "stripe": "Stripe's activity",
+    "stripe_payouts": "Stripe's payouts",
     "everycent": "our CSV of the provider's books",
     "camt053": "CAMT.053",
     "mt940": "MT940",

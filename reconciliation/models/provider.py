@@ -11,6 +11,7 @@ from foundation.transition import protect_append_only
 from reconciliation.models.choices import choices
 from reconciliation.types import (
     LAYOUTS,
+    ReadPart,
     Whose,
 )
 
@@ -148,6 +149,11 @@ class ProviderRead(models.Model):
     began_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True)
     statement = models.CharField(max_length=64, blank=True)  # the file's hash, where it was a file that told it all
+    # What such a file holds; empty: everything, in all currencies.
+    part = models.CharField(
+        max_length=8, blank=True, default="", db_default="", choices=choices(ReadPart.ACTIVITY, ReadPart.PAYOUTS)
+    )
+    currency = models.CharField(max_length=3, blank=True, default="", db_default="")
 
     class Meta:
         constraints = [

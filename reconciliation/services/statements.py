@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import BinaryIO
 from zoneinfo import available_timezones
 
@@ -46,6 +46,7 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
     except Unreadable as error:
         return note_refused(refused(name, sha256, "", [error.problem], 1), by=by, whose=Whose.PROVIDER)
     for tries_left in reversed(range(_TRIES)):
+        is_first = tries_left == _TRIES - 1
         try:
             with transaction.atomic(durable=True):
                 taken = _import(file, layout, expected, name=name, sha256=sha256, by=by)
@@ -58,6 +59,9 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
         except IntegrityError:
             # Somebody took the same file in meanwhile, or read some of its rows: now we know them.
             if not tries_left:
+                raise
+        except StatementNotKept:
+            if not is_first:  # else a reading of the API may have changed a row meanwhile
                 raise
         except OperationalError as error:
             if not tries_left or sqlstate(error) not in BECAUSE_OF_OTHERS:
@@ -100,12 +104,14 @@ def _import(
 ) -> StatementReport:
     rows = imports.stage(file, layout)
     imports.read(layout, expected, charge_categories=list(matching.CATEGORIES["charge"]))
+    oldest, newest = imports.moments()
+    window = _whole(expected, newest)
     problems, count = imports.problems(layout)
-    if not problems:
-        problems, count = imports.lacking(layout, expected)
+    if window and not problems:
+        payouts = list(matching.CATEGORIES["payout"])
+        problems, count = imports.lacking(layout, window, expected.currency, payouts=payouts)
     if problems:
         raise _RefusedError(refused(name, sha256, layout.name, problems, count))
-    oldest, newest = imports.moments()
     first_day, last_day = oldest and oldest.date(), newest and newest.date()
     # Before the first row is written: while we wait, nobody waits for us.
     with one_writer(wait_s=_WAIT_FOR_RUN_S):
@@ -125,20 +131,26 @@ def _import(
         last_day=last_day,
         by=by,
     )
-    if expected.first_day and expected.last_day:
-        _note_read(expected.first_day, expected.last_day, newest, sha256)
+    if window:
+        _note_read(window, sha256, part=imports.PARTS[layout.name], currency=expected.currency.lower())
     return report(taken, replayed=before is not None)
 
 
-def _note_read(first_day: date, last_day: date, newest: datetime | None, sha256: str) -> None:
-    """The file says all that there is of these days; of one that is not over, all up to its newest row."""
-    since, until = matching.window(first_day)[0], matching.window(last_day)[1]
+def _whole(expected: Expected, newest: datetime | None) -> tuple[datetime, datetime] | None:
+    """Of what the file is said to hold all: of its days; of one that is not over, up to its newest row. None: of nothing."""
+    if not expected.first_day or not expected.last_day:
+        return None
+    since, until = matching.window(expected.first_day)[0], matching.window(expected.last_day)[1]
     today, _ = matching.window((database_now() + books.provider_is_ahead()).date())
     if until > today:
         until = max(min(until, today), newest + timedelta(seconds=1) if newest else since)
-    window = {"since": since, "until": until, "statement": sha256}
-    if since < until and not ProviderRead.objects.filter(**window).exists():
-        ProviderRead.objects.create(**window, finished_at=Now())
+    return (since, until) if since < until else None
+
+
+def _note_read(window: tuple[datetime, datetime], sha256: str, *, part: str, currency: str) -> None:
+    read = {"since": window[0], "until": window[1], "statement": sha256, "part": part, "currency": currency}
+    if not ProviderRead.objects.filter(**read).exists():
+        ProviderRead.objects.create(**read, finished_at=Now())
 
 
 def refused(name: str, sha256: str, layout: str, problems: Sequence[Problem], count: int) -> StatementReport:

@@ -13,12 +13,12 @@ from django.db import connection
 
 from foundation.database import database_now
 from foundation.errors import InvalidInput
-from reconciliation import imports, services
+from reconciliation import books, imports, services
 from reconciliation.errors import StatementNotKept
 from reconciliation.imports import Expected
 from reconciliation.models import DayTotal, Discrepancy, ProviderRead, ProviderTransaction, RawRow, StatementFile
 from reconciliation.types import Kind, StatementReport
-from tests.reconciliation.ledgers import NOON, our_refund, ours, theirs
+from tests.reconciliation.ledgers import DAY, NOON, booked, our_refund, ours, theirs
 from tests.reconciliation.test_runs import reconcile
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -219,6 +219,42 @@ def test_a_row_that_a_reading_did_not_bring_any_more_is_there_again_once_a_file_
     assert DayTotal.objects.get(reporting_category="charge").gross_minor == 1500
 
 
+def test_a_row_that_names_no_object_agrees_with_what_the_api_tells_of_it():
+    theirs("ch_1", 1500, id="txn_1")
+    report = take_in(OUR_ROW.replace(",ch_1", ","), OUR_ROW.replace("txn_1", "txn_2"), header=OURS)
+    assert (report.problems, report.added, report.known) == ((), 1, 1)
+    assert ProviderTransaction.objects.get(id="txn_1").source == "ch_1"
+
+
+@pytest.mark.parametrize("hour", [0, 1])
+def test_an_hour_that_a_zone_has_twice_may_be_either(hour):
+    """Berlin, 25 October 2026, 02:30: half past midnight or half past one in UTC."""
+    theirs("ch_1", id="txn_1", at=datetime(2026, 10, 25, hour, 30, tzinfo=UTC))
+    header = STRIPE.replace("created_utc", "note")
+    row = CHARGE.replace("2026-01-10 12:00:00,2026-01-10 13:00:00", ",2026-10-25 02:30:00")
+    report = take_in(row, header=header, time_zone="Europe/Berlin")
+    assert (report.problems, report.known) == ((), 1)
+
+
+def test_what_the_api_writes_while_a_file_is_taken_in_is_no_loss(monkeypatch):
+    """It changed a row that the file holds, after it was found to be known: here for the first try only."""
+    theirs("ch_1", 1500, id="txn_1")
+    real = imports.keep
+    changed: list[int] = []
+
+    def keep() -> int:
+        if not changed:
+            changed.append(
+                ProviderTransaction.objects.filter(id="txn_1").update(created_at=NOON + timedelta(seconds=9))
+            )
+        return real()
+
+    monkeypatch.setattr(imports, "keep", keep)
+    report = take_in(CHARGE, REFUND)
+    assert (report.problems, report.added, report.known) == ((), 1, 1)  # read once more
+    assert len(changed) == 1
+
+
 # --- A file that is all of its days -----------------------------------------------------------------
 
 TENTH: dict[str, Any] = {"first_day": date(2026, 1, 10), "last_day": date(2026, 1, 10)}
@@ -239,6 +275,42 @@ def test_a_file_that_is_all_of_its_days_may_not_lack_what_we_read_of_them():
     nine = CHARGE.replace("txn_1", "txn_9").replace("ch_1", "ch_9").replace("15.00,0.74,14.26", "9.00,0.74,8.26")
     assert take_in(CHARGE, nine, **TENTH).problems == ()
     assert ProviderRead.objects.count() == 1
+
+
+PAYOUTS = "payout_id,effective_at_utc,effective_at,currency,balance_transaction_id,gross,fee,net,reporting_category,description"
+PAYOUT = "po_1,2026-01-10 00:00:00,,usd,txn_7,-14.26,0.00,-14.26,payout,STRIPE PAYOUT"
+
+
+def test_stripes_activity_holds_no_payouts_and_its_other_report_nothing_else():
+    """Either is all of its days but for the other; both together are all."""
+    booked("po_1", -1426, "payout")
+    assert take_in(CHARGE, **TENTH).problems == ()
+    assert books.unread(DAY, DAY + timedelta(days=1), currency="usd") == 1
+    ProviderTransaction.objects.filter(source="po_1").delete()
+    report = take_in(PAYOUT, header=PAYOUTS, **TENTH)
+    assert (report.layout, report.added, report.problems) == ("stripe_payouts", 1, ())
+    assert books.unread(DAY, DAY + timedelta(days=1), currency="usd") == 0
+    row = ProviderTransaction.objects.get(id="txn_7")
+    assert (row.source, row.reporting_category, row.amount_minor) == ("po_1", "payout", -1426)
+
+
+def test_the_moment_of_a_payout_is_the_apis_where_that_told_it():
+    """The report says when it left the balance, the API when it was made."""
+    txn = booked("po_1", -1426, "payout")
+    before = ProviderTransaction.objects.values().get()
+    report = take_in(PAYOUT.replace("txn_7", txn).replace("2026-01-10", "2026-01-12"), header=PAYOUTS)
+    assert (report.problems, report.known) == ((), 1)
+    assert ProviderTransaction.objects.values().get() == before
+
+
+def test_a_file_of_one_currency_is_all_of_that_currency():
+    euros = CHARGE.replace("txn_1", "txn_2").replace("usd", "eur").replace("ch_1", "ch_2")
+    assert take_in(CHARGE, currency="usd", **TENTH).problems == ()
+    assert take_in(euros, currency="eur", **TENTH).problems == ()
+    take_in(header=PAYOUTS, **TENTH)  # none, in any currency
+    until = DAY + timedelta(days=1)
+    unread = {currency: books.unread(DAY, until, currency=currency) for currency in ("usd", "eur", "jpy")}
+    assert unread == {"usd": 0, "eur": 0, "jpy": 1}
 
 
 def test_a_file_that_is_in_can_be_said_to_be_all_of_its_days_later():
@@ -288,12 +360,13 @@ def test_of_a_day_that_is_not_over_a_file_is_all_up_to_its_newest_row():
         row = f"txn_{number},{moment:%Y-%m-%dT%H:%M:%SZ},usd,1500,74,1426,charge,ch_{number}"
         rows = [f"txn_0,{midnight - timedelta(hours=9):%Y-%m-%dT%H:%M:%SZ},usd,1500,74,1426,charge,ch_0", row]
         assert take_in(*rows, header=OURS, **days).problems == ()
-        ProviderTransaction.objects.exclude(id="txn_0").delete()
+        ProviderTransaction.objects.filter(id=f"txn_{number}").delete()
         read = ProviderRead.objects.latest("id")
         assert read.since == midnight - timedelta(days=1)
         return read.until
 
     assert read_until(midnight - timedelta(minutes=5), 1) == midnight
+    theirs("ch_9", at=midnight + timedelta(minutes=6))  # after the file was made
     assert read_until(midnight + timedelta(minutes=5), 2) == midnight + timedelta(minutes=5, seconds=1)
     ProviderRead.objects.all().delete()
     assert take_in(header=OURS, first_day=today, last_day=today).problem_count == 0

@@ -20,7 +20,7 @@ from rich.table import Table
 from foundation.database import database_now
 from foundation.errors import DomainError
 from foundation.money import format_minor
-from reconciliation import rules, selectors, services
+from reconciliation import books, rules, selectors, services
 from reconciliation.management.commands.import_statement import a_day, take_in, tell
 from reconciliation.services.importing import Progress
 from reconciliation.types import KINDS, RunReport, WhatIf
@@ -78,7 +78,8 @@ class Command(BaseCommand):
             raise CommandError("Could not run: nothing of the statement was taken in.", returncode=COULD_NOT_RUN)
         if not days and (report.first_day is None or report.last_day is None):
             raise DomainError(f"{report.name} has no rows: say which days it is about.")
-        return days or _days(options | {"first": report.first_day, "last": report.last_day})
+        begin = max(report.first_day, books.starts_on() or report.first_day) if report.first_day else None
+        return days or _days(options | {"first": begin, "last": report.last_day})
 
     def _reconcile(self, day: date, options: dict[str, Any]) -> RunReport:
         with self._progress(day, quiet=options["json"]) as progress:
