@@ -467,7 +467,8 @@ def test_what_was_accepted_and_heals_is_accepted_no_more(whole_day):
     post_fee(row, 74, capture(ours("ch_2", 3000)))
     report = whole_day(DAY + DAYS)
     healed = the("ch_2")
-    assert (healed.state, healed.closed_as, healed.verified_by_run_id) == ("resolved", "auto", report.run_id)
+    assert (healed.state, healed.closed_as) == ("resolved", "auto")
+    assert healed.verified_by_run_id in {run.run_id for run in (*report.run_again, report)}  # its own day's, run again
     assert "until now the difference was accepted" in healed.history.latest("id").why
     assert (the("ch_3").closed_as, report.kinds) == ("accepted", {})
     Payment.objects.filter(charge_reference="ch_2").update(captured_minor=2999)
