@@ -13,6 +13,7 @@ from reconciliation.models.discrepancies import (
 from reconciliation.models.matches import Link, Match, RunPart, RunPartLeft, Tolerance
 from reconciliation.models.periods import Period, PeriodClosing, PeriodHistory, PeriodReopening
 from reconciliation.models.provider import (
+    TOLD_BY_A_FILE,
     BooksStart,
     ChangedDay,
     DayTotal,
@@ -24,6 +25,7 @@ from reconciliation.models.provider import (
 )
 
 __all__ = [
+    "TOLD_BY_A_FILE",
     "AuditBlock",
     "AuditRow",
     "BankLine",

@@ -35,6 +35,9 @@ _COMPARED = (
 _BEFORE, _NOW = (", ".join(f"{row}.{name}" for name in _COMPARED) for row in ("b", "n"))
 
 
+TOLD_BY_A_FILE = ""  # the status of a row that the API has not told of
+
+
 class ProviderTransaction(models.Model):
     """One row of the provider's books (a balance transaction, `txn_…`), as it was last read there.
 
@@ -49,7 +52,7 @@ class ProviderTransaction(models.Model):
     fee_minor = models.BigIntegerField()
     net_minor = models.BigIntegerField()
     currency = models.CharField(max_length=3)
-    status = models.CharField(max_length=16)
+    status = models.CharField(max_length=16)  # available, pending; TOLD_BY_A_FILE
     created_at = models.DateTimeField()  # the provider's clock: decides the day
     available_at = models.DateTimeField()
     payment_intent = models.CharField(max_length=255, blank=True)

@@ -19,9 +19,11 @@ from payments import selectors as payments
 from payments.errors import ProviderRefused, ProviderUnavailable
 from payments.types import BalanceTransaction
 from reconciliation import matching
-from reconciliation.models import ProviderRead, ProviderTransaction, RawRow
+from reconciliation.models import TOLD_BY_A_FILE, ProviderRead, ProviderTransaction, RawRow
 
 _PAGE_ROWS = 100  # of the provider's pages
+# Of these the provider lists its rows: charges, refunds, disputes, payouts (https://docs.stripe.com/api/balance_transactions/list).
+_LISTED_BY = ("ch_", "py_", "re_", "pyr_", "dp_", "du_", "po_")
 Progress = Callable[[int], None]  # told how many rows were read so far
 
 _REFRESHED = [
@@ -133,21 +135,27 @@ def _batches(rows: Iterator[BalanceTransaction]) -> Iterator[list[BalanceTransac
 
 
 def import_sources(sources: Iterable[str]) -> int:
-    """Read again what the books say of some charges and refunds. Belongs outside of transactions.
+    """Read again what the books say of some objects of the provider's. Belongs outside of transactions.
 
-    A row that stands for itself (`txn_…`) is not asked for: the provider lists by objects. Raises ProviderUnavailable.
+    It is not asked about anything else (`can_be_asked_about`): of what it cannot know, that it knows nothing is no news. Nor is it
+    of what a file alone told. Raises ProviderUnavailable.
     """
     count = 0
-    for source in sources:
-        if source.startswith("txn_"):
-            continue
+    for source in filter(can_be_asked_about, sources):
         began_at = database_now()
         rows = payments.read_balance_transactions_of(source)
         upsert(rows)
         gone = ProviderTransaction.objects.filter(source=source, seen_at__lt=began_at, withdrawn_at__isnull=True)
+        if not rows:
+            gone = gone.exclude(status=TOLD_BY_A_FILE)
         _waited_for(partial(gone.update, withdrawn_at=Now()))
         count += len(rows)
     return count
+
+
+def can_be_asked_about(source: str) -> bool:
+    """Whether the provider lists rows by this: not a row that stands for itself (`txn_…`), nor one of a file that names no object."""
+    return source.startswith(_LISTED_BY)
 
 
 def upsert(rows: Iterable[BalanceTransaction]) -> None:

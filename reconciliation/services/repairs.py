@@ -36,7 +36,7 @@ from reconciliation.errors import ActionTakenOver, FiguresChanged
 from reconciliation.locks import one_run, one_writer
 from reconciliation.models import Discrepancy, DiscrepancyAction, ProviderTransaction
 from reconciliation.services import bank
-from reconciliation.services.importing import import_sources
+from reconciliation.services.importing import can_be_asked_about, import_sources
 from reconciliation.services.links import link_row
 from reconciliation.states import Outcome
 from reconciliation.types import BROKEN_PROMISE, Action, ActionInput, Kind, Proved
@@ -46,6 +46,11 @@ Repair = Callable[[Discrepancy, DiscrepancyAction, ActionInput], str]
 
 
 def requery(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
+    if not can_be_asked_about(item.source):
+        return (
+            f"Stripe cannot be asked about {item.source}: it lists its rows by charge, refund, dispute or payout. What we hold was "
+            "compared."
+        )
     rows = import_sources([item.source])
     return f"Stripe's books hold {rows} {'row' if rows == 1 else 'rows'} of {item.source}."
 

@@ -1,6 +1,6 @@
 """Closing the loop: each action repairs what it promises, is written down, and is confirmed by the next run."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 from django.db import DatabaseError, IntegrityError, connection, transaction
@@ -14,8 +14,9 @@ from payments.errors import ContradictsProvider, ProviderUnavailable
 from payments.models import JournalEntry, Payment, Posting, Refund
 from reconciliation import selectors, services
 from reconciliation.errors import ActionInProgress, ActionNotOffered, AlreadyResolved, NoteMissing
-from reconciliation.models import Discrepancy, DiscrepancyAction
+from reconciliation.models import Discrepancy, DiscrepancyAction, ProviderTransaction
 from reconciliation.types import ACTIONS, Action, ActionInput, ActionResult, Kind
+from tests.reconciliation.ledgers import theirs
 from tests.shop import settle
 
 
@@ -335,3 +336,61 @@ def test_a_page_shows_both_sides_the_order_what_was_done_and_what_can_be_done(bo
     assert [row.to_state for row in page.history] == ["open", "investigating"]
     offered = {info.name for info in page.offered}
     assert offered == {info.name for info in ACTIONS[item.kind]} - {Action.CLAIM}
+
+
+# --- What Stripe cannot be asked about ----------------------------------------------------------------
+
+
+def row_of_a_file(books, source: str = "r-1", amount: int = 9_900, **fields) -> ProviderTransaction:
+    """As a statement file tells of it that names no object: the row stands under its own id."""
+    at = datetime.combine(books.day, time(13), UTC)
+    names = {"payment_intent": "", "charge": "", "fee_minor": 0, "net_minor": amount, "status": ""}
+    return ProviderTransaction.objects.get(pk=theirs(source, amount, at=at, **{"id": source, **names, **fields}))
+
+
+def test_of_a_row_that_names_no_object_stripe_is_not_asked_and_it_stays(books):
+    books.sell()
+    row = row_of_a_file(books, status="available")
+    books.reconcile(from_files=True)
+    for action in (Action.REQUERY, Action.REPLAY_EVENT):
+        result = act(the(Kind.MISSING_IN_OUR_SYSTEM), action)
+        assert (result.state, result.closed_as) == ("open", "")
+        if action == Action.REQUERY:
+            assert result.text.startswith("Stripe cannot be asked about r-1")
+    row.refresh_from_db()
+    assert row.withdrawn_at is None
+
+
+def test_what_a_file_alone_told_of_an_object_stays_where_stripe_knows_nothing_of_it(books):
+    books.sell()
+    row = row_of_a_file(books, "ch_ofafile")
+    books.reconcile(from_files=True)
+    assert act(the(Kind.MISSING_IN_OUR_SYSTEM), Action.REQUERY).state == "open"
+    row.refresh_from_db()
+    assert row.withdrawn_at is None
+    ProviderTransaction.objects.update(status="available")  # the API told of it once, and does no longer
+    assert act(the(Kind.MISSING_IN_OUR_SYSTEM), Action.REQUERY).closed_as == "auto"
+
+
+def test_what_stripe_tells_of_an_object_takes_the_place_of_what_a_file_told(books):
+    books.sell()
+    charge = Payment.objects.get().charge_reference
+    books.reconcile()
+    row = row_of_a_file(books, charge, id="r-2")
+    books.reconcile(from_files=True)
+    assert act(the(Kind.AMOUNT_MISMATCH), Action.REQUERY).closed_as == "auto"
+    row.refresh_from_db()
+    assert row.withdrawn_at is not None
+
+
+def test_a_correction_of_a_linked_row_is_posted_and_the_row_stays(books):
+    books.sell()
+    lost = planted(books, Kind.MISSING_IN_STRIPE)
+    row = row_of_a_file(books, amount=1600)
+    books.reconcile(from_files=True)
+    act(the(Kind.MISSING_IN_OUR_SYSTEM), Action.LINK, given=ActionInput(number=lost.payment_number))
+    result = act(the(Kind.AMOUNT_MISMATCH), Action.POST_CORRECTION)
+    assert (result.state, result.closed_as) == ("resolved", "fixed"), result.text
+    row.refresh_from_db()
+    assert row.withdrawn_at is None
+    assert Payment.objects.get().corrected_minor == 100
