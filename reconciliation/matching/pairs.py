@@ -208,13 +208,15 @@ WHERE p.ours_id IS NULL AND p.theirs_rows IS NOT NULL AND (
           AND c.instance NOT IN ('', %(instance)s)))
 """
 
-# The same payment of ours is settled by another charge: same intent, or our own number in its metadata.
+# The same payment of ours is settled by another charge: same intent, or our own number in its metadata. Only where the provider holds
+# that other one as well: else this is the only one, under another id than ours.
 _DUPLICATES = f"""
 UPDATE recon_pair p SET is_duplicate = true
 FROM (
-    SELECT q.source FROM recon_pair q JOIN {CHARGES_VIEW} w ON w.intent = q.intent
+    SELECT q.source FROM recon_pair q JOIN {CHARGES_VIEW} w ON w.intent = q.intent AND w.source <> q.source
+    JOIN reconciliation_providertransaction s ON s.source = w.source
     WHERE q.kind = 'charge' AND q.ours_id IS NULL AND q.theirs_rows IS NOT NULL AND q.intent <> ''
-      AND w.source <> q.source
+      AND s.reporting_category = 'charge' AND s.withdrawn_at IS NULL
     UNION
     SELECT q.source FROM recon_pair q
     JOIN reconciliation_providertransaction s ON s.payment_number = q.theirs_payment AND s.source <> q.source

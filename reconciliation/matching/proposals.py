@@ -4,7 +4,7 @@ Works on `recon_pair`, in the caller's transaction, on temporary tables of its o
 
 1. `recon_left`: charges and refunds that stand on one side alone;
 2. `recon_edge`: what belongs together by metadata: the provider's names our payment or its order; a refund is of the same
-   payment (and put together with ours only where its metadata say so);
+   payment (and put together with ours only where its metadata say so); a charge of the same intent is proposed;
 3. `recon_fuzzy`: what is put together. By metadata, where amount, currency and date agree as well. By amount and date, where
    the provider's row names nothing at all: two ids that differ are two movements, however equal their amounts;
 4. what is still left, with its candidates: by metadata, and the nearest of the same amount on either side of it in time.
@@ -84,6 +84,11 @@ UNION
 SELECT t.kind, t.source, o.source, coalesce({_AGREES}, false)
 FROM recon_left t JOIN recon_left o ON o.order_reference = t.order_reference
 WHERE t.side = 'theirs' AND o.side = 'ours' AND t.kind = 'charge' AND o.kind = 'charge' AND t.order_reference <> ''
+UNION
+-- One payment, under another charge than ours: its intent alone does not say that it was one charge.
+SELECT t.kind, t.source, o.source, false
+FROM recon_left t JOIN recon_left o ON o.intent = t.intent
+WHERE t.side = 'theirs' AND o.side = 'ours' AND t.kind = 'charge' AND o.kind = 'charge' AND t.intent <> ''
 UNION
 -- One payment may have two refunds of an amount: only what we asked the provider for bears our payment's number.
 SELECT t.kind, t.source, o.source, coalesce({_AGREES} AND t.payment_number <> '', false)

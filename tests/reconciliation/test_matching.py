@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from durability.models import Delivery, Message
 from payments.models import JournalEntry, LateChange, Payment, Refund
 from reconciliation import matching
-from reconciliation.models import Discrepancy
+from reconciliation.models import Discrepancy, ProviderTransaction
 from reconciliation.types import Kind, KindCounts
 from tests.reconciliation.ledgers import DAY, NOON, both, found, our_refund, ours, the, theirs
 
@@ -200,6 +200,22 @@ def test_a_second_charge_for_one_payment_is_a_duplicate(reconcile):
     theirs("ch_3", payment_intent="pi_1")  # the same intent
     reconcile()
     assert found() == {"ch_2": Kind.DUPLICATE_CHARGE, "ch_3": Kind.DUPLICATE_CHARGE}
+
+
+@pytest.mark.parametrize("theirs_minor", [1500, 1400])
+def test_the_only_charge_of_a_payment_under_another_id_is_no_second_one(reconcile, theirs_minor):
+    """To give it back would leave the provider nothing of what the customer paid. It is offered as a link."""
+    payment = ours("ch_8", provider_reference="pi_1")
+    theirs("ch_9", theirs_minor, payment_intent="pi_1")
+    withdrawn = theirs("ch_8", payment_intent="pi_1")
+    ProviderTransaction.objects.filter(pk=withdrawn).update(withdrawn_at=NOON)
+    reconcile()
+    assert found() == {"ch_8": Kind.MISSING_IN_STRIPE, "ch_9": Kind.MISSING_IN_OUR_SYSTEM}
+    (candidate,) = the("ch_9").evidence["candidates"]
+    assert (candidate["source"], candidate["id"], "intent" in candidate["agrees"]) == ("ch_8", str(payment.pk), True)
+    ProviderTransaction.objects.filter(pk=withdrawn).update(withdrawn_at=None)  # both were taken after all
+    reconcile()
+    assert found() == {"ch_9": Kind.DUPLICATE_CHARGE}
 
 
 @pytest.mark.guard(14)
