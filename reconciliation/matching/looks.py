@@ -61,14 +61,17 @@ def fill(
 def match_objects(objects: Sequence[tuple[str, str]], *, now: datetime) -> None:
     """The same for a few (object kind, source). Belongs inside a transaction.
 
-    Among so few nothing can be called unique: what a fuzzy rule would put together waits for a run.
+    Among so few nothing can be called unique: what a fuzzy rule would put together waits for a run. What it has put together before
+    stays, while both halves are what they were.
     """
     start()
     with connection.cursor() as cursor:
         cursor.executemany("INSERT INTO recon_item VALUES (%s, %s)", sorted(set(objects)))
     by = rules.in_force()
     parameters = parameters_of((now, now), None, by)
+    pairs.take_stored(parameters)
     pairs.pair(parameters, by)
+    pairs.keep_stored(parameters)
     judging.judge(parameters, now=now, asked={})
 
 

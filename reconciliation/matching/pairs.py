@@ -94,6 +94,35 @@ EXCEPT SELECT kind, source FROM recon_item
 """
 
 
+# Among a few objects nothing can be called unique. What a run has put together stays together…
+_STORED_FUZZY = """
+INSERT INTO recon_fuzzy
+SELECT split_part(f.object, ':', 1), substr(f.object, strpos(f.object, ':') + 1), f.ours_source, f.rule
+FROM reconciliation_match f
+WHERE f.rule = ANY(%(fuzzy)s) AND EXISTS (
+    SELECT FROM recon_item i
+    WHERE i.kind = split_part(f.object, ':', 1) AND i.source IN (substr(f.object, strpos(f.object, ':') + 1), f.ours_source))
+"""
+_ITEMS_OF_FUZZY = """
+INSERT INTO recon_item
+SELECT f.kind, half.source FROM recon_fuzzy f CROSS JOIN LATERAL (VALUES (f.source), (f.ours_source)) AS half (source)
+EXCEPT SELECT kind, source FROM recon_item
+"""
+# … as long as each half is alone still, and says what it said then.
+_NOT_AS_STORED = """
+DELETE FROM recon_fuzzy f WHERE NOT EXISTS (
+    SELECT FROM reconciliation_match m
+    JOIN recon_pair t ON t.kind = f.kind AND t.source = f.source
+    JOIN recon_pair o ON o.kind = f.kind AND o.source = f.ours_source
+    WHERE m.object = f.kind || ':' || f.source
+      AND t.ours_id IS NULL AND NOT t.is_foreign AND NOT t.is_duplicate AND t.theirs_status IN ('', 'succeeded')
+      AND o.theirs_rows IS NULL AND o.ours_booked AND o.ours_id = m.ours_id
+      AND (t.theirs_currency, t.theirs_minor, (t.theirs_at AT TIME ZONE 'UTC')::date) = (m.currency, m.theirs_minor, m.theirs_on)
+      AND (o.ours_currency, o.ours_minor, (o.ours_at AT TIME ZONE 'UTC')::date)
+        = (m.currency, m.theirs_minor - CASE f.kind WHEN 'charge' THEN 1 ELSE -1 END * m.difference_minor, m.ours_on))
+"""
+
+
 def _pairs(kind: str) -> str:
     """Each item of a kind with the provider's rows and our movement beside it: one row for each of the provider's."""
     sign = "" if kind == "charge" else "-"
@@ -261,6 +290,18 @@ def pair(parameters: Parameters, by: Rules) -> None:
     run(_FOREIGN, parameters)
     run(_DUPLICATES, parameters)
     _tolerate(parameters)
+
+
+def take_stored(parameters: Parameters) -> None:
+    """Have what fuzzy rules have put together before stand in `recon_fuzzy`, and both halves in `recon_item`."""
+    run(_STORED_FUZZY, parameters)
+    run(_ITEMS_OF_FUZZY)
+
+
+def keep_stored(parameters: Parameters) -> None:
+    """Put that together again, unless one half has changed."""
+    run(_NOT_AS_STORED)
+    join_fuzzy(parameters)
 
 
 def join_fuzzy(parameters: Parameters) -> None:

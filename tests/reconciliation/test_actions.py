@@ -374,7 +374,7 @@ def test_what_a_file_alone_told_of_an_object_stays_where_stripe_knows_nothing_of
 
 def test_what_stripe_tells_of_an_object_takes_the_place_of_what_a_file_told(books):
     books.sell()
-    charge = Payment.objects.get().charge_reference
+    charge = Payment.objects.get().charge_reference or ""
     books.reconcile()
     row = row_of_a_file(books, charge, id="r-2")
     books.reconcile(from_files=True)

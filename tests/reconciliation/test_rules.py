@@ -12,7 +12,8 @@ from foundation.errors import InvalidInput
 from payments.models import JournalEntry, Payment
 from reconciliation import matching, selectors, services
 from reconciliation.errors import NoteMissing, RowLinked, ToleranceEnded, ToleranceSet
-from reconciliation.models import Discrepancy, Link, Match, Tolerance
+from reconciliation.models import Discrepancy, Link, Match, ProviderTransaction, Tolerance
+from reconciliation.services import repairs
 from reconciliation.types import Action, ActionInput, Kind, KindCounts
 from tests.factories import make_merchant
 from tests.reconciliation.ledgers import DAY, NOON, both, found, our_refund, ours, post_fee, the, theirs
@@ -275,6 +276,65 @@ def test_a_match_across_midnight_is_explained_at_the_cut(whole_day):
     assert (proofs(DAY)["clearing"].explained_minor, proofs(DAY)["clearing"].residual_minor) == (-1500, 0)
     assert proofs(DAY + DAYS)["clearing"].residual_minor == 0
     assert JournalEntry.objects.filter(key=f"fee:{row}").exists()
+
+
+def test_a_look_at_a_few_leaves_together_what_a_run_has_put_together(reconcile, monkeypatch):
+    """Its fee alone is off: an action on that does not make two breaks of one match."""
+    payment = capture(ours("ch_8"))
+    refund = our_refund(payment, "re_8", 500)
+    row = named(payment, "ch_9", payment_intent="pi_9")
+    theirs("re_9", -500, metadata={"payment": payment.number}, payment_intent=payment.provider_reference)
+    reconcile()
+    before = matched()
+    assert before == {"charge:ch_9": ("metadata", payment.pk), "refund:re_9": ("metadata", refund.pk)}
+    ProviderTransaction.objects.filter(pk=row).update(fee_minor=100, net_minor=1400)
+    reconcile()
+    assert found() == {"ch_9": Kind.FEE_VARIANCE}
+    monkeypatch.setattr(repairs, "import_sources", lambda sources: 1)
+    result = services.perform(discrepancy_id=the("ch_9").pk, action=Action.REQUERY, by="clara", note="look")
+    assert result.state == "open"
+    assert (found(), matched()) == ({"ch_9": Kind.FEE_VARIANCE}, before)
+    assert looked_at(("charge", "ch_8")) == {"ch_9": Kind.FEE_VARIANCE}  # from either half
+    assert looked_at(("refund", "re_8")) == looked_at(("refund", "re_9")) == {}
+    result = services.perform(discrepancy_id=the("ch_9").pk, action=Action.POST_CORRECTION, by="clara", note="its row")
+    assert (result.closed_as, found(), matched()) == ("fixed", {}, before)
+    reconcile()
+    assert (found(), matched()) == ({}, before)
+
+
+TOOK_APART: dict[str, dict[str, Any]] = {
+    "amount": {"amount_minor": 1501, "net_minor": 1427},
+    "currency": {"currency": "eur"},
+    "day": {"created_at": NOON + DAYS},
+    "status": {"source_status": "failed"},
+    "gone": {"withdrawn_at": NOON},
+}
+
+
+@pytest.mark.parametrize("what", TOOK_APART)
+def test_what_a_run_has_put_together_stays_only_while_both_halves_are_what_they_were(reconcile, what):
+    payment = ours("ch_8")
+    row = named(payment, "ch_9", payment_intent="pi_9")
+    reconcile()
+    assert looked_at(("charge", "ch_9")) == {}
+    ProviderTransaction.objects.filter(pk=row).update(**TOOK_APART[what])
+    assert looked_at(("charge", "ch_9"))["ch_8"] == Kind.MISSING_IN_STRIPE
+
+
+def test_a_half_that_the_other_side_knows_by_its_id_after_all_is_taken_apart(reconcile):
+    payment = ours("ch_8")
+    named(payment, "ch_9", payment_intent="pi_9")
+    reconcile()
+    theirs("ch_8", 1500)
+    assert looked_at(("charge", "ch_9")) == {"ch_9": Kind.MISSING_IN_OUR_SYSTEM}
+
+
+def looked_at(*objects: tuple[str, str]) -> dict[str, str]:
+    """source → kind of what a look at a few finds."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        matching.match_objects(objects, now=database_now())
+        cursor.execute("SELECT source, kind FROM recon_found")
+        return dict(cursor.fetchall())
 
 
 # --- A person chooses -------------------------------------------------------------------------------
