@@ -124,6 +124,9 @@ def manifest(period: str, head: str, blocks: int, files: dict[str, tuple[int, st
 # --- Verification ------------------------------------------------------------------------------------
 
 
+_DAMAGE = (BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+
+
 def verify(path: Path, *, period: str = "", head: str = "") -> Verdict:
     """Check a pack: that every line of every file is where the chain says, that the statement follows from the rows, and
     that nothing is left over. `period`: it has to be that month's. `head`: the chain has to pass through that hash.
@@ -131,14 +134,20 @@ def verify(path: Path, *, period: str = "", head: str = "") -> Verdict:
     Raises OSError where the file cannot be read.
     """
     verdict = Verdict()
-    try:
-        with ZipFile(path) as archive:
-            _Checker(archive, verdict, period, head.lower()).check()
-    # What zipfile raises over bytes that were changed: a flipped bit may say "encrypted" (RuntimeError) or name a compression
-    # that does not exist (NotImplementedError). ValueError: what was unpacked is no text, or no JSON.
-    except (BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        verdict.found(f"it is damaged: {error}")
+    with path.open("rb") as file:
+        _check(file, verdict, period, head.lower())
     return verdict
+
+
+def _check(file: IO[bytes], verdict: Verdict, period: str, head: str) -> None:
+    try:
+        with ZipFile(file) as archive:
+            _Checker(archive, verdict, period, head).check()
+    # What zipfile raises over bytes that were changed: a flipped bit may say "encrypted" (RuntimeError) or name a compression
+    # that does not exist (NotImplementedError), or that the file goes on where it does not (OSError: the file itself is open).
+    # ValueError: what was unpacked is no text, or no JSON.
+    except _DAMAGE as error:
+        verdict.found(f"it is damaged: {error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +214,8 @@ class _Checker:
             try:
                 header = json.loads(line)
                 block = _Block(*(header[name] for name in ("number", "kind", "period", "rows", "root")))
+                if type(block.rows) is not int or block.rows < 0:
+                    raise TypeError
                 is_next = (block.number, header["before"]) == (number, before)
             except (ValueError, LookupError, TypeError):
                 self._verdict.found(f"{CHAIN}, line {number}: it is no header of a block")

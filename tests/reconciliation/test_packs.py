@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -168,6 +169,33 @@ def listed_anew(files: Contents) -> Contents:
     }
     text = packs.manifest(told["period"], hashlib.sha256(files[CHAIN][-1][:-1]).hexdigest(), len(files[CHAIN]), noted)
     return {**files, MANIFEST: text.encode().splitlines(keepends=True)}
+
+
+@pytest.mark.parametrize("rows", [b'"3"', b"null", b"-1", b"1.5", b"true"])
+def test_a_header_whose_rows_are_no_number_is_found(pack, rows):
+    files = contents(pack)
+    files[CHAIN][2] = re.sub(rb'"rows": ?\d+', b'"rows": ' + rows, files[CHAIN][2])
+    assert f"{CHAIN}, line 3: it is no header of a block" in problems(rewritten(pack, files))
+
+
+def test_a_file_that_sends_its_reader_to_nowhere_is_found(pack):
+    """The end of the archive says where its list of files begins: before the beginning of the file, the seek is an OSError."""
+    whole = bytearray(pack.read_bytes())
+    at = whole.rindex(b"PK\x01\x02") + 42  # where the last file begins, in the list of them
+    for offset in (0xFFFFFFF0, 0x7FFFFFFF, len(whole)):
+        whole[at : at + 4] = offset.to_bytes(4, "little")
+        pack.write_bytes(bytes(whole))
+        assert problems(pack), offset
+
+
+def test_an_error_of_reading_is_damage_once_the_file_is_open(pack, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(ZipFile, "namelist", fail)
+    assert problems(pack) == ["it is damaged: [Errno 22] Invalid argument"]
+    with pytest.raises(FileNotFoundError):
+        packs.verify(pack.with_name("no such pack"))
 
 
 def test_a_new_manifest_hides_nothing(pack):
