@@ -11,7 +11,7 @@ from time import monotonic, sleep
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Least, Now
 
 from foundation.database import BECAUSE_OF_OTHERS, database_now, in_seconds, tried_again
@@ -178,10 +178,12 @@ def _write(rows: Iterable[BalanceTransaction]) -> None:
 
 
 def _withdraw(since: datetime, until: datetime, *, not_seen_since: datetime) -> None:
-    """Rows of a window that a complete read did not bring any more are not matched any more."""
-    ProviderTransaction.objects.filter(
+    """Rows of a window that a complete read did not bring any more are not matched any more. Rows of another source (our own
+    layout of statement files, with ids of their own) it would never bring."""
+    unseen = ProviderTransaction.objects.filter(
         created_at__gte=since, created_at__lt=until, seen_at__lt=not_seen_since, withdrawn_at__isnull=True
-    ).update(withdrawn_at=Now())
+    )
+    unseen.exclude(~Q(id__startswith="txn_"), status=TOLD_BY_A_FILE).update(withdrawn_at=Now())
 
 
 def as_read(row: BalanceTransaction) -> str:

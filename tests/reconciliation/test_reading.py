@@ -1,5 +1,6 @@
 """Reading the provider's books: what is cut short is gone on with; nothing is read twice, nothing is missed."""
 
+import io
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from foundation.database import database_now
 from payments import gateway
 from payments.errors import ProviderUnavailable
 from payments.sandbox import balance
+from reconciliation import services
 from reconciliation.models import ProviderRead, ProviderTransaction, RawRow
 from reconciliation.services import importing, read_balance
 from tests.campaigns.drill.copies import provider
@@ -85,6 +87,19 @@ def test_nothing_is_withdrawn_before_all_was_read(books, small_batches):
     importing.import_day(books.day, progress=lambda rows: None)
     assert len(ids()) == 4
     assert ProviderTransaction.objects.get(source=gone).withdrawn_at
+
+
+def test_rows_of_another_source_are_no_business_of_the_providers(books):
+    """A file in our own layout, with ids of its own; one that bears the provider's ids is held to what the provider lists."""
+    books.sell(1)
+    midday = f"{books.day}T12:00:00Z"
+    rows = [f"{id},{midday},usd,1500,74,1426,charge," for id in ("r-1", "txn_nowhere")]
+    head = "transaction,created_at,currency,gross_minor,fee_minor,net_minor,category,source"
+    file = io.BytesIO("\n".join([head, *rows]).encode())
+    assert not services.import_statement(file=file, name="own.csv", by="test").problems
+    importing.import_day(books.day, progress=lambda rows: None)
+    assert "r-1" in ids()
+    assert "txn_nowhere" not in ids()
 
 
 def test_a_row_to_go_on_behind_that_is_gone_begins_the_reading_anew(books, small_batches, monkeypatch):
