@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from lxml import etree
 
-from reconciliation.bank.files import Line, LineError, Read, Statement, a_date, minor
+from reconciliation.bank.files import Line, LineError, Read, Statement, a_date, account_of, minor
 from reconciliation.imports import Unreadable
 from reconciliation.types import Problem
 
@@ -116,7 +116,7 @@ def _part(stated: _Stated, name: str, element: Element) -> Iterator[Line | Probl
                 stated.first_day = a_date(_text(element, "FrDtTm", "FrDt")[:10], "first day")
                 stated.last_day = a_date(_text(element, "ToDtTm", "ToDt")[:10], "last day")
             case "Acct":
-                stated.account = _text(element, "Id/IBAN", "Id/Othr/Id")[:64]
+                stated.account = account_of(_text(element, "Id/IBAN", "Id/Othr/Id"))
                 stated.currency = _text(element, "Ccy").lower()
             case "Bal":
                 _note_balance(stated, element)

@@ -19,6 +19,8 @@ CAMT053: Final = "camt053"
 MT940: Final = "mt940"
 PLAIN: Final = "bank_csv"
 
+LONGEST_ACCOUNT: Final = 64
+_IBAN = re.compile(r"[A-Z]{2}\d{2}[A-Z0-9]{11,30}")  # ISO 13616
 _HEAD = 64 * 1024
 _LONGEST_AMOUNT = 18  # digits that a bigint surely holds
 _MARKS: Final = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8"}
@@ -93,6 +95,12 @@ def a_date(text: str, what: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise LineError(f"the {what} is not a day: {text[:40]}") from None
+
+
+def account_of(text: str) -> str:
+    """How an account is called: an IBAN bears no blanks, however it was written; another name stays as it is."""
+    iban = "".join(text.split()).upper()
+    return iban if _IBAN.fullmatch(iban) else text.strip()[:LONGEST_ACCOUNT]
 
 
 def layout_of(file: BinaryIO) -> str:

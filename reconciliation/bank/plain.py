@@ -5,7 +5,17 @@ from collections.abc import Iterator
 from datetime import date
 from typing import BinaryIO
 
-from reconciliation.bank.files import Line, LineError, Read, Statement, a_date, check_currency, is_broken, text_lines
+from reconciliation.bank.files import (
+    Line,
+    LineError,
+    Read,
+    Statement,
+    a_date,
+    account_of,
+    check_currency,
+    is_broken,
+    text_lines,
+)
 from reconciliation.imports import Unreadable
 from reconciliation.types import Problem
 
@@ -83,11 +93,12 @@ def _line(
         raise LineError(f"the reference has more than {_LONGEST_REFERENCE} characters")
     currency = cells["currency"].lower()
     check_currency(currency)
-    known = accounts.get((cells["account"], currency))
+    account = account_of(cells["account"])
+    known = accounts.get((account, currency))
     return Line(
         line=line,
         statement=known[0] if known else len(accounts),
-        account=cells["account"][:64],
+        account=account,
         currency=currency,
         booked_on=a_date(cells["booked_on"], "booking date"),
         valued_on=a_date(cells["valued_on"], "value date") if cells.get("valued_on") else None,

@@ -253,8 +253,8 @@ def _problem(line: Line, expected: Expected) -> str:
     """What is wrong with a line by itself; empty where nothing is."""
     if not line.account:
         return "the statement does not say of which account it is"
-    if expected.account and line.account != expected.account:
-        return f"wrong account: {line.account}, not {expected.account}"
+    if expected.account and line.account != files.account_of(expected.account):
+        return f"wrong account: {line.account}, not {files.account_of(expected.account)}"
     if expected.currency and line.currency != expected.currency.lower():
         return f"wrong currency: {line.currency}, not {expected.currency.lower()}"
     if not (expected.first_day or date.min) <= line.booked_on <= (expected.last_day or date.max):

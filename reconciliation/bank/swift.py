@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from mt940.models import Transactions
 from mt940.options import Options
 
-from reconciliation.bank.files import Line, LineError, Read, Statement, is_broken, minor, text_lines
+from reconciliation.bank.files import Line, LineError, Read, Statement, account_of, is_broken, minor, text_lines
 from reconciliation.imports import Unreadable
 from reconciliation.types import Problem
 
@@ -129,7 +129,7 @@ def _fields(file: BinaryIO, encoding: str) -> Iterator[_Field | Problem]:
 
 def _noted(stated: _Stated, one: _Field) -> Iterator[Problem]:
     if one.tag == "25":
-        stated.account = one.value.splitlines()[0][:64]
+        stated.account = account_of(one.value.partition("\n")[0])
     elif one.tag in ("28", "28C"):
         stated.number = one.value[:64]
     elif one.tag == "61" or (one.tag in ("86", "NS") and stated.booking):

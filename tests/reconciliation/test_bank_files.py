@@ -172,6 +172,14 @@ def test_that_a_statement_is_missing_is_told_and_no_longer_once_it_came():
     assert (again.added, again.notes) == (0, ())
 
 
+def test_an_iban_is_one_account_with_blanks_and_without():
+    data = content("bank.csv")
+    take_in(data, account="DE89 3704 0044 0532 0130 00")
+    report = take_in(data.replace(b"DE89370400440532013000", b"de89 3704 0044 0532 0130 00"))
+    assert (report.added, report.known) == (0, 3)
+    assert set(BankLine.objects.values_list("account", flat=True)) == {"DE89370400440532013000"}
+
+
 def test_several_statements_of_several_accounts_in_one_file():
     one = ":20:A\n:25:DE1\n:28C:1\n:60F:C260112EUR100,00\n:61:260112C1,00NTRFNONREF//R1\n:62F:C260112EUR101,00\n-\n"
     two = one.replace("DE1", "JP2").replace("EUR1", "JPY1").replace("C1,00", "C1,").replace(",00", ",")
