@@ -8,12 +8,14 @@ Works in the caller's transaction, under `reconciliation.locks.one_writer`. What
 `recon_item` and `recon_found`, as `reconciliation.matching` leaves them for `findings`.
 """
 
+from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 
 from payments.selectors import NUMBER_FUNCTION, PAYOUTS_AT_BANK_VIEW
 from reconciliation.models import BankStatement
@@ -249,23 +251,28 @@ def look(*, now: datetime, starts_on: date | None, by: str) -> int:
     """
     parameters = _parameters(now, starts_on, by)
     with connection.cursor() as cursor:
-        cursor.execute(
-            "DROP TABLE IF EXISTS pg_temp.bank_due, pg_temp.bank_free, pg_temp.recon_item, pg_temp.recon_found"
-        )
-        for statement in (_DUE, _FREE):
-            cursor.execute(statement, parameters)
-        cursor.execute("ANALYZE bank_due, bank_free")
-        cursor.execute(_BY_TRACE, parameters | {"how": MatchedBy.TRACE_ID})
-        matched: int = cursor.rowcount
-        cursor.execute(_BY_AMOUNT, parameters | {"how": MatchedBy.AMOUNT})
-        matched += cursor.rowcount
-        cursor.execute(
-            "DROP TABLE pg_temp.bank_due"
-        )  # who has a line now is not due any more; another leg of it may be
-        cursor.execute(_DUE, parameters)
+        cursor.execute("DROP TABLE IF EXISTS pg_temp.recon_item, pg_temp.recon_found")
+        matched = 0
+        while more := _match(cursor, parameters):
+            matched += more
         for statement in (_ITEMS, _FOUND):
             cursor.execute(statement, parameters)
     return matched
+
+
+def _match(cursor: CursorWrapper, parameters: Mapping[str, Any]) -> int:
+    """Match what is due with what is free, once; how many. Again, it may be more: who has a line is not due any more, but the
+    return of a payout that has its arrival is, and what two might have been only one is left for. Leaves `bank_due` and
+    `bank_free` as they are when nothing is matched any more.
+    """
+    cursor.execute("DROP TABLE IF EXISTS pg_temp.bank_due, pg_temp.bank_free")
+    for statement in (_DUE, _FREE):
+        cursor.execute(statement, parameters)
+    cursor.execute("ANALYZE bank_due, bank_free")
+    cursor.execute(_BY_TRACE, {**parameters, "how": MatchedBy.TRACE_ID})
+    matched = cursor.rowcount
+    cursor.execute(_BY_AMOUNT, {**parameters, "how": MatchedBy.AMOUNT})
+    return matched + cursor.rowcount
 
 
 def gaps(file: UUID) -> dict[UUID, date]:

@@ -364,6 +364,13 @@ def test_a_payout_that_came_back_has_a_line_of_its_arrival_and_one_of_its_return
     assert (item.state, item.closed_as) == ("resolved", "auto")
 
 
+def test_arrival_and_return_in_one_file_are_matched_at_once():
+    came_back(paid("po_1", trace_id="TRC-2026/0112"))
+    statement(line("L1", text="TRC20260112"), line("L2", -5000, on=date(2026, 1, 14), text="TRC20260112"))
+    legs = dict(BankMatch.objects.values_list("line__reference", "leg"))
+    assert (legs, Discrepancy.objects.count()) == ({"L1": "arrival", "L2": "return"}, 0)
+
+
 def test_what_the_provider_takes_from_the_bank_is_matched_with_its_sign():
     paid("po_1", -700)
     statement(line("L1", -700), line("L2", 700))
