@@ -351,7 +351,7 @@ JOBS_THAT_SETTLE = env.list("JOBS_THAT_SETTLE", default=[])
 AUDIT_CHAIN_INTERVAL_S = 3600  # "was the chain extended today?": survives a beat that slept through midnight
 AUDIT_BLOCK_ROWS = 10_000  # rows a block: what is hashed at once stays within a megabyte
 
-# What a line of the bank's statement says where the provider sent the money: looked for in the other side's name and the text.
+# What a line of the bank's statement says where the provider sent the money: whole words, in the other side's name, the text and the references.
 BANK_PROVIDER_MARKS = ["STRIPE"]
 BANK_EARLY_DAYS = (
     2  # before a payout's arrival date its money may be there: banks in other time zones, early settlement

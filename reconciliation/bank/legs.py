@@ -110,11 +110,16 @@ WHERE of_line = 1 AND of_leg = 1
 ON CONFLICT DO NOTHING
 """
 
+_SHORTEST_NAME = 6  # characters of a trace id that is looked for at all
+_PROVES_ALONE = 8  # with fewer, a month or an invoice's number may read the same: there the amount has to agree as well
+
 # Words of a line, compared without regard to case and punctuation: banks write both as they like.
 _BY_TRACE = f"""
 WITH wanted AS (
-    SELECT d.*, upper(regexp_replace(name, '[^[:alnum:]]', '', 'g')) AS word, name
-    FROM bank_due d, LATERAL (VALUES (d.trace_id), (d.source)) AS names (name) WHERE length(name) >= 6
+    SELECT d.*, w.word, name
+    FROM bank_due d, LATERAL (VALUES (d.trace_id), (d.source)) AS names (name),
+         LATERAL (SELECT upper(regexp_replace(name, '[^[:alnum:]]', '', 'g')) AS word) w
+    WHERE length(w.word) >= {_SHORTEST_NAME}
 ), words AS (
     SELECT DISTINCT l.id, upper(regexp_replace(part, '[^[:alnum:]]', '', 'g')) AS word
     FROM bank_free l, LATERAL (
@@ -125,6 +130,7 @@ WITH wanted AS (
     SELECT l.id AS line_id, d.id AS payout_id, d.leg, min('it bears ' || d.name) AS why
     FROM wanted d JOIN words w ON w.word = d.word JOIN bank_free l ON l.id = w.id
     WHERE sign(l.amount_minor) = sign(d.expected_minor)
+      AND (length(d.word) >= {_PROVES_ALONE} OR (l.amount_minor, l.currency) = (d.expected_minor, d.currency))
       AND l.booked_on BETWEEN d.due_on - %(early)s AND d.due_on + %(search)s AND {_NOT_TAKEN_APART}
     GROUP BY 1, 2, 3
 )

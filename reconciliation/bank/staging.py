@@ -8,6 +8,7 @@ A bank may cut a day into several statements (28C: 5/1, 5/2), of which each begi
 What stands in one of those stands in no other, however equal: there, too, it is counted.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -151,7 +152,7 @@ INSERT INTO reconciliation_bankline
     (id, account, key, booked_on, valued_on, amount_minor, currency, reference, "references", counterparty, text, of_provider,
      sha256, file_id, statement_id, line)
 SELECT uuidv7(), account, key, booked_on, valued_on, amount_minor, currency, reference, refs, counterparty, said,
-       upper(concat_ws(' ', counterparty, said, refs)) LIKE ANY(%(marks)s), sha256(convert_to(raw, 'UTF8')), %(file)s,
+       concat_ws(' ', counterparty, said, refs) ~* %(marks)s, sha256(convert_to(raw, 'UTF8')), %(file)s,
        (%(statements)s::uuid[])[statement + 1], line
 FROM fresh
 ON CONFLICT (account, key) DO NOTHING
@@ -204,10 +205,15 @@ def keep(staged: Staged, taken: StatementFile) -> None:
         if one.first_day and one.last_day  # checked: each has both
     ]
     BankStatement.objects.bulk_create(statements)
-    marks = [f"%{mark.upper()}%" for mark in settings.BANK_PROVIDER_MARKS]
     ids = [one.pk for one in statements]
     with connection.cursor() as cursor:
-        cursor.execute(_KEEP, {"file": taken.pk, "marks": marks, "statements": ids})
+        cursor.execute(_KEEP, {"file": taken.pk, "marks": _marks(), "statements": ids})
+
+
+def _marks() -> str:
+    """Finds the provider's names as whole words, whatever their case: Pinstripe Tailors is a customer."""
+    names = "|".join(re.escape(mark) for mark in settings.BANK_PROVIDER_MARKS)
+    return f"(^|[^[:alnum:]])({names})([^[:alnum:]]|$)"
 
 
 def _reader(file: BinaryIO, layout: str, expected: Expected) -> Read:

@@ -167,6 +167,34 @@ def test_a_date_fits_from_two_days_before_to_five_days_after_the_arrival(days, f
     assert bool(matches()) is fits
 
 
+@pytest.mark.parametrize(
+    ("who", "is_provider"),
+    [
+        ("Stripe", True),
+        ("STRIPE-Payments", True),
+        ("via_stripe", True),
+        ("Pinstripe Tailors", False),
+        ("Stripes", False),
+    ],
+)
+def test_the_provider_is_named_by_a_whole_word(who, is_provider):
+    paid("po_1")
+    statement(line("L1", counterparty=who, text="invoice 17"), line("L2", 777, counterparty=who))
+    assert set(matches()) == ({"L1"} if is_provider else set())
+    assert found() == ({number_of("L2"): Kind.BANK_LINE_UNEXPLAINED} if is_provider else {})
+
+
+@pytest.mark.parametrize(
+    ("trace", "amount", "is_it"),
+    [("202601", 123, False), ("2026-01", 5000, True), ("20260112", 123, True), ("2-0-2-6-0", 5000, False)],
+)
+def test_a_short_trace_id_proves_nothing_without_the_amount(trace, amount, is_it):
+    """A customer may write the same: "rent 2026-01"."""
+    paid("po_1", trace_id=trace)
+    statement(line("L1", amount, counterparty="Jane Doe", text=f"rent {trace}"))
+    assert matches() == ({"L1": ("po_1", "trace_id")} if is_it else {})
+
+
 def test_two_payouts_of_one_amount_are_proposed_not_guessed(look):
     first, second = paid("po_1"), paid("po_2")
     statement(line("L1"))
