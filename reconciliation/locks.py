@@ -1,6 +1,8 @@
-"""One writer of discrepancies at a time: runs of different days, and actions that look at one object again."""
+"""One writer of discrepancies at a time: runs of different days, and actions that look at one object again. And one keeper of the
+lines of a bank account.
+"""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from django.conf import settings
@@ -70,7 +72,17 @@ def _unlock(statement: str, key: int) -> None:
         connection.close()
 
 
-def _wait_for_lock(cursor: CursorWrapper, statement: str, wait_s: float, key: int = _KEY) -> None:
+def one_keeper(accounts: Iterable[str], *, wait_s: float) -> None:
+    """Nobody else takes in statements of these bank accounts, to the end of the transaction. Raises BooksBusy after waiting so long."""
+    with connection.cursor() as cursor:
+        for account in sorted(set(accounts)):
+            _wait_for_lock(
+                cursor, "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", wait_s, f"bank account {account}"
+            )
+        set_for_long_work(cursor)
+
+
+def _wait_for_lock(cursor: CursorWrapper, statement: str, wait_s: float, key: int | str = _KEY) -> None:
     longest_ms = max(settings.RECONCILE_STATEMENT_TIMEOUT_MS, (wait_s + _LATER_S) * 1000)
     cursor.execute(f"SET LOCAL statement_timeout = {int(longest_ms)}")
     cursor.execute(f"SET LOCAL lock_timeout = {int(wait_s * 1000)}")

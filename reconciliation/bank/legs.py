@@ -276,9 +276,10 @@ def _match(cursor: CursorWrapper, parameters: Mapping[str, Any]) -> int:
         cursor.execute(statement, parameters)
     cursor.execute("ANALYZE bank_due, bank_free")
     cursor.execute(_BY_TRACE, {**parameters, "how": MatchedBy.TRACE_ID})
-    matched = cursor.rowcount
+    matched: int = cursor.rowcount
     cursor.execute(_BY_AMOUNT, {**parameters, "how": MatchedBy.AMOUNT})
-    return matched + cursor.rowcount
+    matched += cursor.rowcount
+    return matched
 
 
 def gaps(file: UUID) -> dict[UUID, date]:

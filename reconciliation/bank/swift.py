@@ -20,6 +20,7 @@ from reconciliation.imports import Unreadable
 from reconciliation.types import Problem
 
 _FIELD = re.compile(r":(\d\d[A-Z]?|NS):")
+_ENVELOPE = re.compile(r"\{\d:|-\}|-\s*$")  # of a message: how it begins and ends
 _OPENING, _CLOSING = ("60F", "60M"), ("62F", "62M")
 _BALANCES = {
     "60F": "final_opening_balance",
@@ -115,7 +116,9 @@ def _fields(file: BinaryIO, encoding: str) -> Iterator[_Field | Problem]:
             if under_way:
                 yield under_way
             under_way = _Field(found[1], number, [text])
-        elif text.startswith(("{", "-}")) or text.strip() in ("", "-"):
+        elif not text.strip():
+            continue  # a field goes on after it
+        elif _ENVELOPE.match(text):
             if under_way:
                 yield under_way
             under_way = None

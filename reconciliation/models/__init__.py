@@ -1,6 +1,6 @@
 """The provider's and the bank's books as we imported them, the runs that compared them with ours, and what they found."""
 
-from reconciliation.models.bank import BankLine, BankMatch, BankStatement
+from reconciliation.models.bank import BankLine, BankMatch, BankStatement, BankStatementLine
 from reconciliation.models.bulk import BulkAction, BulkItem
 from reconciliation.models.chain import AuditBlock, AuditRow
 from reconciliation.models.discrepancies import (
@@ -31,6 +31,7 @@ __all__ = [
     "BankLine",
     "BankMatch",
     "BankStatement",
+    "BankStatementLine",
     "BooksStart",
     "BulkAction",
     "BulkItem",

@@ -41,7 +41,27 @@ class BankStatement(models.Model):
             models.Index(fields=["currency", "last_day"], name="bank_statement_by_reach"),
             models.Index(fields=["account", "currency", "last_day"], name="bank_statement_by_account"),
         ]
-        triggers = [protect_append_only()]
+        triggers = [
+            protect_append_only(),
+            # No booking is lost on the way in, and none is there twice: what stands under it leads from one balance to the other.
+            pgtrigger.Trigger(
+                name="bank_statement_adds_up",
+                level=pgtrigger.Row,
+                when=pgtrigger.After,
+                operation=pgtrigger.Insert,
+                timing=pgtrigger.Deferred,
+                declare=[("found", "record")],
+                func="""
+                    SELECT count(*) AS lines, coalesce(sum(b.amount_minor), 0) AS amount_minor INTO found
+                    FROM reconciliation_bankstatementline l JOIN reconciliation_bankline b ON b.id = l.line_id
+                    WHERE l.statement_id = NEW.id;
+                    IF found.lines <> NEW.lines OR NEW.opening_minor + found.amount_minor <> NEW.closing_minor THEN
+                        RAISE EXCEPTION 'bank statement % does not add up', NEW.id USING ERRCODE = '23514';
+                    END IF;
+                    RETURN NULL;
+                """,
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.account} {self.first_day} to {self.last_day}"
@@ -67,7 +87,7 @@ class BankLine(Numbered, models.Model):
     of_provider = models.BooleanField()  # whether it says that the money came from the provider, or went there
     sha256 = models.BinaryField(max_length=32)  # of the line as it stood in the file: RawRow
     file = models.ForeignKey(StatementFile, on_delete=models.PROTECT, related_name="+")
-    # Null of lines that were read before this was noted.
+    # Which told it first; null of lines that were read before this was noted.
     statement = models.ForeignKey(BankStatement, on_delete=models.PROTECT, related_name="+", null=True, db_index=False)
     line = models.PositiveIntegerField()  # where it stood in the file
 
@@ -81,6 +101,22 @@ class BankLine(Numbered, models.Model):
             models.Index(fields=["booked_on", "id"], name="bank_line_of_provider", condition=Q(of_provider=True)),
             models.Index(fields=["reference"], name="bank_line_by_reference", condition=~Q(reference="")),
             models.Index(fields=["statement"], name="bank_line_by_statement"),
+        ]
+        triggers = [protect_append_only()]
+
+
+class BankStatementLine(models.Model):
+    """A line stands in a statement: in several, where a day's and a week's tell the same booking."""
+
+    id = models.BigAutoField(primary_key=True)
+    statement = models.ForeignKey(BankStatement, on_delete=models.PROTECT, related_name="contents", db_index=False)
+    line = models.ForeignKey(BankLine, on_delete=models.PROTECT, related_name="+")
+    place = models.PositiveIntegerField()  # among the lines of its file, from 1
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["statement", "line"], name="bank_statement_line_once"),
+            models.UniqueConstraint(fields=["statement", "place"], name="bank_statement_place_once"),
         ]
         triggers = [protect_append_only()]
 

@@ -15,7 +15,7 @@ from reconciliation.bank import files, legs, staging, walk
 from reconciliation.bank.staging import Expected, Staged
 from reconciliation.errors import AlreadyLinked, NoteMissing, NotLinked
 from reconciliation.imports import Unreadable
-from reconciliation.locks import one_writer
+from reconciliation.locks import one_keeper, one_writer
 from reconciliation.models import BankLine, BankMatch, BankStatement, StatementFile
 from reconciliation.services import findings
 from reconciliation.services.statements import hash_of, note_refused, refused, report
@@ -31,7 +31,8 @@ def import_bank_statement(*, file: BinaryIO, name: str, by: str, expected: Expec
     Every line is checked first; with any problem nothing is taken in, and the report lists them. The same file a second time
     changes nothing, and neither does a line that came before. `file` is seekable and binary. Belongs outside of transactions.
 
-    Raises BooksBusy (the lines are in; the next run matches them).
+    Raises BooksBusy: somebody takes in statements of the same account, and nothing is in; or a run is under way, the lines are in,
+    and the next run matches them.
     """
     expected = expected or Expected()
     sha256 = hash_of(file)
@@ -88,9 +89,13 @@ def _import(
         last_day=max(days, default=None),
         by=by,
     )
-    taken.added = staging.count_new()
+    one_keeper((one.account for one in staged.statements), wait_s=_WAIT_FOR_RUN_S)
+    added = staging.keep(staged, taken)
+    if added is None:
+        transaction.set_rollback(True)
+        return None, staged
+    taken.added = added
     taken.save(force_insert=True)
-    staging.keep(staged, taken)
     return taken, staged
 
 

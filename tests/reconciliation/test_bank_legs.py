@@ -600,7 +600,7 @@ def test_control_without_the_constraint_a_payout_is_there_twice(race, unguarded,
 
 def two_processes_take_in(race, turns: str) -> list[object]:
     content = (HEAD + line("L1") + line("L2", 77)).encode()
-    race.stop("reconciliation.bank.staging.count_new", at="after")
+    race.stop("reconciliation.bank.staging.keep", at="after")
     for name in ("a", "b"):
         race.actor(
             name, lambda: services.import_bank_statement(file=io.BytesIO(content), name="bank.csv", by="test").replayed
