@@ -41,7 +41,9 @@ CREATE TEMPORARY TABLE recon_sum (
 ) ON COMMIT DROP;
 """
 
-# The last three: what is stored of them, the run itself changes. It explains its statement by what it sees of them.
+# Of what a person or a fuzzy rule has put together, each half that the day holds, however far away the other one stands: where the
+# provider's books hold after all what ours name, the two are taken apart before it is matched anew (`match_one_of_ours`).
+# What is stored of these and of the last, the run itself changes: it explains its statement by what it sees of them.
 _ASIDE = """
 INSERT INTO recon_aside
 SELECT object_kind, source FROM reconciliation_discrepancy WHERE state = ANY(%(unresolved)s)
@@ -51,12 +53,12 @@ UNION
 SELECT l.object_kind, half.source FROM reconciliation_link l
 CROSS JOIN LATERAL (VALUES (l.source), (l.ours_source)) AS half (source) WHERE l.ended_at IS NULL
 UNION
-SELECT split_part(f.object, ':', 1), half.source FROM reconciliation_match f
-CROSS JOIN LATERAL (VALUES (substr(f.object, strpos(f.object, ':') + 1)), (f.ours_source)) AS half (source)
-WHERE f.rule = ANY(%(fuzzy)s) AND f.theirs_on BETWEEN %(near_first)s AND %(near_last)s
+SELECT t.kind, t.source FROM recon_theirs t JOIN reconciliation_match m ON m.object = t.kind || ':' || t.source
+WHERE m.ours_source <> ''
 UNION
-SELECT split_part(object, ':', 1), substr(object, strpos(object, ':') + 1) FROM reconciliation_match
-WHERE rule = 'person' AND theirs_on BETWEEN %(near_first)s AND %(near_last)s
+SELECT t.kind, t.source FROM recon_theirs t
+JOIN reconciliation_match m ON m.ours_source = t.source AND split_part(m.object, ':', 1) = t.kind
+WHERE m.ours_source <> ''
 UNION
 SELECT split_part(object, ':', 1), substr(object, strpos(object, ':') + 1) FROM reconciliation_match
 WHERE tolerance_minor IS NOT NULL AND theirs_on BETWEEN %(near_first)s AND %(near_last)s
@@ -197,9 +199,10 @@ def look_at(parameters: Parameters, *, part: int, of: int) -> None:
     parameters = parameters | {"part": part, "of": of}
     run("DELETE FROM recon_aside")
     run("DELETE FROM recon_theirs")
-    run(_ASIDE, parameters)
     run(_THEIRS, parameters)
-    run("ANALYZE recon_aside, recon_theirs")
+    run("ANALYZE recon_theirs")
+    run(_ASIDE, parameters)
+    run("ANALYZE recon_aside")
     for statement in _AGREED.values():
         run(statement, parameters)
     run("ANALYZE recon_agreed")

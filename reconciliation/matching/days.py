@@ -49,7 +49,8 @@ def parameters_of(bounds: tuple[datetime, datetime], starts_on: date | None, by:
     }
 
 
-def run(statement: str, parameters: Parameters | None = None) -> None:
-    """One of those statements."""
+def run(statement: str, parameters: Parameters | None = None) -> int:
+    """One of those statements; how many rows it wrote."""
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters or None)
+        return int(cursor.rowcount)

@@ -69,7 +69,6 @@ def match_objects(objects: Sequence[tuple[str, str]], *, now: datetime) -> None:
         cursor.executemany("INSERT INTO recon_item VALUES (%s, %s)", sorted(set(objects)))
     by = rules.in_force()
     parameters = parameters_of((now, now), None, by)
-    pairs.take_stored(parameters)
     pairs.pair(parameters, by)
     pairs.keep_stored(parameters)
     judging.judge(parameters, now=now, asked={})

@@ -93,33 +93,36 @@ FROM (
 EXCEPT SELECT kind, source FROM recon_item
 """
 
-
-# Among a few objects nothing can be called unique. What a run has put together stays together…
-_STORED_FUZZY = """
-INSERT INTO recon_fuzzy
-SELECT split_part(f.object, ':', 1), substr(f.object, strpos(f.object, ':') + 1), f.ours_source, f.rule
-FROM reconciliation_match f
-WHERE f.rule = ANY(%(fuzzy)s) AND EXISTS (
-    SELECT FROM recon_item i
-    WHERE i.kind = split_part(f.object, ':', 1) AND i.source IN (substr(f.object, strpos(f.object, ':') + 1), f.ours_source))
-"""
-_ITEMS_OF_FUZZY = """
+# The same of what is stored as put together; and where one half has a counterpart of its own by now, the other one has to be told,
+# on whatever day it stands.
+_ITEMS_OF_MATCHES = """
 INSERT INTO recon_item
-SELECT f.kind, half.source FROM recon_fuzzy f CROSS JOIN LATERAL (VALUES (f.source), (f.ours_source)) AS half (source)
+SELECT split_part(m.object, ':', 1), half.source
+FROM (
+    SELECT m.object, m.ours_source FROM reconciliation_match m JOIN recon_item i ON m.object = i.kind || ':' || i.source
+    WHERE m.ours_source <> ''
+    UNION
+    SELECT m.object, m.ours_source FROM reconciliation_match m
+    JOIN recon_item i ON m.ours_source = i.source AND split_part(m.object, ':', 1) = i.kind
+    WHERE m.ours_source <> ''
+) m CROSS JOIN LATERAL (VALUES (substr(m.object, strpos(m.object, ':') + 1)), (m.ours_source)) AS half (source)
 EXCEPT SELECT kind, source FROM recon_item
 """
-# … as long as each half is alone still, and says what it said then.
-_NOT_AS_STORED = """
-DELETE FROM recon_fuzzy f WHERE NOT EXISTS (
-    SELECT FROM reconciliation_match m
-    JOIN recon_pair t ON t.kind = f.kind AND t.source = f.source
-    JOIN recon_pair o ON o.kind = f.kind AND o.source = f.ours_source
-    WHERE m.object = f.kind || ':' || f.source
-      AND t.ours_id IS NULL AND NOT t.is_foreign AND NOT t.is_duplicate AND t.theirs_status IN ('', 'succeeded')
-      AND o.theirs_rows IS NULL AND o.ours_booked AND o.ours_id = m.ours_id
-      AND (t.theirs_currency, t.theirs_minor, (t.theirs_at AT TIME ZONE 'UTC')::date) = (m.currency, m.theirs_minor, m.theirs_on)
-      AND (o.ours_currency, o.ours_minor, (o.ours_at AT TIME ZONE 'UTC')::date)
-        = (m.currency, m.theirs_minor - CASE f.kind WHEN 'charge' THEN 1 ELSE -1 END * m.difference_minor, m.ours_on))
+
+
+# Among a few objects nothing can be called unique. What a run has put together stays together, as long as each half is alone still,
+# and says what it said then.
+_STORED_FUZZY = """
+INSERT INTO recon_fuzzy
+SELECT t.kind, t.source, o.source, m.rule
+FROM recon_pair t
+JOIN reconciliation_match m ON m.object = t.kind || ':' || t.source AND m.rule = ANY(%(fuzzy)s)
+JOIN recon_pair o ON o.kind = t.kind AND o.source = m.ours_source
+WHERE t.ours_id IS NULL AND NOT t.is_foreign AND NOT t.is_duplicate AND t.theirs_status IN ('', 'succeeded')
+  AND o.theirs_rows IS NULL AND o.ours_booked AND o.ours_id = m.ours_id
+  AND (t.theirs_currency, t.theirs_minor, (t.theirs_at AT TIME ZONE 'UTC')::date) = (m.currency, m.theirs_minor, m.theirs_on)
+  AND (o.ours_currency, o.ours_minor, (o.ours_at AT TIME ZONE 'UTC')::date)
+    = (m.currency, m.theirs_minor - CASE t.kind WHEN 'charge' THEN 1 ELSE -1 END * m.difference_minor, m.ours_on)
 """
 
 
@@ -274,7 +277,8 @@ WHERE p.kind = t.kind AND p.source = t.source AND abs(p.theirs_minor - p.ours_mi
 
 def pair(parameters: Parameters, by: Rules) -> None:
     """`recon_pair`, but for what fuzzy rules say."""
-    run(_ITEMS_OF_LINKS)
+    while run(_ITEMS_OF_LINKS) + run(_ITEMS_OF_MATCHES):  # one's half may be the other's
+        pass
     run("ANALYZE recon_item")
     for statement in _PAIRS.values():
         run(statement, parameters)
@@ -292,15 +296,9 @@ def pair(parameters: Parameters, by: Rules) -> None:
     _tolerate(parameters)
 
 
-def take_stored(parameters: Parameters) -> None:
-    """Have what fuzzy rules have put together before stand in `recon_fuzzy`, and both halves in `recon_item`."""
-    run(_STORED_FUZZY, parameters)
-    run(_ITEMS_OF_FUZZY)
-
-
 def keep_stored(parameters: Parameters) -> None:
-    """Put that together again, unless one half has changed."""
-    run(_NOT_AS_STORED)
+    """Put together again what fuzzy rules have put together before, unless one half has changed."""
+    run(_STORED_FUZZY, parameters)
     join_fuzzy(parameters)
 
 

@@ -19,7 +19,8 @@ from reconciliation.types import (
 class Match(models.Model):
     """An object of the provider's that our books hold as well, and why we take the two for one: as the last look saw it.
 
-    One row for each: what differs is a discrepancy instead. No foreign keys: a large day writes a million of them.
+    One row for each of theirs and of ours: what differs is a discrepancy instead. No foreign keys: a large day writes a million
+    of them.
     """
 
     object = models.CharField(primary_key=True, max_length=280)  # its kind and its id there: `charge:ch_…`
@@ -41,6 +42,9 @@ class Match(models.Model):
         verbose_name_plural = "matches"
         constraints = [
             models.CheckConstraint(condition=Q(rule__in=list(BY_RULES)), name="match_says_why"),
+            # A second charge of one payment is money that somebody has to be told of. (An id is of one kind alone: it is a UUID.)
+            # By its intent a payment stands beside each of its attempts that came to nothing.
+            models.UniqueConstraint(fields=["ours_id"], name="match_one_of_ours", condition=~Q(rule=Rule.INTENT)),
             models.CheckConstraint(
                 condition=Q(difference_minor=0)
                 | Q(
@@ -55,6 +59,8 @@ class Match(models.Model):
             # What a person may want to look at, beside millions that bear the same id.
             models.Index(fields=["object"], name="match_not_by_id", condition=~Q(rule=Rule.ID)),
             models.Index(fields=["theirs_on"], name="match_fuzzy_by_day", condition=Q(rule__in=FUZZY)),
+            # Where the provider's books come to hold what ours name, the match is taken apart.
+            models.Index(fields=["ours_source"], name="match_under_another_id", condition=~Q(ours_source="")),
             models.Index(
                 fields=["currency", "theirs_on"],
                 name="match_within_tolerance",

@@ -6,13 +6,12 @@ Set-based, in the caller's transaction, after a match and after its discrepancie
 from datetime import datetime
 from uuid import UUID
 
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 
-# What was looked at is what a later look replaces: a pair that differs now, or is not there any more, is no match. A row
-# that says the same stays untouched, so a run that is repeated writes nothing.
-_STORE = """
-MERGE INTO reconciliation_match m
-USING (
+from reconciliation.types import Rule
+
+# What the last look saw of each object.
+_SEEN = """
     SELECT i.kind || ':' || i.source AS object, p.kind, p.ours_id, p.rule, p.theirs_currency AS currency, p.theirs_minor,
            CASE WHEN p.ours_source <> p.source THEN p.ours_source ELSE '' END AS ours_source,
            CASE WHEN p.tolerance_minor IS NULL THEN 0
@@ -26,7 +25,18 @@ USING (
         ON f.object_kind = p.kind AND f.source = p.source
     WHERE i.kind IN ('charge', 'refund', 'dispute', 'payout')
       AND NOT EXISTS (SELECT FROM recon_off o WHERE o.has_match AND o.kind = i.kind AND o.source = i.source)
-) now ON now.object = m.object
+"""
+# Ours is another object's now. That one was looked at as well (`pairs`), and gets a row below if it still is a match: of two
+# rows that change places, neither could be written before the other.
+_MAKE_ROOM = f"""
+DELETE FROM reconciliation_match m USING ({_SEEN}) now
+WHERE now.agrees AND now.rule <> '{Rule.INTENT}' AND m.ours_id = now.ours_id AND m.rule <> '{Rule.INTENT}' AND m.object <> now.object
+"""  # noqa: S608  constants
+# What was looked at is what a later look replaces: a pair that differs now, or is not there any more, is no match. A row
+# that says the same stays untouched, so a run that is repeated writes nothing.
+_STORE = f"""
+MERGE INTO reconciliation_match m
+USING ({_SEEN}) now ON now.object = m.object
 WHEN NOT MATCHED AND now.agrees THEN
     INSERT (object, ours_id, ours_source, rule, currency, theirs_minor, difference_minor, tolerance_minor, theirs_on,
             ours_on, run_id)
@@ -41,7 +51,7 @@ WHEN MATCHED AND now.agrees AND (m.ours_id, m.ours_source, m.rule, m.currency, m
                tolerance_minor = now.tolerance_minor, theirs_on = now.theirs_on, ours_on = now.ours_on,
                run_id = %(run)s, matched_at = %(now)s
 WHEN MATCHED AND NOT coalesce(now.agrees, false) THEN DELETE
-"""
+"""  # noqa: S608  constants
 # What agreed at first sight: by id, and to the cent.
 _STORE_AGREED = """
 MERGE INTO reconciliation_match m
@@ -60,16 +70,28 @@ WHEN MATCHED AND (m.ours_id, m.ours_source, m.rule, m.currency, m.theirs_minor, 
                difference_minor = 0, tolerance_minor = NULL, theirs_on = now.theirs_on, ours_on = now.ours_on, run_id = %(run)s,
                matched_at = %(now)s
 """
+# The first attempt of a payment came to nothing in both books; now it succeeded with another charge.
+_FORGET_ATTEMPTS = f"""
+DELETE FROM reconciliation_match m USING recon_agreed a
+WHERE m.ours_id = a.ours_id AND m.rule <> '{Rule.INTENT}' AND m.object <> a.kind || ':' || a.source
+"""  # noqa: S608  constants
 
 
 def store_agreed(run: UUID | None, *, now: datetime) -> None:
     """Write what agreed at first sight."""
+    parameters = {"run": run, "now": now}
     with connection.cursor() as cursor:
-        cursor.execute(_STORE_AGREED, {"run": run, "now": now})
+        try:
+            with transaction.atomic():
+                cursor.execute(_STORE_AGREED, parameters)
+        except IntegrityError:  # so rare that it is not looked for in a large day
+            cursor.execute(_FORGET_ATTEMPTS)
+            cursor.execute(_STORE_AGREED, parameters)
 
 
 def store(run: UUID | None, *, now: datetime) -> None:
     """Write what the last look saw as matches."""
     with connection.cursor() as cursor:
+        cursor.execute(_MAKE_ROOM)
         cursor.execute(_STORE, {"run": run, "now": now})
     store_agreed(run, now=now)

@@ -16,9 +16,9 @@ from payments import services as payments
 from payments.models import Payment, Payout, Refund
 from payments.types import BalanceTransaction, LearntFee
 from reconciliation import services
-from reconciliation.models import BankMatch, Discrepancy, ProviderRead
+from reconciliation.models import BankMatch, Discrepancy, Match, ProviderRead
 from reconciliation.services.importing import upsert
-from reconciliation.types import Kind
+from reconciliation.types import Kind, Rule
 from tests.plans import Scan, scans
 from tests.reconciliation.ledgers import DAY, MERCHANT, NOON, ours, theirs
 
@@ -109,6 +109,7 @@ def two_days(reconcile):
         ours(f"ch_x{number}", at=NOON + DAYS)
         theirs(f"ch_y{number}", at=NOON + DAYS)
     settled(SALES)
+    put_together(SALES)
     at_the_bank()
     analyze()
     reconcile(DAY)
@@ -163,6 +164,24 @@ def settled(count: int) -> None:
             resolved_at=at,
             resolved_by="clara",
             first_seen_at=at,
+        )
+        for number in range(count)
+    )
+
+
+def put_together(count: int) -> None:
+    """Matches of last year that are none by ids."""
+    on = (NOON - 200 * DAYS).date()
+    Match.objects.bulk_create(
+        Match(
+            object=f"charge:row_{number}",
+            ours_id=uuid7(),
+            ours_source=f"ch_then{number}",
+            rule=Rule.AMOUNT_AND_DATE,
+            currency="usd",
+            theirs_minor=1500,
+            theirs_on=on,
+            ours_on=on,
         )
         for number in range(count)
     )
