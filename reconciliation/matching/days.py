@@ -1,6 +1,7 @@
 """A day, and what the statements about it name."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from math import ceil
 from typing import Any
 
 from django.conf import settings
@@ -23,7 +24,13 @@ def parameters_of_day(day: date, starts_on: date | None, by: Rules) -> Parameter
     """What the statements about a day name."""
     since, until = window(day)
     near = {"near_first": (since - by.apart).date(), "near_last": (until + by.apart).date()}
-    return parameters_of((since, until), starts_on, by) | near
+    # What fits something of the day, and what fits that: whether it is alone is seen from both sides.
+    around = {
+        "around_first": (since - 2 * by.apart).date(),
+        "around_last": (until + 2 * by.apart).date(),
+        "around_days": ceil(2 * by.apart / timedelta(days=1)),
+    }
+    return parameters_of((since, until), starts_on, by) | near | around
 
 
 def parameters_of(bounds: tuple[datetime, datetime], starts_on: date | None, by: Rules | None = None) -> Parameters:

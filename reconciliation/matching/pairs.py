@@ -75,6 +75,17 @@ INSERT INTO recon_item
     FROM reconciliation_match f
     CROSS JOIN LATERAL (VALUES (substr(f.object, strpos(f.object, ':') + 1)), (f.ours_source)) AS half (source)
     WHERE f.rule = ANY(%(fuzzy)s) AND f.theirs_on BETWEEN %(near_first)s AND %(near_last)s
+    UNION
+    -- Accepted, and near enough to the day, or to an open item of whatever day, to fit what is left there: a look that does not
+    -- see it would choose where there is no choice.
+    SELECT a.object_kind, a.source FROM reconciliation_discrepancy a
+    WHERE a.closed_as = 'accepted' AND a.object_kind = ANY(%(linked)s) AND a.kind LIKE 'missing_in%%' AND (
+        a.business_date BETWEEN %(around_first)s AND %(around_last)s
+        OR (a.object_kind, a.business_date) IN (
+            SELECT DISTINCT d.object_kind, d.business_date + around
+            FROM reconciliation_discrepancy d CROSS JOIN generate_series(-%(around_days)s, %(around_days)s) around
+            WHERE d.state = ANY(%(unresolved)s) AND d.object_kind = ANY(%(linked)s) AND d.kind LIKE 'missing_in%%'))
+      AND (a.last_seen_run_id IS NOT NULL OR a.business_date < (%(until)s AT TIME ZONE 'UTC')::date)
 )
 EXCEPT SELECT kind, source FROM recon_item  -- what `agreement` has left
 """  # noqa: S608  the view's name is a constant

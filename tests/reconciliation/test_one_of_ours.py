@@ -15,7 +15,7 @@ from reconciliation.models import ChangedDay, Match
 from reconciliation.services import findings, matches, sharing
 from reconciliation.types import Action, ActionInput, Kind
 from tests.reconciliation.ledgers import DAY, NOON, both, found, our_refund, ours, the, theirs
-from tests.reconciliation.test_rules import matched, named, nameless
+from tests.reconciliation.test_rules import candidates, matched, named, nameless
 from tests.reconciliation.test_sharing import helped
 from tests.reconciliation.test_statements import capture, proofs, was_read
 
@@ -32,6 +32,10 @@ def beside(payment: Payment, by: str, amount: int = 1500, **fields: Any) -> str:
         named(payment, "ch_9", amount, charge="ch_9", payment_intent="pi_9", **fields)
         return "ch_9"
     return nameless(amount, **fields)
+
+
+def accept(source: str) -> None:
+    services.perform(discrepancy_id=the(source).pk, action=Action.ACCEPT, by="clara", note="it is lost")
 
 
 def link(source: str, payment: Payment) -> None:
@@ -248,3 +252,64 @@ def test_the_migration_keeps_the_match_by_id_and_has_the_day_of_the_other_looked
         assert ChangedDay.objects.get().day == DAY.date()
         cursor.execute(migration.INDEX.replace("CONCURRENTLY", ""))  # it can be built now
         transaction.set_rollback(True)
+
+
+# --- What is accepted -------------------------------------------------------------------------------
+
+
+def test_what_is_accepted_fits_as_well_whatever_day_is_run(reconcile):
+    ours("ch_2")
+    reconcile()
+    accept("ch_2")
+    ours("ch_1", at=NOON + DAYS - 2 * HOUR)
+    row = nameless(at=NOON + DAYS - HOUR)
+    seen = []
+    for day in (DAY + DAYS, DAY, DAY + DAYS):
+        reconcile(day)
+        seen.append((matched(), found(), {source for source, _, _ in candidates(row)}))
+    assert seen == [({}, {"ch_1": Kind.MISSING_IN_STRIPE, row: Kind.MISSING_IN_OUR_SYSTEM}, {"ch_1", "ch_2"})] * 3
+    assert the("ch_2").closed_as == "accepted"
+
+
+def test_what_is_accepted_fits_an_open_item_of_another_day_as_well(reconcile):
+    ours("ch_2", at=NOON - DAYS)
+    reconcile(DAY - DAYS)
+    accept("ch_2")
+    ours("ch_1", at=NOON - 2 * HOUR)
+    row = nameless(at=NOON - HOUR)
+    reconcile()
+    assert found() == {"ch_1": Kind.MISSING_IN_STRIPE, row: Kind.MISSING_IN_OUR_SYSTEM}
+    reconcile(DAY + 20 * DAYS)
+    assert matched() == {}
+    assert {source for source, _, _ in candidates(row)} == {"ch_1", "ch_2"}
+
+
+@pytest.mark.parametrize("day", [DAY, DAY + DAYS])
+def test_what_was_accepted_is_matched_where_nothing_else_fits_whatever_day_is_run(reconcile, day):
+    payment = ours("ch_2")
+    reconcile()
+    accept("ch_2")
+    row = nameless(at=NOON + DAYS - HOUR)
+    reconcile(day)
+    reconcile(DAY + DAYS)
+    assert matched() == {f"charge:{row}": ("amount_and_date", payment.pk)}
+    assert (found(), the("ch_2").closed_as) == ({}, "auto")
+
+
+def test_what_is_accepted_may_itself_fit_something_else_that_is(reconcile):
+    """A chain of four, each within a day of the next: the run of the last one sees that its neighbour has another one."""
+    chain = [
+        str(ours("ch_1", at=NOON - 20 * HOUR).charge_reference),
+        nameless(at=NOON),
+        str(ours("ch_2", at=NOON + 20 * HOUR).charge_reference),
+    ]
+    for days in (1, -1, 0):
+        reconcile(DAY + days * DAYS)
+    assert matched() == {}
+    for source in chain:
+        accept(source)
+    row = nameless(at=NOON + 40 * HOUR)
+    reconcile(DAY + 2 * DAYS)
+    assert matched() == {}
+    assert found() == {row: Kind.MISSING_IN_OUR_SYSTEM}
+    assert {source for source, _, _ in candidates(row)} == {"ch_2"}
