@@ -13,6 +13,7 @@ import pytest
 from django.db import connections
 from rich.console import Console
 
+from config.bootstrap import ensure_credentials
 from config.trading_day import load, plan
 from config.trading_day.evening import PLANTED
 from config.trading_day.load import Loader
@@ -88,6 +89,7 @@ def loader(provider, workers, live_server, monkeypatch) -> Loader:
     for name, value in _SHORT.items():
         monkeypatch.setattr(plan, name, value)
     monkeypatch.setattr(load, "_EXPIRY_WHILE_LOADING_S", 5)
+    ensure_credentials(known={})  # `make up` has made the logins before the day
     return Loader(url=live_server.url, provider=provider, steps=Steps(Console(file=StringIO())))
 
 
