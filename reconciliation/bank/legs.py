@@ -26,19 +26,38 @@ OBJECT: Final = "bank"  # the object kind of all that is found here
 
 _LIVE = "m.ended_at IS NULL"
 
-# Where a statement does not begin with the balance with which the one before it ended: what is between both we do not know.
+# Where a statement does not begin with the balance with which one before it ended: what is between both we do not know. Their days
+# may touch: an opening balance bears the day of the booking before (MT940). The first statement of an account has none before it.
 GAPS = """
-SELECT s.id, s.account, s.currency, last.day AS after, s.first_day AS before
-FROM reconciliation_bankstatement s
-CROSS JOIN LATERAL (
-    SELECT max(p.last_day) AS day FROM reconciliation_bankstatement p
-    WHERE p.account = s.account AND p.currency = s.currency AND p.last_day < s.first_day
-) last
-WHERE s.opening_minor IS NOT NULL AND last.day IS NOT NULL AND NOT EXISTS (
+WITH placed AS (
+    SELECT s.*, (
+        SELECT max(p.last_day) FROM reconciliation_bankstatement p
+        WHERE p.account = s.account AND p.currency = s.currency AND p.first_day < s.first_day AND p.last_day <= s.first_day) AS after
+    FROM reconciliation_bankstatement s WHERE s.opening_minor IS NOT NULL
+), alone AS (
+    SELECT s.* FROM placed s
+    WHERE NOT EXISTS (  -- one ends where it begins
+        SELECT FROM reconciliation_bankstatement p
+        WHERE p.account = s.account AND p.currency = s.currency AND p.id <> s.id
+          AND p.first_day <= s.first_day AND p.last_day >= coalesce(s.after, '-infinity')
+          AND (p.closing_minor IS NULL OR p.closing_minor = s.opening_minor AND p.last_day <= s.last_day)
+    ) AND NOT EXISTS (  -- it begins within another one, or where one begins that is looked at itself
+        SELECT FROM reconciliation_bankstatementline m
+        JOIN reconciliation_bankstatementline t ON t.line_id = m.line_id AND t.statement_id <> m.statement_id
+        JOIN reconciliation_bankstatement p ON p.id = t.statement_id
+        WHERE m.statement_id = s.id
+          AND m.place = (SELECT min(f.place) FROM reconciliation_bankstatementline f WHERE f.statement_id = s.id)
+          AND (t.place > (SELECT min(f.place) FROM reconciliation_bankstatementline f WHERE f.statement_id = p.id)
+               OR (p.first_day, p.last_day, p.id) < (s.first_day, s.last_day, s.id)))
+)
+SELECT s.id, s.account, s.currency, coalesce(s.after, s.first_day) AS after, s.first_day AS before FROM alone s
+WHERE EXISTS (
     SELECT FROM reconciliation_bankstatement p
-    WHERE p.account = s.account AND p.currency = s.currency AND p.id <> s.id AND (
-        p.last_day BETWEEN last.day AND s.first_day AND (p.closing_minor IS NULL OR p.closing_minor = s.opening_minor)
-        OR p.first_day < s.first_day AND p.last_day >= s.first_day))
+    WHERE p.account = s.account AND p.currency = s.currency AND (p.first_day, p.last_day) < (s.first_day, s.last_day)
+) OR EXISTS (
+    SELECT FROM alone p
+    WHERE p.account = s.account AND p.currency = s.currency AND (p.first_day, p.last_day) = (s.first_day, s.last_day)
+      AND (p.number, p.id) < (s.number, s.id))
 """
 
 # Legs of payouts that have no line yet, from the first day on that a statement in their currency tells of: the recent ones, and

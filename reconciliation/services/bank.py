@@ -65,8 +65,12 @@ def import_bank_statement(*, file: BinaryIO, name: str, by: str, expected: Expec
 
 def _notes(taken: StatementFile) -> tuple[str, ...]:
     """Of statements that do not follow on what we have. They may come in any order, so that is no reason to refuse one."""
+    says = "A statement of {} is missing {}: the balances do not lead from one to the other."
     return tuple(
-        f"A statement of {one.account} is missing between {after} and {one.first_day}: the balances do not lead from one to the other."
+        says.format(
+            one.account,
+            f"on {after}" if after == one.first_day else f"between {after} and {one.first_day}",
+        )
         for one, after in ((BankStatement.objects.get(pk=pk), after) for pk, after in legs.gaps(taken.pk).items())
     )
 

@@ -14,6 +14,7 @@ from django.db import IntegrityError, transaction
 
 from foundation.ids import uuid7
 from reconciliation import services
+from reconciliation.bank import legs
 from reconciliation.bank.staging import Expected
 from reconciliation.models import BankLine, BankMatch, BankStatement, RawRow, StatementFile
 from reconciliation.types import StatementReport
@@ -332,6 +333,43 @@ def test_an_iban_is_one_account_with_blanks_and_without():
     report = take_in(data.replace(b"DE89370400440532013000", b"de89 3704 0044 0532 0130 00"))
     assert (report.added, report.known) == (0, 3)
     assert set(BankLine.objects.values_list("account", flat=True)) == {"DE89370400440532013000"}
+
+
+MISSING = "A statement of DE1 is missing {}: the balances do not lead from one to the other."
+
+
+@pytest.mark.parametrize(
+    ("before", "later", "where"),
+    [
+        # MT940's opening balance bears the day of the booking before: the days touch.
+        (
+            told_of("260112", "5", 100, 50, first="260109"),
+            told_of("260113", "7", 300, 50, first="260112"),
+            "on 2026-01-12",
+        ),
+        (page("5/1", 100, 50), page("5/3", 200, 50), "on 2026-01-12"),
+        (told_of("260112", "5/1", 100, 50, first="260109"), page("5/3", 200, 50), "on 2026-01-12"),
+        (
+            told_of("260109", "4", 0, 300) + told_of("260112", "5", 300, -150, first="260109"),
+            told_of("260113", "7", 300, 50, first="260112"),  # as much as the last but one ended with
+            "on 2026-01-12",
+        ),
+    ],
+)
+def test_a_statement_that_is_missing_is_told_where_days_touch(before, later, where):
+    assert take_in(before).notes == ()
+    assert take_in(later).notes == (MISSING.format(where),)
+
+
+def test_no_statement_is_missing_where_one_begins_within_another():
+    """A week, and days of it; each file in an order of its own; MT940's days, which touch."""
+    week = told_of("260113", "W", 100, 50, 50, first="260109").replace("61:260113C50", "61:260112C50", 1)
+    days = [told_of("260112", "5", 100, 50, first="260109"), told_of("260113", "6", 150, 50, first="260112")]
+    for files in ([week, days[1]], [days[1], days[0], week], [days[0], week, days[1]]):
+        reports = [take_in(one + "\n" * StatementFile.objects.count()) for one in files]
+        assert [(one.problems, one.notes) for one in reports[1:]] == [((), ())] * (len(files) - 1)
+    assert BankLine.objects.count() == 2
+    assert not any(legs.gaps(one.pk) for one in StatementFile.objects.all())
 
 
 def test_several_statements_of_several_accounts_in_one_file():
