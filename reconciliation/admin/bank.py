@@ -15,7 +15,7 @@ from foundation.sections import Entry, Facts, Page, Section, Text, Timeline
 from reconciliation import services
 from reconciliation.admin import walks
 from reconciliation.admin.shared import walk_link
-from reconciliation.bank import walk
+from reconciliation.bank import chain
 from reconciliation.models import BankLine, BankMatch, Discrepancy, RawRow
 from reconciliation.types import Kind
 
@@ -102,13 +102,13 @@ class BankLineAdmin(ReadOnlyAdmin[BankLine]):
     def prepare(self, rows: list[BankLine]) -> None:
         live = BankMatch.objects.filter(line__in=rows, ended_at=None)
         by_line = {match.line_id: match for match in live}
-        payouts = walk.payouts([match.payout_id for match in by_line.values()])
+        payouts = chain.payouts([match.payout_id for match in by_line.values()])
         for row in rows:
             match = by_line.get(row.pk)
             row.__dict__["payout"] = payouts.get(match.payout_id) if match else None
 
     def offered(self, row: BankLine) -> list[str]:
-        return ["link"] if walk.match_of(row) is None else ["unlink"]
+        return ["link"] if chain.match_of(row) is None else ["unlink"]
 
     @admin.display(description="Booked")
     def booked(self, line: BankLine) -> str:
@@ -134,8 +134,8 @@ class BankLineAdmin(ReadOnlyAdmin[BankLine]):
         return cells.money(line.amount_minor, line.currency)
 
     def page(self, request: HttpRequest, row: BankLine) -> Page:
-        match = walk.match_of(row)
-        payout = walk.payouts([match.payout_id]).get(match.payout_id) if match else None
+        match = chain.match_of(row)
+        payout = chain.payouts([match.payout_id]).get(match.payout_id) if match else None
         raw = RawRow.objects.filter(pk=row.sha256).first()
         facts: list[tuple[str, str | SafeString]] = [
             ("Account", cells.code(row.account)),

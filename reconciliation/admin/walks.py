@@ -13,7 +13,8 @@ from foundation.desk import ActForm, ReadOnlyAdmin
 from foundation.sections import Cell, Custom, Facts, Page, Section, Table
 from reconciliation.admin.shared import order_link, walk_link
 from reconciliation.bank import walk
-from reconciliation.bank.walk import SHOWN, Booking, Break, Ending, Link, Ours, Payout, Walk
+from reconciliation.bank.chain import Booking, Ours, Payout
+from reconciliation.bank.walk import SHOWN, Break, Ending, Link, Walk
 from reconciliation.models import BankLine
 
 _NAME = "reconciliation_bankline_walk"

@@ -223,6 +223,8 @@ class Discrepancy(Numbered, models.Model):
             ),
             models.Index(fields=["business_date", "kind"], name="discrepancy_by_date"),
             models.Index(fields=["order_reference"], name="discrepancy_by_order"),
+            models.Index(fields=["intent"], name="discrepancy_by_intent", condition=~Q(intent="")),
+            models.Index(fields=["charge"], name="discrepancy_by_charge", condition=~Q(charge="")),
             models.Index(
                 fields=["incident", "id"], name="discrepancy_by_incident", condition=Q(incident__isnull=False)
             ),

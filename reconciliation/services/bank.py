@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 from foundation.database import database_now
 from foundation.errors import InvalidInput, NotFound
 from reconciliation import books
-from reconciliation.bank import files, legs, staging, walk
+from reconciliation.bank import chain, files, legs, staging
 from reconciliation.bank.staging import Expected, Staged
 from reconciliation.errors import AlreadyLinked, NoteMissing, NotLinked
 from reconciliation.imports import Unreadable
@@ -143,7 +143,7 @@ def link(*, line: str, payout: str, by: str, why: str) -> None:
     """
     if not why.strip():
         raise NoteMissing(param="note")
-    known = walk.find_payout(payout)
+    known = chain.find_payout(payout)
     if known is None:
         raise NotFound(f"No payout is called {payout}.")
     with transaction.atomic():
