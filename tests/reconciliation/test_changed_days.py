@@ -222,7 +222,7 @@ def test_the_command_tells_what_it_ran_again_and_its_exit_code_counts_that(no_im
     both("ch_1")
     run = lambda *given: _command("--from", str(NEXT.date()), "--to", str(NEXT.date()), *given)  # noqa: E731
     services.reconcile_day(day=DAY.date(), by="test")
-    assert run() == (0, run()[1])
+    assert [run()[0], run()[0]] == [0, 0]
     theirs("ch_late")
     code, text = run("--json")
     assert code == 1
