@@ -1,7 +1,6 @@
 """A day, and what the statements about it name."""
 
 from datetime import UTC, date, datetime, time, timedelta
-from math import ceil
 from typing import Any
 
 from django.conf import settings
@@ -28,7 +27,7 @@ def parameters_of_day(day: date, starts_on: date | None, by: Rules) -> Parameter
     around = {
         "around_first": (since - 2 * by.apart).date(),
         "around_last": (until + 2 * by.apart).date(),
-        "around_days": ceil(2 * by.apart / timedelta(days=1)),
+        "around_days": (2 * by.apart).days + 1,
     }
     return parameters_of((since, until), starts_on, by) | near | around
 
