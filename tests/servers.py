@@ -24,6 +24,8 @@ UNSAFE_AND_FAST = {
     "max_connections": "300",
     # Runs make temporary tables by the thousand here: with a minute between two clean-ups of the catalogue, each takes longer.
     "autovacuum_naptime": "5s",
+    # Tests ask a few rows: compiling a query takes longer than the query.
+    "jit": "off",
 }
 
 

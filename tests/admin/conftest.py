@@ -8,10 +8,10 @@ from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
-from tests.reconciliation.conftest import Books, books, settle_after_s
+from tests.reconciliation.conftest import Books, books, provider_process, settle_after_s
 from tests.shop import Shop, open_shop
 
-__all__ = ["Books", "act_url", "books", "page_url", "settle_after_s"]
+__all__ = ["Books", "act_url", "books", "page_url", "provider_process", "settle_after_s"]
 
 
 @pytest.fixture

@@ -63,19 +63,30 @@ def settle_after_s() -> float:
 
 
 @pytest.fixture
-def books(transactional_db, valkey, settings, monkeypatch: pytest.MonkeyPatch, tmp_path, settle_after_s):  # noqa: PLR0917
+def provider_process(
+    request: pytest.FixtureRequest, settings, monkeypatch: pytest.MonkeyPatch, tmp_path, settle_after_s
+):
+    """The session's sandbox, empty; one of its own for a test that has it book later."""
+    if not settle_after_s:
+        yield request.getfixturevalue("sandbox")
+        return
     handle = start_sandbox(tmp_path, settle_after_s=settle_after_s)
     settings.STRIPE_API_BASE = handle.url
     monkeypatch.setenv("STRIPE_API_BASE", handle.url)
-    handle.control("POST", "webhooks", {"mode": "drop"})
+    yield handle
+    handle.stop()
+
+
+@pytest.fixture
+def books(transactional_db, valkey, provider_process: SandboxProcess) -> Books:
+    provider_process.control("POST", "webhooks", {"mode": "drop"})
     now = database_now()
     day = now.date() - timedelta(days=1)
     back = datetime.combine(day, time(12), UTC) - now
-    handle.control("POST", "clock", {"advance_s": int(back.total_seconds())})
+    provider_process.control("POST", "clock", {"advance_s": int(back.total_seconds())})
     shop = open_shop()
     shop.stock("book", 100)
-    yield Books(shop, handle, day)
-    handle.stop()
+    return Books(shop, provider_process, day)
 
 
 @pytest.fixture

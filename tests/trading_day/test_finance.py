@@ -3,9 +3,9 @@
 from config.trading_day import finance
 from payments import services as payments
 from reconciliation.models import BankMatch, Discrepancy
-from tests.reconciliation.conftest import books, settle_after_s
+from tests.reconciliation.conftest import books, provider_process, settle_after_s
 
-__all__ = ["books", "settle_after_s"]
+__all__ = ["books", "provider_process", "settle_after_s"]
 
 
 def test_our_bank_tells_of_the_payout_of_a_customer_and_of_money_that_nothing_explains(books):
