@@ -76,9 +76,13 @@ def one_keeper(accounts: Iterable[str], *, wait_s: float) -> None:
     """Nobody else takes in statements of these bank accounts, to the end of the transaction. Raises BooksBusy after waiting so long."""
     with connection.cursor() as cursor:
         for account in sorted(set(accounts)):
-            _wait_for_lock(
-                cursor, "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", wait_s, f"bank account {account}"
-            )
+            try:
+                _wait_for_lock(
+                    cursor, "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", wait_s, f"bank account {account}"
+                )
+            except BooksBusy as error:
+                says = "Another statement of this bank account is being taken in, and of this file nothing is: try again in a minute."
+                raise BooksBusy(says) from error.__cause__
         set_for_long_work(cursor)
 
 

@@ -41,6 +41,10 @@ WITH placed AS (
         WHERE p.account = s.account AND p.currency = s.currency AND p.id <> s.id
           AND p.first_day <= s.first_day AND p.last_day >= coalesce(s.after, '-infinity')
           AND (p.closing_minor IS NULL OR p.closing_minor = s.opening_minor AND p.last_day <= s.last_day)
+    ) AND NOT EXISTS (  -- nothing was booked on days of which another one tells as well
+        SELECT FROM reconciliation_bankstatement p
+        WHERE s.lines = 0 AND p.account = s.account AND p.currency = s.currency AND p.lines > 0
+          AND p.first_day <= s.first_day AND p.last_day >= s.last_day
     ) AND NOT EXISTS (  -- it begins within another one, or where one begins that is looked at itself
         SELECT FROM reconciliation_bankstatementline m
         JOIN reconciliation_bankstatementline t ON t.line_id = m.line_id AND t.statement_id <> m.statement_id

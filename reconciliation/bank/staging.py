@@ -107,6 +107,7 @@ def keep(staged: Staged, taken: StatementFile) -> int | None:
     """
     problems, staged.problem_count = keeping.otherwise()
     staged.problems += problems
+    keeping.begin()
     added, marks = 0, _marks()
     for index, one in enumerate(staged.statements):
         if staged.problem_count or one.first_day is None or one.last_day is None:  # checked: each has both

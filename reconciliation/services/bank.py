@@ -13,7 +13,7 @@ from foundation.errors import InvalidInput, NotFound
 from reconciliation import books
 from reconciliation.bank import chain, files, legs, staging
 from reconciliation.bank.staging import Expected, Staged
-from reconciliation.errors import AlreadyLinked, NoteMissing, NotLinked
+from reconciliation.errors import AlreadyLinked, BooksBusy, NoteMissing, NotLinked
 from reconciliation.imports import Unreadable
 from reconciliation.locks import one_keeper, one_writer
 from reconciliation.models import BankLine, BankMatch, BankStatement, StatementFile
@@ -31,8 +31,8 @@ def import_bank_statement(*, file: BinaryIO, name: str, by: str, expected: Expec
     Every line is checked first; with any problem nothing is taken in, and the report lists them. The same file a second time
     changes nothing, and neither does a line that came before. `file` is seekable and binary. Belongs outside of transactions.
 
-    Raises BooksBusy: somebody takes in statements of the same account, and nothing is in; or a run is under way, the lines are in,
-    and the next run matches them.
+    Raises BooksBusy: somebody takes in statements of the same account, and nothing is in. Where a run is under way, the lines are
+    in, a note says so, and the next run matches them.
     """
     expected = expected or Expected()
     sha256 = hash_of(file)
@@ -59,8 +59,15 @@ def import_bank_statement(*, file: BinaryIO, name: str, by: str, expected: Expec
     if taken is None:
         told = refused(name, sha256, layout, staged.problems, staged.problem_count)
         return note_refused(told, by=by, whose=Whose.BANK)
-    matched = match_bank_lines(by=by, wait_s=_WAIT_FOR_RUN_S)
-    return replace(report(taken, replayed=False, matched=matched), notes=_notes(taken))
+    matched, notes = 0, _notes(taken)
+    try:
+        matched = match_bank_lines(by=by, wait_s=_WAIT_FOR_RUN_S)
+    except BooksBusy:
+        notes = (
+            *notes,
+            "A reconciliation run is under way: what payouts these lines are is looked at by the next one.",
+        )
+    return replace(report(taken, replayed=False, matched=matched), notes=notes)
 
 
 def _notes(taken: StatementFile) -> tuple[str, ...]:

@@ -26,8 +26,8 @@ _SEEN = """
     WHERE i.kind IN ('charge', 'refund', 'dispute', 'payout')
       AND NOT EXISTS (SELECT FROM recon_off o WHERE o.has_match AND o.kind = i.kind AND o.source = i.source)
 """
-# Ours is another object's now. That one was looked at as well (`pairs`), and gets a row below if it still is a match: of two
-# rows that change places, neither could be written before the other.
+# Ours is another object's now. What was put together without an id was looked at as well (`pairs`), and gets a row below if it still
+# is a match: of two rows that change places, neither could be written before the other.
 _MAKE_ROOM = f"""
 DELETE FROM reconciliation_match m USING ({_SEEN}) now
 WHERE now.agrees AND now.rule <> '{Rule.INTENT}' AND m.ours_id = now.ours_id AND m.rule <> '{Rule.INTENT}' AND m.object <> now.object

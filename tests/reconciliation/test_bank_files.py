@@ -8,17 +8,21 @@ import tracemalloc
 from datetime import date
 from pathlib import Path
 
+import psycopg
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from foundation.ids import uuid7
 from reconciliation import services
-from reconciliation.bank import legs
+from reconciliation.bank import keeping, legs
 from reconciliation.bank.staging import Expected
+from reconciliation.errors import BooksBusy
 from reconciliation.models import BankLine, BankMatch, BankStatement, RawRow, StatementFile
+from reconciliation.services import bank
 from reconciliation.types import StatementReport
 from tests.races import orders
+from tests.reconciliation.test_sharing import database_url
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -273,6 +277,75 @@ def test_what_two_statements_both_tell_is_told_once():
     assert (report.problems, report.added, report.known) == ((), 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "new"),
+    [
+        # CAMT's ids are names, whatever they look like: the evening's statement holds that of noon.
+        (camt_page("20260112/1", 100, 50), camt_page("20260112/2", 100, 50, 30), 1),
+        # The bank lists the newest booking first, in both.
+        (camt_page("noon", 100, 7, 50), camt_page("evening", 100, 3, 7, 50), 1),
+        # A week in which Monday alone had bookings, of an account that is emptied every day.
+        (camt_page("monday", 0, 50, -50), camt_page("W", 0, 50, -50, days=("2026-01-12", "2026-01-16")), 0),
+    ],
+)
+def test_a_statement_that_holds_another_one_brings_what_is_new_alone(first, second, new):
+    before = take_in(first).added
+    report = take_in(second)
+    assert (report.problems, report.added) == ((), new)
+    assert BankLine.objects.count() == before + new
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_statement_without_balances_tells_of_the_same_bookings(order):
+    whole = camt_page("1", 100, 50, 7)
+    files = [
+        whole,
+        re.sub(r"<Bal>.*?</Bal>", "", whole).replace(
+            "<Acct>", "<FrToDt><FrDtTm>2026-01-12T00:00:00</FrDtTm><ToDtTm>2026-01-12T23:59:59</ToDtTm></FrToDt><Acct>"
+        ),
+    ]
+    reports = [take_in(files[number]) for number in order]
+    assert [(one.problems, one.added) for one in reports] == [((), 2), ((), 0)]
+
+
+def test_a_file_of_many_statements_takes_no_more_locks_than_one_of_few(monkeypatch):
+    locks = []
+    keep = keeping.keep
+
+    def count_after(*told):
+        added = keep(*told)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()")
+            locks.append(cursor.fetchone()[0])
+        return added
+
+    monkeypatch.setattr(keeping, "keep", count_after)
+    days = [page(str(number), 100 + number, 1, day=f"2601{number:02}") for number in range(1, 29)]
+    assert take_in("".join(days)).added == 28
+    assert locks[-1] == locks[1]
+
+
+def test_lines_that_are_in_while_a_run_is_under_way_are_told_to_be_in(monkeypatch):
+    def busy(**_):
+        raise BooksBusy
+
+    monkeypatch.setattr(bank, "match_bank_lines", busy)
+    report = take_in(page("5", 100, 50))
+    assert (report.added, report.matched) == (1, 0)
+    assert report.notes == (
+        "A reconciliation run is under way: what payouts these lines are is looked at by the next one.",
+    )
+
+
+def test_whoever_waits_too_long_for_another_file_is_told_that_nothing_is_in(monkeypatch):
+    monkeypatch.setattr(bank, "_WAIT_FOR_RUN_S", 0.1)
+    with psycopg.connect(database_url(), autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended('bank account DE1', 0))")
+        with pytest.raises(BooksBusy, match="of this file nothing is"):
+            take_in(page("5", 100, 50))
+    assert not BankLine.objects.exists()
+
+
 @pytest.mark.parametrize("turns", orders("a", "a", "b", "b", alike=True))
 def test_two_pages_taken_in_at_once_lose_no_booking(race, turns):
     pages_at_once(race, turns)
@@ -370,6 +443,11 @@ def test_no_statement_is_missing_where_one_begins_within_another():
         assert [(one.problems, one.notes) for one in reports[1:]] == [((), ())] * (len(files) - 1)
     assert BankLine.objects.count() == 2
     assert not any(legs.gaps(one.pk) for one in StatementFile.objects.all())
+
+
+def test_a_day_without_bookings_within_a_week_that_is_there_misses_none():
+    take_in(camt_page("W", 100, 50, 50, days=("2026-01-12", "2026-01-16")))
+    assert take_in(camt_page("wednesday", 150, days=("2026-01-14", "2026-01-14"))).notes == ()
 
 
 def test_several_statements_of_several_accounts_in_one_file():
