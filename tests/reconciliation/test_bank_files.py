@@ -325,6 +325,14 @@ def test_a_file_of_many_statements_takes_no_more_locks_than_one_of_few(monkeypat
     assert locks[-1] == locks[1]
 
 
+def test_a_large_statement_that_comes_again_needs_no_more_buffers_than_there_are():
+    """A session has 128 buffers for temporary tables, and a scan pins what it reads ahead."""
+    amounts = [1 + number % 977 for number in range(12_000)]
+    assert take_in(page("5", 100, *amounts).replace("STRIPE", "JANE")).added == len(amounts)
+    report = take_in(page("W", 100, *amounts).replace("STRIPE", "JANE"))
+    assert (report.problems, report.added) == ((), 0)
+
+
 def test_lines_that_are_in_while_a_run_is_under_way_are_told_to_be_in(monkeypatch):
     def busy(**_):
         raise BooksBusy
