@@ -73,6 +73,8 @@ class ProviderTransaction(models.Model):
             models.Index(fields=["created_at"], name="provider_txn_by_day"),
             models.Index(fields=["source"], name="provider_txn_by_source"),
             models.Index(fields=["payment_number"], name="provider_txn_by_payment", condition=~Q(payment_number="")),
+            # What went back of a charge. Of refunds alone: they are few beside the charges, each of which names itself.
+            models.Index(fields=["charge"], name="provider_refund_by_charge", condition=Q(reporting_category="refund")),
             # What was read or withdrawn since the audit chain was extended: a few pages for each gigabyte of rows.
             BrinIndex(fields=["seen_at", "withdrawn_at"], name="provider_txn_by_change", autosummarize=True),
         ]

@@ -12,6 +12,7 @@ from datetime import date, datetime
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from foundation.database import database_now
 from foundation.errors import InvalidInput, MissingInput
@@ -287,13 +288,15 @@ def refund_customer(item: Discrepancy, action: DiscrepancyAction, given: ActionI
     return _refund_overcharge(item, action, given)
 
 
+def rows_given_back(charge: str) -> QuerySet[ProviderTransaction]:
+    """The provider's bookings of what went back of a charge."""
+    return ProviderTransaction.objects.filter(charge=charge, reporting_category="refund", withdrawn_at__isnull=True)
+
+
 def _refund_apart(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
     """All of a charge that is no sale of ours goes back; what went back at Stripe's dashboard is recorded first."""
     payment = _record_apart(item, action, given)
-    rows = ProviderTransaction.objects.filter(
-        charge=item.source, reporting_category="refund", withdrawn_at__isnull=True
-    )
-    for refund in sorted(set(rows.values_list("source", flat=True))):
+    for refund in sorted(set(rows_given_back(item.source).values_list("source", flat=True))):
         payments.adopt_refund(refund=refund, by=action.by, why=action.note)
     payment = payments_reads.get_payment(payment.number)
     with _held(action) as agreed:

@@ -18,6 +18,7 @@ from payments.types import BalanceTransaction, LearntFee
 from reconciliation import services
 from reconciliation.models import BankMatch, Discrepancy, Match, ProviderRead
 from reconciliation.services.importing import upsert
+from reconciliation.services.repairs import rows_given_back
 from reconciliation.types import Kind, Rule
 from tests.plans import Scan, scans
 from tests.reconciliation.ledgers import DAY, MERCHANT, NOON, ours, theirs
@@ -216,3 +217,9 @@ def test_a_run_reads_whole_sets_and_looks_up_what_differs_alone(reconcile, two_d
     assert report.statement["usd"].proofs[1].says_minor is not None  # it was proved, with all that this takes
     assert Discrepancy.objects.filter(state="open").count() == 2 * DIFFERENCES
     assert BankMatch.objects.count() == PAYOUTS
+
+
+def test_what_went_back_of_a_charge_is_looked_up_by_it():
+    upsert([row(f"ch_{number}", 1500, 74, NOON) for number in range(SALES)])
+    analyze()
+    assert "provider_refund_by_charge" in rows_given_back("ch_7").explain()
