@@ -16,6 +16,9 @@ from reconciliation.limits import set_for_long_work
 _KEY = 0x5EC0_4C11
 _CHAIN_KEY = 0x5EC0_4C12
 _HELPERS_KEY = 0x5EC0_4C13
+_ACCOUNT_BUSY = (
+    "Another statement of this bank account is being taken in, and of this file nothing is: try again in a minute."
+)
 _LATER_S = 5  # than the wait for a lock ends the statement that waits: else nobody could tell why
 
 
@@ -76,17 +79,14 @@ def one_keeper(accounts: Iterable[str], *, wait_s: float) -> None:
     """Nobody else takes in statements of these bank accounts, to the end of the transaction. Raises BooksBusy after waiting so long."""
     with connection.cursor() as cursor:
         for account in sorted(set(accounts)):
-            try:
-                _wait_for_lock(
-                    cursor, "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", wait_s, f"bank account {account}"
-                )
-            except BooksBusy as error:
-                says = "Another statement of this bank account is being taken in, and of this file nothing is: try again in a minute."
-                raise BooksBusy(says) from error.__cause__
+            lock = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+            _wait_for_lock(cursor, lock, wait_s, f"bank account {account}", busy=_ACCOUNT_BUSY)
         set_for_long_work(cursor)
 
 
-def _wait_for_lock(cursor: CursorWrapper, statement: str, wait_s: float, key: int | str = _KEY) -> None:
+def _wait_for_lock(
+    cursor: CursorWrapper, statement: str, wait_s: float, key: int | str = _KEY, *, busy: str = ""
+) -> None:
     longest_ms = max(settings.RECONCILE_STATEMENT_TIMEOUT_MS, (wait_s + _LATER_S) * 1000)
     cursor.execute(f"SET LOCAL statement_timeout = {int(longest_ms)}")
     cursor.execute(f"SET LOCAL lock_timeout = {int(wait_s * 1000)}")
@@ -95,7 +95,7 @@ def _wait_for_lock(cursor: CursorWrapper, statement: str, wait_s: float, key: in
     except OperationalError as error:
         if sqlstate(error) != LOCK_NOT_AVAILABLE:
             raise
-        raise BooksBusy from error
+        raise BooksBusy(busy) from error
 
 
 @contextmanager
