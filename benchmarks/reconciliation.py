@@ -173,7 +173,7 @@ def floor(file: Path, day: datetime) -> Found:
     return expected()
 
 
-_KEPT = ("reconciliation_rawrow", "reconciliation_providertransaction", "reconciliation_match")
+_KEPT = ("reconciliation_rawpage", "reconciliation_providertransaction", "reconciliation_match")
 
 
 def kept_rows(file: Path, day: datetime) -> Found:

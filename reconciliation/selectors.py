@@ -20,7 +20,7 @@ from orders import selectors as orders
 from orders.types import OrderView
 from payments import selectors as payments
 from payments.types import PaymentView, RefundView
-from reconciliation import books
+from reconciliation import books, vouchers
 from reconciliation.models import (
     BulkAction,
     ChangedDay,
@@ -192,6 +192,7 @@ class DiscrepancyPage:
     payment: PaymentView | None
     refund: RefundView | None
     transactions: Sequence[ProviderTransaction]  # the provider's rows of this object, oldest first
+    told: Mapping[str, Mapping[str, Any]]  # what it said of each, word for word
     history: Sequence[DiscrepancyHistory]
     actions: Sequence[DiscrepancyAction]  # what people did, oldest first
     offered: Sequence[ActionInfo]  # what can be done now
@@ -207,6 +208,9 @@ def discrepancy_page(discrepancy_id: UUID) -> DiscrepancyPage:
     if item is None:
         raise NotFound
     order = _order(item.order_reference)
+    transactions = list(
+        ProviderTransaction.objects.filter(pk__in=item.evidence.get("transactions", [])).order_by("created_at")
+    )
     return DiscrepancyPage(
         item=item,
         info=info_of(item.kind, item.object_kind),
@@ -215,9 +219,8 @@ def discrepancy_page(discrepancy_id: UUID) -> DiscrepancyPage:
         candidates=candidate_orders(item) if order is None else (),
         payment=payments.get_payment(item.payment_number) if item.payment_id else None,
         refund=payments.get_refund(item.refund_number) if item.refund_id else None,
-        transactions=list(
-            ProviderTransaction.objects.filter(pk__in=item.evidence.get("transactions", [])).order_by("created_at")
-        ),
+        transactions=transactions,
+        told=vouchers.told_of(transactions),
         history=list(item.history.order_by("id")),
         actions=list(item.actions.order_by("id")),
         offered=offered_actions(item),

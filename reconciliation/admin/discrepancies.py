@@ -1,5 +1,6 @@
 """Discrepancies on the finance desk: ours beside theirs, and what can be done about the difference."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -16,7 +17,7 @@ from foundation import cells
 from foundation.database import database_now
 from foundation.desk import Act, ActForm, ReadOnlyAdmin, by_number, choice_filter
 from foundation.ids import parse_public_id
-from foundation.sections import Cell, Custom, Entry, Facts, Page, Section, Table, Timeline
+from foundation.sections import Cell, Custom, Entry, Facts, Page, Section, Table, Text, Timeline
 from orders.types import OrderView
 from reconciliation import selectors
 from reconciliation.admin import approvals, plans, shared
@@ -194,6 +195,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
                 *_order(request, found.order),
                 *_candidates_table(request, found.candidates),
                 _transactions(found.transactions),
+                *_told(found.told),
                 self._facts(request, item, found.match),
                 _history(found.history),
             ],
@@ -413,6 +415,12 @@ def _transactions(rows: Sequence[ProviderTransaction]) -> Table:
         ],
         empty="Stripe's books hold no row for this.",
     )
+
+
+def _told(told: Mapping[str, Mapping[str, Any]]) -> list[Text]:
+    """The vouchers behind Stripe's rows: what it told by then, in the words in which it came."""
+    words = [json.dumps(one, indent=1, ensure_ascii=False) for one in told.values()]
+    return [Text("As Stripe told it", "\n".join(words))] if words else []
 
 
 def _order(request: HttpRequest, order: OrderView | None) -> list[Section]:

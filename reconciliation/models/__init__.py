@@ -20,6 +20,7 @@ from reconciliation.models.provider import (
     ProviderBalanceReading,
     ProviderRead,
     ProviderTransaction,
+    RawPage,
     RawRow,
     StatementFile,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "ProviderBalanceReading",
     "ProviderRead",
     "ProviderTransaction",
+    "RawPage",
     "RawRow",
     "ReconciliationRun",
     "RunPart",

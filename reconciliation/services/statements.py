@@ -16,6 +16,7 @@ from reconciliation.errors import StatementNotKept
 from reconciliation.imports import Expected, Unreadable
 from reconciliation.locks import one_writer
 from reconciliation.models import ProviderRead, StatementFile
+from reconciliation.pages import RowWithoutEnd
 from reconciliation.types import Problem, StatementReport, Whose
 
 _WAIT_FOR_RUN_S = 600  # a run that stores its results
@@ -25,7 +26,7 @@ _YEARS = (2000, 2099)  # another one is a slip
 
 
 def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected | None = None) -> StatementReport:
-    """Take in a statement file: its rows into our copy of the provider's books, each with its raw columns by hash.
+    """Take in a statement file: its rows into our copy of the provider's books, kept as they came, in pages by hash.
 
     Every line is checked first; with any problem nothing is taken in, and the report lists them. The same file a second
     time changes nothing, and neither does a row that says what we knew. With both days in `expected` the file is taken to
@@ -51,7 +52,7 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
             with transaction.atomic(durable=True):
                 taken = _import(file, layout, expected, name=name, sha256=sha256, by=by)
             break
-        except DataError as error:
+        except (DataError, RowWithoutEnd) as error:
             torn = imports.torn_lines(file, layout, error)
             return note_refused(refused(name, sha256, layout.name, torn, len(torn)), by=by, whose=Whose.PROVIDER)
         except _RefusedError as error:

@@ -123,6 +123,7 @@ STAYS = {
             "reconciliation_daytotal",
             "reconciliation_providerread",
             "reconciliation_providertransaction",
+            "reconciliation_rawpage",
             "reconciliation_rawrow",
             "reconciliation_reconciliationrun",
             "reconciliation_statementfile",

@@ -1,11 +1,13 @@
 """An auditor's pack is checked without a database, and shows whatever was changed, removed, added or moved in it."""
 
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -15,10 +17,10 @@ from django.core.management import CommandError, call_command
 
 from reconciliation import packs, services
 from reconciliation.errors import PeriodIsOpen
-from reconciliation.models import AuditBlock, PeriodClosing, RawRow
+from reconciliation.models import AuditBlock, PeriodClosing, RawPage, RawRow
 from reconciliation.packs import CHAIN, FILES, MANIFEST, NAMES, README
 from reconciliation.types import Audited
-from tests.reconciliation.ledgers import both, the, theirs
+from tests.reconciliation.ledgers import both, ours, the, theirs
 from tests.reconciliation.months import JANUARY, LAST, NOON, close, late_charge, reopened
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -101,6 +103,22 @@ def test_the_hash_is_of_the_row_as_it_was_read(reconcile, tmp_path):
     (line,) = contents(tmp_path / "pack.zip")[RAW]
     voucher = RawRow.objects.get(sha256=bytes.fromhex(json.loads(line)["sha256"]))
     assert hashlib.sha256(voucher.body.encode()).hexdigest() == json.loads(line)["sha256"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_row_of_a_file_names_its_page_by_hash_and_its_place_there(reconcile, tmp_path):
+    ours("ch_1", at=NOON)
+    told = f"txn_1,{NOON:%Y-%m-%d %H:%M:%S},usd,15.00,0.74,14.26,charge,ch_1"
+    header = "balance_transaction_id,created_utc,currency,gross,fee,net,reporting_category,source_id"
+    services.import_statement(file=io.BytesIO(f"{header}\n{told}\n".encode()), name="january.csv", by="test")
+    reconcile(LAST)
+    close()
+    services.write_pack(period=JANUARY, path=tmp_path / "pack.zip")
+    row = json.loads(contents(tmp_path / "pack.zip")[RAW][0])
+    page = RawPage.objects.get()
+    assert (row["page"], row["row"], "sha256" in row) == (page.sha256.hex(), 1, False)
+    assert hashlib.sha256(zlib.decompress(page.body)).hexdigest() == row["page"]
+    assert problems(tmp_path / "pack.zip") == []
 
 
 def change(lines: list[bytes]) -> list[bytes]:

@@ -1,9 +1,11 @@
 """Statement files: taken in as a whole or not at all, each once, each bad line told with its reason."""
 
+import csv
 import hashlib
 import io
 import json
 import tracemalloc
+import zlib
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -13,10 +15,10 @@ from django.db import connection
 
 from foundation.database import database_now
 from foundation.errors import InvalidInput
-from reconciliation import books, imports, services
+from reconciliation import books, imports, pages, services, vouchers
 from reconciliation.errors import StatementNotKept
 from reconciliation.imports import Expected
-from reconciliation.models import DayTotal, Discrepancy, ProviderRead, ProviderTransaction, RawRow, StatementFile
+from reconciliation.models import DayTotal, Discrepancy, ProviderRead, ProviderTransaction, RawPage, StatementFile
 from reconciliation.types import Kind, StatementReport
 from tests.reconciliation.ledgers import DAY, NOON, booked, our_refund, ours, theirs
 from tests.reconciliation.test_runs import reconcile
@@ -48,7 +50,7 @@ def refused(*lines: str | bytes, **options) -> list[tuple[int, str]]:
     """What is told; nothing may have been taken in."""
     report = take_in(*lines, **options)
     assert not ProviderTransaction.objects.exists()
-    assert not RawRow.objects.exists()
+    assert not RawPage.objects.exists()
     file = StatementFile.objects.get()
     assert (file.refused, file.added, file.by, file.whose) == (True, 0, "test", "provider")
     assert file.problems == [[problem.line, problem.reason] for problem in report.problems]
@@ -102,13 +104,40 @@ def test_what_editors_do_to_a_file_does_not_matter():
     assert (report.added, report.problems) == (2, ())
 
 
-def test_raw_rows_are_kept_by_their_hash():
-    take_in(REFUND)
-    row, raw = ProviderTransaction.objects.get(), RawRow.objects.get()
-    assert bytes(row.sha256) == bytes(raw.sha256) == hashlib.sha256(raw.body.encode()).digest()
-    told = json.loads(raw.body)
+def test_rows_are_kept_as_they_came_in_pages_by_their_hash():
+    take_in(CHARGE, REFUND, end="\r\n")
+    row, page = ProviderTransaction.objects.get(pk="txn_2"), RawPage.objects.get()
+    text = zlib.decompress(page.body)
+    assert text == "".join(f"{line}\r\n" for line in (STRIPE, CHARGE, REFUND)).encode()
+    assert bytes(row.sha256) == bytes(page.sha256) == hashlib.sha256(text).digest()
+    assert (row.page_row, page.rows) == (2, 2)
+    told = vouchers.told_of([row])["txn_2"]
     assert told.keys() == set(STRIPE.split(","))
-    assert (told["balance_transaction_id"], told["gross"], told["description"]) == ("txn_2", "-5.00", None)
+    assert (told["balance_transaction_id"], told["gross"], told["description"]) == ("txn_2", "-5.00", "")
+
+
+def test_each_row_of_a_file_of_many_pages_names_its_own(monkeypatch):
+    """Line breaks and quotation marks within cells end no row, pages do not end within one, and not all are in memory at once."""
+    monkeypatch.setattr(pages, "_ROWS", 3)
+    monkeypatch.setattr(imports, "_PAGES_AT_ONCE", 2)
+    names = ["plain", '"a\nb"', '"he said ""no"""', '"\n""\n"', "", '"x,y"', '"\r\n"']
+    lines = [
+        f"txn_{n:03},2026-01-10 12:00:00,,usd,15.00,0.74,14.26,charge,ch_{n},{names[n % 7]},ch_{n},pi_{n},,,"
+        for n in range(20)
+    ]
+    assert take_in(*lines).added == 20
+    assert sorted(RawPage.objects.values_list("rows", flat=True)) == [2, 3, 3, 3, 3, 3, 3]
+    rows = ProviderTransaction.objects.all()
+    told = vouchers.told_of(rows)
+    for row in rows:
+        cell = next(csv.reader(io.StringIO(names[int(row.pk[4:]) % 7] + ",", newline="")))[0]
+        assert (told[row.pk]["balance_transaction_id"], told[row.pk]["description"]) == (row.pk, cell)
+
+
+def test_a_row_that_does_not_end_is_told_before_it_fills_the_memory():
+    endless = CHARGE.replace("Two books", "Two books" * 120_000) + '"'
+    ((line, reason),) = refused(endless, *[REFUND] * 3)
+    assert (line, reason[:4]) == (2, "torn")
 
 
 def test_the_same_file_twice_changes_nothing():
@@ -163,7 +192,10 @@ def test_two_files_that_share_a_row_can_be_taken_in_at_once(race):
     race.actor("second", lambda: take_in(REFUND, YEN))
     told = race.play("first second")
     assert [(told[name].added, told[name].known) for name in ("first", "second")] == [(2, 0), (1, 1)]
-    assert ProviderTransaction.objects.count() == RawRow.objects.count() == 3
+    assert ProviderTransaction.objects.count() == 3
+    assert {bytes(row.sha256) for row in ProviderTransaction.objects.all()} == {
+        bytes(page.sha256) for page in RawPage.objects.all()
+    }
 
 
 def test_a_large_file_may_take_as_long_as_a_run_and_little_memory(settings, monkeypatch):
@@ -203,10 +235,8 @@ def test_what_a_file_says_of_known_rows_is_kept_as_a_voucher_too():
     theirs("ch_1", 1500, id="txn_1")
     before = ProviderTransaction.objects.values().get()
     take_in(CHARGE)
-    told = [json.loads(raw.body) for raw in RawRow.objects.all()]
-    assert [row.get("description") for row in told if "balance_transaction_id" in row] == [
-        'Two books, "The Night"\nand a pen'
-    ]
+    told = pages.row_of(bytes(RawPage.objects.get().body), 1)
+    assert told["description"] == 'Two books, "The Night"\nand a pen'
     assert ProviderTransaction.objects.values().get() == before
 
 
