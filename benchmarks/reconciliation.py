@@ -185,6 +185,24 @@ def kept_rows(file: Path, day: datetime) -> Found:
     return expected()
 
 
+def kept_rows_by_several(file: Path, day: datetime) -> Found:
+    """The same by some connections at once, each a piece of a table: no program of two processes could keep them faster."""
+    parts = [(file.with_name(table), table) for table in _KEPT]
+    _shared(
+        [
+            lambda own, path=path, table=table, piece=piece: _write_kept(own, path, table, *piece)  # type: ignore[misc]
+            for path, table in parts
+            for piece in _pieces(path, STREAMS, header=False)
+        ]
+    )
+    return expected()
+
+
+def _write_kept(own: psycopg.Connection[Any], file: Path, table: str, begin: int, end: int) -> None:
+    own.execute("SET LOCAL session_replication_role = replica")
+    _copy_piece(own, f"COPY {table} FROM STDIN", file, begin, end)
+
+
 def note_kept_rows(file: Path) -> None:
     """Note what the product has kept a moment ago."""
     with connection.cursor() as cursor:
@@ -292,7 +310,11 @@ def in_parallel(file: Path, day: datetime) -> Found:
 
 def _stage(own: psycopg.Connection[Any], file: Path, begin: int, end: int) -> None:
     """A piece of the file, each row into the partition of its object."""
-    with own.cursor().copy("COPY bench_theirs FROM STDIN (FORMAT csv)") as copy, file.open("rb") as lines:
+    _copy_piece(own, "COPY bench_theirs FROM STDIN (FORMAT csv)", file, begin, end)
+
+
+def _copy_piece(own: psycopg.Connection[Any], statement: str, file: Path, begin: int, end: int) -> None:
+    with own.cursor().copy(statement) as copy, file.open("rb") as lines:
         lines.seek(begin)
         while begin < end and (chunk := lines.read(min(256 * 1024, end - begin))):
             begin += len(chunk)
@@ -328,11 +350,12 @@ def _shared(jobs: Sequence[Callable[[psycopg.Connection[Any]], None]]) -> None:
         list(pool.map(work, range(STREAMS)))
 
 
-def _pieces(file: Path, count: int) -> list[tuple[int, int]]:
+def _pieces(file: Path, count: int, *, header: bool = True) -> list[tuple[int, int]]:
     """(first byte, byte after the last) of pieces of whole lines, without the header. No line of ours has a break within."""
     size = file.stat().st_size
     with file.open("rb") as lines:
-        lines.readline()
+        if header:
+            lines.readline()
         cuts = [lines.tell()]
         for number in range(1, count):
             lines.seek(size * number // count)
@@ -479,6 +502,7 @@ def one_round(seen: Seen, run: Child, file: Path, day: datetime) -> None:
 
 _FLOOR = "floor: server-side COPY of the file"
 _KEPT_ROWS = "server-side COPY of the rows that the product keeps, with their keys"
+_KEPT_BY_SEVERAL = f"COPY of the same rows by {STREAMS} connections"
 _PARTITIONED = f"{PARTS} hash partitions, {STREAMS} connections"
 _PARALLEL = f"one table, {STREAMS} connections, one full join in {STREAMS} processes"
 _PRODUCT = "the product: checked, kept by hash, matched with reasons, proved"
@@ -505,6 +529,7 @@ def run() -> None:
         (_PARALLEL, in_parallel),
         (_PRODUCT, product),
         (_KEPT_ROWS, kept_rows),
+        (_KEPT_BY_SEVERAL, kept_rows_by_several),
     ]
     seen = [Seen(name) for name, _ in forms]
     try:

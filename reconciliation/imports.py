@@ -25,7 +25,7 @@ from django.db.backends.utils import CursorWrapper
 
 from foundation.money import EXPONENTS
 from reconciliation.limits import set_for_long_work
-from reconciliation.pages import Page, pages_of, voucher
+from reconciliation.pages import LONGEST_ROW, Page, pages_of, voucher
 from reconciliation.types import Problem, ReadPart
 
 _LONGEST_HEADER = 64 * 1024
@@ -277,6 +277,7 @@ def torn_lines(file: BinaryIO, layout: Layout, error: Exception) -> list[Problem
 
 
 def _torn(file: BinaryIO, layout: Layout) -> Iterator[Problem]:
+    csv.field_size_limit(LONGEST_ROW)
     rows = csv.reader(_decoded(file), strict=True)
     line = layout.lines + 1
     try:
@@ -296,7 +297,7 @@ def _torn(file: BinaryIO, layout: Layout) -> Iterator[Problem]:
 
 
 def _decoded(file: BinaryIO) -> Iterator[str]:
-    for raw in file:
+    while raw := file.readline(LONGEST_ROW):
         yield raw.decode("utf-8", errors="replace")
 
 

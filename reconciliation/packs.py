@@ -25,7 +25,7 @@ from zipfile import BadZipFile, ZipFile
 
 from reconciliation.types import Audited
 
-FORMAT = 1
+FORMAT = 2
 CHAIN, STATEMENT_CSV, README, MANIFEST = "chain.jsonl", "statement.csv", "README.txt", "manifest.json"
 FILES = {
     Audited.CLOSING: "closings.jsonl",
@@ -95,7 +95,17 @@ def statement_csv(statements: Sequence[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def readme(period: str, head: str) -> str:
+_RAW_ROWS = {
+    1: "raw_rows.jsonl   the provider's rows: the sha256 of each as it was read, what it moved, and what was known of it before\n",
+    2: (
+        "raw_rows.jsonl   the provider's rows: the sha256 of each as it was read (or, of a statement file's, that of the page of the file\n"
+        "                 on which it stands, and which row of it it is), what it moved, and what was known of it before\n"
+    ),
+}
+
+
+def readme(period: str, head: str, form: int = FORMAT) -> str:
+    """`form`: as which the pack was written. What was written stays intact."""
     return (
         f"Auditor's pack of {period}.\n\n"
         f"The audit chain ended with the block whose sha256 is\n{head}\n\n"
@@ -106,18 +116,18 @@ def readme(period: str, head: str) -> str:
         "chain.jsonl      every block's header; its sha256 is named by the next one\n"
         "closings.jsonl   who closed and reopened the month, and what changed in between\n"
         "statement.jsonl  the month as it was closed; statement.csv is the last of them as a table\n"
-        "raw_rows.jsonl   the provider's rows: the sha256 of each as it was read, what it moved, and what was known of it before\n"
-        "items.jsonl      differences between both books, each time that they had changed\n"
+        + _RAW_ROWS[form]
+        + "items.jsonl      differences between both books, each time that they had changed\n"
         "decisions.jsonl  what people did about them, who approved it, and why\n"
         "history.jsonl    each change of state\n\n"
         "Each line is one row: its bytes without the line break are what is hashed. Amounts are minor units.\n"
     )
 
 
-def manifest(period: str, head: str, blocks: int, files: dict[str, tuple[int, str]]) -> str:
+def manifest(period: str, head: str, blocks: int, files: dict[str, tuple[int, str]], form: int = FORMAT) -> str:
     """`files`: name → (lines, sha256) of each file but the manifest."""
     listed = {name: {"lines": lines, "sha256": sha256} for name, (lines, sha256) in files.items()}
-    whole = {"format": FORMAT, "period": period, "head": head, "blocks": blocks, "files": listed}
+    whole = {"format": form, "period": period, "head": head, "blocks": blocks, "files": listed}
     return json.dumps(whole, sort_keys=True, indent=1) + "\n"
 
 
@@ -164,6 +174,7 @@ class _Checker:
         self._archive, self._verdict = archive, verdict
         self._wanted, self._noted = period, head
         self._files: dict[str, tuple[int, str]] = {}
+        self._form = FORMAT
         self._moved: Counter[tuple[bool, str, str, str]] = Counter()  # late, currency, category, column
 
     def check(self) -> None:
@@ -236,7 +247,10 @@ class _Checker:
         found: Scope | None = None
         try:
             listed = json.loads(self._archive.read(MANIFEST))
-            period = str(listed["period"])
+            period, self._form = str(listed["period"]), int(listed["format"])
+            if self._form not in _RAW_ROWS:
+                self._verdict.found(f"it is of format {self._form}, which is not known here")
+                return None
             rows = [json.loads(line) for line in self._archive.read(FILES[Audited.CLOSING]).splitlines()]
             closings = [row for row in rows if row["what"] == "closing"]
             last = max(closings, key=lambda row: int(row["number"]))
@@ -311,7 +325,7 @@ class _Checker:
 
     def _follows(self, period: str, statements: list[dict[str, Any]]) -> None:
         """The files that are made of the others."""
-        expected = {README: readme(period, self._verdict.head)}
+        expected = {README: readme(period, self._verdict.head, self._form)}
         try:
             expected[STATEMENT_CSV] = statement_csv(statements)
         except (LookupError, TypeError):
@@ -322,7 +336,7 @@ class _Checker:
             if content != text.encode():
                 self._verdict.found(f"{name} is not what follows from the chained rows")
         files = {name: self._files[name] for name in NAMES if name in self._files}
-        text = manifest(period, self._verdict.head, self._verdict.blocks, files)
+        text = manifest(period, self._verdict.head, self._verdict.blocks, files, self._form)
         if self._archive.read(MANIFEST) != text.encode():
             self._verdict.found(f"{MANIFEST} does not list the files as they are")
 

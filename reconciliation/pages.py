@@ -1,20 +1,31 @@
-"""Pages of a statement file: its rows as they stand, some at a time, under its header; what is kept of it as a voucher. Pure."""
+"""Pages of a statement file: its rows as they stand, some at a time, under its header; what is kept of it as a voucher. Pure.
 
-import csv
+A row is what PostgreSQL's COPY takes for one (CopyReadLine): it ends at a line break outside of quotes, and every quotation mark
+opens or closes, wherever in a cell it stands. Python's csv knows another grammar, and would count other rows.
+"""
+
 import hashlib
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 _ROWS = 1000
-_BYTES = 1024 * 1024  # of a page; and of a row, which would be in memory as a whole
+LONGEST_ROW: Final = 1024 * 1024  # bytes; it is in memory as a whole
+_BYTES = LONGEST_ROW  # of a page
 _FASTEST = 1  # of zlib's levels: the others take longer than all else that is done with a row
+# A delimiter; text without quotes; what stands in quotes, in which two of them are one.
+_PIECES = re.compile(r'(,)|([^",]+)|"((?:[^"]+|"")*)(?:"|$)')
 
 
 class RowWithoutEnd(ValueError):
     """A row is longer than any row is: most likely a quotation mark that does not close."""
+
+    def __init__(self, line: int) -> None:
+        self.line = line  # on which it begins, from 0
+        super().__init__(f"a row of more than {LONGEST_ROW} bytes: does a quotation mark not close?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +37,45 @@ class Page:
 
 
 def pages_of(file: BinaryIO) -> Iterator[Page]:
-    """What is left of the file, in pages: a row ends at a line break outside of quotes, as PostgreSQL's COPY reads it.
+    """What is left of the file, in pages. Raises RowWithoutEnd."""
+    rows: list[bytes] = []
+    size = 0
+    for row in _rows(file):
+        rows.append(row)
+        size += len(row)
+        if len(rows) == _ROWS or size >= _BYTES:
+            yield Page(b"".join(rows), len(rows))
+            rows.clear()
+            size = 0
+    if rows:
+        yield Page(b"".join(rows), len(rows))
 
-    Raises RowWithoutEnd.
-    """
-    lines: list[bytes] = []
-    rows = size = row_size = 0
+
+def _rows(file: BinaryIO) -> Iterator[bytes]:
+    number = began = 0  # lines
+    parts: list[bytes] = []
+    size = 0
     quoted = False
-    while line := file.readline(_BYTES):
-        lines.append(line)
-        size += len(line)
-        row_size += len(line)
+    while line := file.readline(LONGEST_ROW):
         if b'"' in line and line.count(b'"') & 1:
             quoted = not quoted
-        if quoted or not line.endswith(b"\n"):
-            if row_size >= _BYTES:
-                raise RowWithoutEnd(f"a row of more than {_BYTES} bytes: does a quotation mark not close?")
+        is_whole = line.endswith(b"\n")
+        number += is_whole
+        if is_whole and not quoted and not parts:
+            yield line
+            began = number
             continue
-        rows, row_size = rows + 1, 0
-        if rows == _ROWS or size >= _BYTES:
-            yield Page(b"".join(lines), rows)
-            lines.clear()
-            rows = size = 0
-    if lines:
-        yield Page(b"".join(lines), rows + (row_size > 0))
+        parts.append(line)
+        size += len(line)
+        if is_whole and not quoted:
+            yield b"".join(parts)
+            began = number
+            parts.clear()
+            size = 0
+        elif size >= LONGEST_ROW:
+            raise RowWithoutEnd(began)
+    if parts:
+        yield b"".join(parts)
 
 
 def voucher(header: bytes, page: Page) -> tuple[bytes, bytes]:
@@ -58,11 +84,19 @@ def voucher(header: bytes, page: Page) -> tuple[bytes, bytes]:
     return hashlib.sha256(text).digest(), zlib.compress(text, _FASTEST)
 
 
-def row_of(body: bytes, number: int) -> dict[str, str]:
-    """A row of a kept page, counted from 1, by the header's columns."""
-    records = csv.reader(io.StringIO(zlib.decompress(body).decode("utf-8-sig"), newline=""))
-    columns = [name.strip() for name in next(records)]
-    for place, record in enumerate(records, 1):
-        if place == number:
-            return dict(zip(columns, record, strict=True))
-    raise LookupError(f"the page has no row {number}")
+def rows_of(body: bytes) -> Iterator[dict[str, str]]:
+    """The rows of a kept page, in their order, by the header's columns."""
+    rows = _rows(io.BytesIO(zlib.decompress(body)))
+    columns = [name.strip() for name in _cells(next(rows).decode("utf-8-sig"))]
+    for row in rows:
+        yield dict(zip(columns, _cells(row.decode()), strict=False))
+
+
+def _cells(row: str) -> list[str]:
+    cells = [""]
+    for delimiter, plain, quoted in _PIECES.findall(row.removesuffix("\n").removesuffix("\r")):
+        if delimiter:
+            cells.append("")
+        else:
+            cells[-1] += plain or quoted.replace('""', '"')
+    return cells

@@ -69,6 +69,7 @@ from reconciliation.types import (
 )
 
 # What an item weighs (`Discrepancy.value_minor`): of a payout that was taken from our bank both amounts are below 0.
+_VOUCHERS_SHOWN = 20
 _VALUE = Coalesce(Abs("difference_minor"), Abs("theirs_amount_minor"), Abs("ours_amount_minor"), 0)
 
 
@@ -192,7 +193,7 @@ class DiscrepancyPage:
     payment: PaymentView | None
     refund: RefundView | None
     transactions: Sequence[ProviderTransaction]  # the provider's rows of this object, oldest first
-    told: Mapping[str, Mapping[str, Any]]  # what it said of each, word for word
+    told: Mapping[str, Mapping[str, Any]]  # what it said of the first ones, word for word
     history: Sequence[DiscrepancyHistory]
     actions: Sequence[DiscrepancyAction]  # what people did, oldest first
     offered: Sequence[ActionInfo]  # what can be done now
@@ -220,7 +221,7 @@ def discrepancy_page(discrepancy_id: UUID) -> DiscrepancyPage:
         payment=payments.get_payment(item.payment_number) if item.payment_id else None,
         refund=payments.get_refund(item.refund_number) if item.refund_id else None,
         transactions=transactions,
-        told=vouchers.told_of(transactions),
+        told=vouchers.told_of(transactions[:_VOUCHERS_SHOWN]),
         history=list(item.history.order_by("id")),
         actions=list(item.actions.order_by("id")),
         offered=offered_actions(item),

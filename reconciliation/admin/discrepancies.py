@@ -28,6 +28,8 @@ from reconciliation.models import Discrepancy, DiscrepancyAction, DiscrepancyHis
 from reconciliation.states import OPEN_STATES, DiscrepancyState, Outcome
 from reconciliation.types import ACTIONS, BY_RULES, KINDS, Action, Candidate, Proved, Severity, info_of
 
+_CELL_SHOWN = 500  # letters of what came
+
 
 @admin.register(Discrepancy)
 class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
@@ -419,8 +421,13 @@ def _transactions(rows: Sequence[ProviderTransaction]) -> Table:
 
 def _told(told: Mapping[str, Mapping[str, Any]]) -> list[Text]:
     """The vouchers behind Stripe's rows: what it told by then, in the words in which it came."""
-    words = [json.dumps(one, indent=1, ensure_ascii=False) for one in told.values()]
+    said = ({name: _short(value) for name, value in one.items() if value} for one in told.values())
+    words = [json.dumps(one, indent=1, ensure_ascii=False) for one in said]
     return [Text("As Stripe told it", "\n".join(words))] if words else []
+
+
+def _short(value: Any) -> Any:
+    return f"{value[:_CELL_SHOWN]}…" if isinstance(value, str) and len(value) > _CELL_SHOWN else value
 
 
 def _order(request: HttpRequest, order: OrderView | None) -> list[Section]:

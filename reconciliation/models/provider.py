@@ -133,7 +133,8 @@ class RawRow(models.Model):
     """A row of the provider's books, or a line of a bank's, exactly as it came, kept by its hash: the voucher behind our copy of it."""
 
     sha256 = models.BinaryField(primary_key=True, max_length=32)  # of `body`, in UTF-8
-    body = models.TextField()  # JSON: what the API answered, or the columns of a statement file
+    # JSON: what the API answered, or the columns of a bank's line; of a row of a statement file where it was taken in before pages were.
+    body = models.TextField()
     first_seen_at = models.DateTimeField(db_default=Now())
 
     class Meta:

@@ -31,8 +31,9 @@ _SOURCES: Mapping[str, str] = {
     Audited.RAW: """
 SELECT 'raw:' || t.id AS object, date_trunc('month', t.created_at AT TIME ZONE 'UTC')::date AS period,
        t.created_at::text AS place,
-       CASE WHEN t.page_row IS NULL THEN jsonb_build_object('sha256', encode(t.sha256, 'hex'))
-            ELSE jsonb_build_object('page', encode(t.sha256, 'hex'), 'row', t.page_row) END || jsonb_build_object(
+       CASE WHEN t.page_row IS NOT NULL AND EXISTS (SELECT FROM reconciliation_rawpage p WHERE p.sha256 = t.sha256)
+            THEN jsonb_build_object('page', encode(t.sha256, 'hex'), 'row', t.page_row)
+            ELSE jsonb_build_object('sha256', encode(t.sha256, 'hex')) END || jsonb_build_object(
            'id', t.id, 'day', (t.created_at AT TIME ZONE 'UTC')::date,
            'currency', t.currency, 'category', t.reporting_category, 'withdrawn', t.withdrawn_at IS NOT NULL,
            'gross', CASE WHEN t.withdrawn_at IS NULL THEN t.amount_minor ELSE 0 END,

@@ -52,7 +52,10 @@ def import_statement(*, file: BinaryIO, name: str, by: str, expected: Expected |
             with transaction.atomic(durable=True):
                 taken = _import(file, layout, expected, name=name, sha256=sha256, by=by)
             break
-        except (DataError, RowWithoutEnd) as error:
+        except RowWithoutEnd as error:
+            endless = Problem(layout.lines + 1 + error.line, str(error))
+            return note_refused(refused(name, sha256, layout.name, [endless], 1), by=by, whose=Whose.PROVIDER)
+        except DataError as error:
             torn = imports.torn_lines(file, layout, error)
             return note_refused(refused(name, sha256, layout.name, torn, len(torn)), by=by, whose=Whose.PROVIDER)
         except _RefusedError as error:

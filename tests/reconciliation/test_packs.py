@@ -177,7 +177,7 @@ def test_damage_of_the_file_itself_is_found(pack, tmp_path):
         packs.verify(tmp_path / "nowhere.zip")
 
 
-def listed_anew(files: Contents) -> Contents:
+def listed_anew(files: Contents, form: int = packs.FORMAT) -> Contents:
     """With a manifest that lists the files as they are: for whoever knows how a pack is made."""
     told = json.loads(b"".join(files[MANIFEST]))
     noted = {
@@ -185,8 +185,19 @@ def listed_anew(files: Contents) -> Contents:
         for name in NAMES
         if name != MANIFEST
     }
-    text = packs.manifest(told["period"], hashlib.sha256(files[CHAIN][-1][:-1]).hexdigest(), len(files[CHAIN]), noted)
+    head = hashlib.sha256(files[CHAIN][-1][:-1]).hexdigest()
+    text = packs.manifest(told["period"], head, len(files[CHAIN]), noted, form)
     return {**files, MANIFEST: text.encode().splitlines(keepends=True)}
+
+
+def test_a_pack_of_before_files_were_kept_in_pages_stays_intact(pack):
+    files = contents(pack)
+    told = json.loads(b"".join(files[MANIFEST]))
+    files[README] = packs.readme(told["period"], told["head"], 1).encode().splitlines(keepends=True)
+    assert problems(rewritten(pack, listed_anew(files, 1))) == []
+    assert problems(rewritten(pack, listed_anew(files, 2))) == [f"{README} is not what follows from the chained rows"]
+    other = [line.replace(b'"format": 1', b'"format": 3') for line in listed_anew(files, 1)[MANIFEST]]
+    assert problems(rewritten(pack, {**files, MANIFEST: other})) == ["it is of format 3, which is not known here"]
 
 
 @pytest.mark.parametrize("rows", [b'"3"', b"null", b"-1", b"1.5", b"true"])

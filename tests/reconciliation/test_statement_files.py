@@ -1,9 +1,9 @@
 """Statement files: taken in as a whole or not at all, each once, each bad line told with its reason."""
 
-import csv
 import hashlib
 import io
 import json
+import random
 import tracemalloc
 import zlib
 from datetime import UTC, date, datetime, time, timedelta
@@ -117,27 +117,78 @@ def test_rows_are_kept_as_they_came_in_pages_by_their_hash():
 
 
 def test_each_row_of_a_file_of_many_pages_names_its_own(monkeypatch):
-    """Line breaks and quotation marks within cells end no row, pages do not end within one, and not all are in memory at once."""
+    """However cells are quoted: PostgreSQL, which reads the file, and the page that is kept of it say the same of each row."""
     monkeypatch.setattr(pages, "_ROWS", 3)
     monkeypatch.setattr(imports, "_PAGES_AT_ONCE", 2)
-    names = ["plain", '"a\nb"', '"he said ""no"""', '"\n""\n"', "", '"x,y"', '"\r\n"']
-    lines = [
-        f"txn_{n:03},2026-01-10 12:00:00,,usd,15.00,0.74,14.26,charge,ch_{n},{names[n % 7]},ch_{n},pi_{n},,,"
-        for n in range(20)
+    said = [
+        "plain",
+        '"a\nb"',
+        '"he said ""no"""',
+        '"\n""\n"',
+        "",
+        '"x,y"',
+        '"\r\n."',
+        '5" x,\n9" y',
+        'a"b,c"d"e\n"f',
+        'g""h',
+        '"i"j"k,l"',
     ]
-    assert take_in(*lines).added == 20
-    assert sorted(RawPage.objects.values_list("rows", flat=True)) == [2, 3, 3, 3, 3, 3, 3]
+    lot = random.Random(1)
+    for _ in range(60):
+        said.append(
+            "".join(lot.choice(["ab", " ", '"x,\n"', '""', '"y"""', '"\n"', "é"]) for _ in range(lot.randint(1, 5)))
+        )
+    lines = [
+        f"txn_{n:03},2026-01-10 12:00:00,,usd,15.00,0.74,14.26,charge,ch_{n},,ch_{n},pi_{n},.{cell}.,,"
+        for n, cell in enumerate(said)
+    ]
+    assert take_in(*lines).problems == ()
+    assert sorted(RawPage.objects.values_list("rows", flat=True)) == [2, *[3] * 23]
     rows = ProviderTransaction.objects.all()
     told = vouchers.told_of(rows)
-    for row in rows:
-        cell = next(csv.reader(io.StringIO(names[int(row.pk[4:]) % 7] + ",", newline="")))[0]
-        assert (told[row.pk]["balance_transaction_id"], told[row.pk]["description"]) == (row.pk, cell)
+    assert {pk: (one["balance_transaction_id"], one["payment_metadata[order]"]) for pk, one in told.items()} == {
+        row.pk: (row.pk, row.order_reference) for row in rows
+    }
+    assert len(told) == len(said)
 
 
-def test_a_row_that_does_not_end_is_told_before_it_fills_the_memory():
-    endless = CHARGE.replace("Two books", "Two books" * 120_000) + '"'
-    ((line, reason),) = refused(endless, *[REFUND] * 3)
-    assert (line, reason[:4]) == (2, "torn")
+def test_what_has_no_voucher_is_left_out():
+    """Of rows that were read before vouchers were kept."""
+    take_in(CHARGE, REFUND)
+    ProviderTransaction.objects.filter(pk="txn_1").update(sha256=bytes(32))
+    assert list(vouchers.told_of(ProviderTransaction.objects.all())) == ["txn_2"]
+
+
+def test_what_the_api_tells_of_a_files_row_takes_its_place_as_the_voucher():
+    take_in(CHARGE)
+    theirs("ch_1", 1500, id="txn_1")
+    row = ProviderTransaction.objects.get()
+    assert (row.page_row, vouchers.told_of([row])["txn_1"]["status"]) == (None, "available")
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        CHARGE.replace("Two books", "Two books" * 120_000) + '"',
+        CHARGE.replace("Two books", "Two books" * 120_000),
+        "x" * 3_000_000,
+        ",".join(["y" * 100_000] * 15),
+    ],
+    ids=["open quote", "long cell", "no columns", "long cells"],
+)
+def test_a_row_that_is_too_long_is_told_by_its_line_before_it_fills_the_memory(endless):
+    ((line, reason),) = refused(*[REFUND] * 3, CHARGE, endless, *[REFUND] * 3)
+    assert (line, reason[:40]) == (7, "a row of more than 1048576 bytes: does a")  # the charge takes two lines
+
+
+def test_a_file_without_line_breaks_takes_no_more_memory_than_a_row():
+    file = io.BytesIO((STRIPE + "\n").encode() + b"x" * 40_000_000)
+    tracemalloc.start()
+    try:
+        assert services.import_statement(file=file, name="x", by="test").problem_count == 1
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_same_file_twice_changes_nothing():
@@ -235,7 +286,7 @@ def test_what_a_file_says_of_known_rows_is_kept_as_a_voucher_too():
     theirs("ch_1", 1500, id="txn_1")
     before = ProviderTransaction.objects.values().get()
     take_in(CHARGE)
-    told = pages.row_of(bytes(RawPage.objects.get().body), 1)
+    (told,) = pages.rows_of(bytes(RawPage.objects.get().body))
     assert told["description"] == 'Two books, "The Night"\nand a pen'
     assert ProviderTransaction.objects.values().get() == before
 
