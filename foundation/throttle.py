@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 THROTTLED = Counter("everycent_throttled", "Calls refused with 429, because their key made too many.")
 UNCOUNTED = Counter("everycent_throttle_unavailable", "Calls let through uncounted, because Redis did not answer.")
 
-# KEYS: the key's bucket; ARGV: calls a second, the burst in calls. All moments in microseconds of Redis' own clock.
+# KEYS: the key's bucket; ARGV: calls a second, the burst in calls, the calls that are made now. All moments in microseconds of Redis' own clock.
 # Answers {1 or 0, calls left, microseconds until the next call may pass}.
 _TAKE = """
 local now = redis.call('TIME')
@@ -36,7 +36,7 @@ now = now[1] * 1000000 + now[2]
 local cost = 1000000 / ARGV[1]
 local full = tonumber(redis.call('GET', KEYS[1]) or 0)
 if full < now then full = now end
-local later = full + cost
+local later = full + cost * ARGV[3]
 local debt = later - now - cost * ARGV[2]
 if debt > 0.5 then return {0, 0, math.ceil(debt)} end
 redis.call('SET', KEYS[1], string.format('%.3f', later), 'PX', math.ceil((later - now) / 1000) + 1)
@@ -58,13 +58,13 @@ class Taken:
     wait_s: float
 
 
-def take(name: object, *, per_second: int) -> Taken | None:
-    """Count one call of `name`, of which `per_second` a second may pass, a second's worth at once. None without Redis."""
+def take(name: object, *, per_second: int, calls: int = 1) -> Taken | None:
+    """Count calls of `name`, of which `per_second` a second may pass, a second's worth at once. None without Redis."""
     global _resume_at  # noqa: PLW0603  one fact of this process, whichever thread learns it
     if time.monotonic() < _resume_at:
         return None
     try:
-        passes, left, wait_us = _script()(keys=[f"everycent:throttle:{name}"], args=[per_second, per_second])
+        passes, left, wait_us = _script()(keys=[f"everycent:throttle:{name}"], args=[per_second, per_second, calls])
     except RedisError as error:
         _resume_at = time.monotonic() + _PAUSE_S
         log.warning("calls are not counted: %s", error)

@@ -20,8 +20,9 @@ from config.devstack.system import StackError
 PROJECT = Path(__file__).resolve().parent.parent.parent
 HOST = "127.0.0.1"  # a development stack: nothing outside this machine may reach it
 ROLES = ("supervisor", "web", "workers", "beat", "postgres", "valkey", "sandbox")
-# Queue → processes of its pool. What waits for others needs no core while it waits.
-WORKERS = {"own": 2, "outside": 2, "long": 1}
+# Queue → processes of its pool. What waits for others needs no core while it waits. A large day's run has one of `long`: with
+# less than two nobody would help it.
+WORKERS = {"own": 2, "outside": 2, "long": 2}
 WEB_WORKERS = 2
 WEB_THREADS = 4
 # Requests in work and waiting, per web worker; more are kept in the socket's backlog instead of in memory.

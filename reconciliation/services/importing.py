@@ -7,13 +7,14 @@ from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from functools import partial
 from itertools import islice, takewhile
-from time import monotonic, sleep
+from time import sleep
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Least, Now
 
+from foundation import throttle
 from foundation.database import BECAUSE_OF_OTHERS, database_now, in_seconds, tried_again
 from payments import selectors as payments
 from payments.errors import ProviderRefused, ProviderUnavailable
@@ -124,14 +125,23 @@ def _finish(reading: ProviderRead, *, count: int) -> None:
 
 
 def _batches(rows: Iterator[BalanceTransaction]) -> Iterator[list[BalanceTransaction]]:
-    """In batches of some of the provider's pages, not faster than it allows."""
-    shortest_s = settings.RECONCILE_IMPORT_BATCH / _PAGE_ROWS / settings.RECONCILE_PAGES_PER_S
-    began = monotonic()
+    """In batches of some of the provider's pages, and all readings together not faster than it allows."""
     while batch := list(islice(rows, settings.RECONCILE_IMPORT_BATCH)):
         yield batch
-        if len(batch) == settings.RECONCILE_IMPORT_BATCH:
-            sleep(max(0.0, began + shortest_s - monotonic()))
-        began = monotonic()
+        _wait_for_turn(len(batch))
+
+
+def _wait_for_turn(read: int) -> None:
+    """So many rows were read: wait until as many may be read again. Counted in Redis, for whoever reads on whatever host; without it
+    each reading keeps to the limit by itself."""
+    rows_per_s = settings.RECONCILE_PAGES_PER_S * _PAGE_ROWS
+    while (
+        taken := throttle.take("provider_rows", per_second=rows_per_s, calls=min(read, rows_per_s))
+    ) and not taken.passes:
+        sleep(taken.wait_s)
+    if taken is None:
+        alone_s = read / rows_per_s
+        sleep(alone_s)
 
 
 def import_sources(sources: Iterable[str]) -> int:

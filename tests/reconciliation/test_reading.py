@@ -2,6 +2,7 @@
 
 import io
 from datetime import timedelta
+from time import monotonic
 
 import pytest
 
@@ -131,15 +132,30 @@ def test_rows_as_they_were_read_are_kept_by_their_hash_each_once(books):
     assert {bytes(row.sha256) for row in ProviderTransaction.objects.all()} < hashes
 
 
-def test_it_is_no_faster_than_the_provider_allows(books, settings, monkeypatch):
+@pytest.fixture
+def slow_provider(settings, monkeypatch, valkey):
+    """It allows twenty rows a second, as many at once."""
     settings.RECONCILE_IMPORT_BATCH = 1
-    settings.RECONCILE_PAGES_PER_S = 0.1  # ten seconds a page of 100 rows, so 0.1 s a row
+    settings.RECONCILE_PAGES_PER_S = 20
+    monkeypatch.setattr(importing, "_PAGE_ROWS", 1)
+    return settings.RECONCILE_PAGES_PER_S
+
+
+def test_all_readings_together_are_no_faster_than_the_provider_allows(books, slow_provider, monkeypatch):
+    books.sell(12)
+    began = monotonic()
+    for _ in range(3):
+        importing.import_day(books.day, progress=lambda rows: None)
+    assert monotonic() - began > (3 * 12 - slow_provider) / slow_provider
+
+
+def test_without_redis_each_reading_keeps_to_the_limit_by_itself(books, slow_provider, monkeypatch):
+    monkeypatch.setattr("foundation.throttle.take", lambda *_, **__: None)
     slept: list[float] = []
     monkeypatch.setattr("reconciliation.services.importing.sleep", slept.append)
     books.sell(3)
     importing.import_day(books.day, progress=lambda rows: None)
-    assert len(slept) == 3
-    assert all(0 < pause <= 0.1 for pause in slept)
+    assert slept == [1 / slow_provider] * 3
 
 
 def test_a_day_that_is_not_over_was_read_up_to_now(books):
