@@ -444,7 +444,7 @@ CELERY_TASK_ANNOTATIONS = {
     for name, route in CELERY_TASK_ROUTES.items()
     if route["queue"] == "long"
 }
-CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
+CELERY_BEAT_SCHEDULE = {
     name: {"task": name, "schedule": timedelta(seconds=every_s)} for name, (_, every_s) in _JOBS.items()
 }
 
