@@ -208,6 +208,9 @@ class BalanceTransaction:
     charge: str
     metadata: dict[str, str]
     source_status: str
+    # JSON: what the provider itself said of the row, in its own names, keys sorted; of its source only what stands above. Says the
+    # same while the provider does. Empty where somebody else told the row.
+    raw: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,7 @@ class DiscrepancyPage:
     payment: PaymentView | None
     refund: RefundView | None
     transactions: Sequence[ProviderTransaction]  # the provider's rows of this object, oldest first
-    told: Mapping[str, Mapping[str, Any]]  # what it said of the first ones, word for word
+    told: Mapping[str, Mapping[str, Any]]  # what it said of the first ones, in its own words
     history: Sequence[DiscrepancyHistory]
     actions: Sequence[DiscrepancyAction]  # what people did, oldest first
     offered: Sequence[ActionInfo]  # what can be done now

@@ -37,6 +37,8 @@ Json = dict[str, Any]
 _thread = local()  # the SDK's sessions are not shared between threads, and are made after a fork
 
 _INTENT_EXPANDED = ["latest_charge.balance_transaction"]
+# What we read of a booking's source. The rest of it is not kept: it changes while the booking does not, and names who paid.
+_SOURCE_READ = ("id", "object", "payment_intent", "charge", "metadata", "status")
 _CHARGES = ("ch_", "py_")  # of cards, and of local payment methods
 _PAGE = 100  # the most that the provider gives
 _PATIENT_TRIES = 4  # a page of a long listing: one bad minute must not throw a thousand good pages away
@@ -422,7 +424,17 @@ def _balance_transaction(row: Json) -> BalanceTransaction:
         charge=_id_of(details.get("charge")) or (source_id if source_id.startswith(_CHARGES) else ""),
         metadata=details.get("metadata") or {},
         source_status=details.get("status") or "",
+        raw=_as_told(row, details),
     )
+
+
+def _as_told(row: Json, source: Json) -> str:
+    """A booking as Stripe told it, the same text while Stripe tells the same."""
+    told = {name: source[name] for name in _SOURCE_READ if name in source}
+    for name in ("payment_intent", "charge"):
+        if told.get(name):
+            told[name] = _id_of(told[name])
+    return json.dumps({**row, "source": told} if told else row, sort_keys=True)
 
 
 def _event(row: Json) -> ProviderEvent:

@@ -62,7 +62,7 @@ class ProviderTransaction(models.Model):
     order_reference = models.CharField(max_length=500, blank=True)
     payment_number = models.CharField(max_length=500, blank=True)
     instance = models.CharField(max_length=500, blank=True)
-    # Its voucher: of the row as the API answered it (RawRow), or of the page of a statement file that it stands in (RawPage).
+    # Its voucher: of the row in the API's own words (RawRow), or of the page of a statement file that it stands in (RawPage).
     sha256 = models.BinaryField(max_length=32)
     page_row = models.IntegerField(null=True)  # which row of that page, from 1
     imported_at = models.DateTimeField(db_default=Now())
@@ -130,10 +130,14 @@ class ChangedDay(models.Model):
 
 
 class RawRow(models.Model):
-    """A row of the provider's books, or a line of a bank's, exactly as it came, kept by its hash: the voucher behind our copy of it."""
+    """A row of the provider's books, or a line of a bank's, in its teller's own words, kept by its hash: the voucher behind our copy.
+
+    An answer of the API holds all that it said of the row, and of the row's source (a charge, a refund) only what we read: the rest of
+    that changes while the row does not, and names who paid.
+    """
 
     sha256 = models.BinaryField(primary_key=True, max_length=32)  # of `body`, in UTF-8
-    # JSON: what the API answered, or the columns of a bank's line; of a row of a statement file where it was taken in before pages were.
+    # JSON: what the API answered (its names and values, by rising name; before, our own names for some of it), or the columns of a bank's line; of a row of a statement file where it was taken in before pages were.
     body = models.TextField()
     first_seen_at = models.DateTimeField(db_default=Now())
 

@@ -197,8 +197,11 @@ def _withdraw(since: datetime, until: datetime, *, not_seen_since: datetime) -> 
 
 
 def as_read(row: BalanceTransaction) -> str:
-    """A row as it is kept and hashed."""
-    return json.dumps(asdict(row), default=str, sort_keys=True, ensure_ascii=False)
+    """A row as it is kept and hashed: the provider's own words, or, of a row that bears none, what we know of it."""
+    if row.raw:
+        return row.raw
+    known = {name: value for name, value in asdict(row).items() if name != "raw"}
+    return json.dumps(known, default=str, sort_keys=True, ensure_ascii=False)
 
 
 def _hash(body: str) -> bytes:

@@ -1,16 +1,21 @@
 """Reading the provider's books: what is cut short is gone on with; nothing is read twice, nothing is missed."""
 
+import hashlib
 import io
-from datetime import timedelta
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 
 import pytest
+import stripe as sdk
 
 from foundation.database import database_now
 from payments import gateway
 from payments.errors import ProviderUnavailable
 from payments.sandbox import balance
-from reconciliation import services
+from payments.types import BalanceTransaction
+from reconciliation import services, vouchers
 from reconciliation.models import ProviderRead, ProviderTransaction, RawRow
 from reconciliation.services import importing, read_balance
 from tests.campaigns.drill.copies import provider
@@ -130,6 +135,65 @@ def test_rows_as_they_were_read_are_kept_by_their_hash_each_once(books):
     assert RawRow.objects.count() == 3  # what it said before stays
     hashes = {bytes(row.sha256) for row in RawRow.objects.all()}
     assert {bytes(row.sha256) for row in ProviderTransaction.objects.all()} < hashes
+
+
+def test_what_stripe_said_of_a_row_is_kept_whole(books, settings):
+    """All of its fields, of which we read some; of the charge behind it nothing that we do not read: it names who paid."""
+    books.sell(1)
+    importing.import_day(books.day, progress=lambda rows: None)
+    row = ProviderTransaction.objects.get()
+    body = RawRow.objects.get(pk=row.sha256).body
+    assert hashlib.sha256(body.encode()).digest() == bytes(row.sha256)
+    told = json.loads(body)
+    client = sdk.StripeClient(settings.STRIPE_API_KEY, base_addresses={"api": books.sandbox.url})
+    said = client.v1.balance_transactions.retrieve(row.pk)
+    assert told == {**said.to_dict(), "source": told["source"]}
+    assert told["fee_details"][0]["description"] == "Stripe processing fees"
+    assert {"description", "exchange_rate"} < told.keys()
+    assert told["source"].keys() == {"id", "object", "payment_intent", "metadata", "status"}
+    assert list(told) == sorted(told)
+    assert vouchers.told_of([row])[row.pk] == told
+
+
+def test_the_same_answer_is_kept_once_whatever_became_of_the_charge(books):
+    order = books.sell(1)[0]
+    importing.import_day(books.day, progress=lambda rows: None)
+    before = set(RawRow.objects.values_list("body", flat=True))
+    books.refund(order, 500)  # the charge says now that it was refunded in part; its booking says what it said
+    importing.import_day(books.day, progress=lambda rows: None)
+    after = set(RawRow.objects.values_list("body", flat=True))
+    assert before < after
+    assert {json.loads(body)["type"] for body in after - before} == {"refund"}
+
+
+def test_what_is_no_row_of_the_providers_own_words_is_kept_as_it_was_known(books):
+    row = theirs_row()
+    importing.upsert([row])
+    (kept,) = RawRow.objects.all()
+    assert json.loads(kept.body)["amount_minor"] == row.amount_minor
+    assert "raw" not in json.loads(kept.body)
+    assert row == replace(row, raw='{"id": "txn_1"}')  # whoever told it, it is the same booking
+
+
+def theirs_row() -> BalanceTransaction:
+    moment = datetime(2026, 1, 10, tzinfo=UTC)
+    return BalanceTransaction(
+        id="txn_1",
+        type="charge",
+        reporting_category="charge",
+        source="ch_1",
+        amount_minor=1500,
+        fee_minor=74,
+        net_minor=1426,
+        currency="usd",
+        status="available",
+        created_at=moment,
+        available_at=moment,
+        payment_intent="pi_1",
+        charge="ch_1",
+        metadata={},
+        source_status="succeeded",
+    )
 
 
 @pytest.fixture
