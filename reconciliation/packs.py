@@ -34,8 +34,10 @@ FILES = {
     Audited.ITEM: "items.jsonl",
     Audited.DECISION: "decisions.jsonl",
     Audited.HISTORY: "history.jsonl",
+    Audited.FILE: "files.jsonl",
+    Audited.BANK_LINE: "bank_lines.jsonl",
 }
-NAMES = (CHAIN, *FILES.values(), STATEMENT_CSV, README, MANIFEST)
+_SINCE_FORMAT_2 = (Audited.FILE, Audited.BANK_LINE)
 _SHOWN = 50  # problems that are listed
 _OF_CLOSINGS = (Audited.CLOSING, Audited.STATEMENT)
 _START = "0" * 64
@@ -95,11 +97,31 @@ def statement_csv(statements: Sequence[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-_RAW_ROWS = {
-    1: "raw_rows.jsonl   the provider's rows: the sha256 of each as it was read, what it moved, and what was known of it before\n",
+def files_of(form: int) -> dict[str, str]:
+    """Kind → file, in a pack of that format."""
+    return {kind: name for kind, name in FILES.items() if form > 1 or kind not in _SINCE_FORMAT_2}
+
+
+def names_of(form: int) -> tuple[str, ...]:
+    return (CHAIN, *files_of(form).values(), STATEMENT_CSV, README, MANIFEST)
+
+
+NAMES = names_of(FORMAT)
+_ROWS_TOLD = {  # by format
+    1: (
+        "raw_rows.jsonl   the provider's rows: the sha256 of each as it was read, what it moved, and what was known of it before\n"
+        "items.jsonl      differences between both books, each time that they had changed\n"
+        "decisions.jsonl  what people did about them, who approved it, and why\n"
+        "history.jsonl    each change of state\n"
+    ),
     2: (
         "raw_rows.jsonl   the provider's rows: the sha256 of each as it was read (or, of a statement file's, that of the page of the file\n"
         "                 on which it stands, and which row of it it is), what it moved, and what was known of it before\n"
+        "items.jsonl      differences between both books, each time that they had changed\n"
+        "decisions.jsonl  what people did about them, who approved it, and why; tolerances, and links between records, set and ended\n"
+        "history.jsonl    each change of state\n"
+        "files.jsonl      statement files whose last day is of the month, the provider's and banks': the sha256 of each, and who took it in\n"
+        "bank_lines.jsonl lines of our banks: the sha256 of each as it stood in its file, which file that is, and what it moved\n"
     ),
 }
 
@@ -116,11 +138,8 @@ def readme(period: str, head: str, form: int = FORMAT) -> str:
         "chain.jsonl      every block's header; its sha256 is named by the next one\n"
         "closings.jsonl   who closed and reopened the month, and what changed in between\n"
         "statement.jsonl  the month as it was closed; statement.csv is the last of them as a table\n"
-        + _RAW_ROWS[form]
-        + "items.jsonl      differences between both books, each time that they had changed\n"
-        "decisions.jsonl  what people did about them, who approved it, and why\n"
-        "history.jsonl    each change of state\n\n"
-        "Each line is one row: its bytes without the line break are what is hashed. Amounts are minor units.\n"
+        + _ROWS_TOLD[form]
+        + "\nEach line is one row: its bytes without the line break are what is hashed. Amounts are minor units.\n"
     )
 
 
@@ -179,14 +198,21 @@ class _Checker:
 
     def check(self) -> None:
         names = self._archive.namelist()
-        for name in sorted(set(names) - set(NAMES)):
+        form = self._told_form(names)
+        if form is None:
+            return
+        self._form = form
+        for name in sorted(set(names) - set(names_of(form))):
             self._verdict.found(f"{name} does not belong to a pack")
-        for name in NAMES:
+        for name in names_of(form):
             if names.count(name) != 1:
                 self._verdict.found(f"{name} {'is missing' if name not in names else 'is there more than once'}")
         if self._verdict.problems:
             return
         blocks = self._chain()
+        # Else rows could be left out by calling the pack one of a format that had no file for them.
+        for kind in sorted({block.kind for block in blocks} - set(files_of(form))):
+            self._verdict.found(f"{CHAIN}: a pack of format {form} has no file for its blocks of {kind}")
         scope = self._scope()
         if scope is None:
             return
@@ -210,11 +236,26 @@ class _Checker:
             Audited.STATEMENT: statement,
             Audited.RAW: raw,
         }
-        for kind, name in FILES.items():
+        for kind, name in files_of(form).items():
             mine = [block for block in blocks if block.kind == kind and scope.holds(kind, block.period, block.number)]
             self._rows(name, mine, reads.get(kind, _looked_at))
         self._add_up(statements)
         self._follows(scope.period, statements)
+
+    def _told_form(self, names: list[str]) -> int | None:
+        """As which the pack was written, where it says so and we know it. Believed for now, like the month."""
+        if MANIFEST not in names:
+            self._verdict.found(f"{MANIFEST} is missing")
+            return None
+        try:
+            form = int(json.loads(self._archive.read(MANIFEST))["format"])
+        except (ValueError, LookupError, TypeError):
+            self._verdict.found(f"{MANIFEST} does not say of which format the pack is")
+            return None
+        if form not in _ROWS_TOLD:
+            self._verdict.found(f"it is of format {form}, which is not known here")
+            return None
+        return form
 
     def _chain(self) -> list[_Block]:
         """Every header, each naming the one before."""
@@ -247,10 +288,7 @@ class _Checker:
         found: Scope | None = None
         try:
             listed = json.loads(self._archive.read(MANIFEST))
-            period, self._form = str(listed["period"]), int(listed["format"])
-            if self._form not in _RAW_ROWS:
-                self._verdict.found(f"it is of format {self._form}, which is not known here")
-                return None
+            period = str(listed["period"])
             rows = [json.loads(line) for line in self._archive.read(FILES[Audited.CLOSING]).splitlines()]
             closings = [row for row in rows if row["what"] == "closing"]
             last = max(closings, key=lambda row: int(row["number"]))
@@ -335,7 +373,7 @@ class _Checker:
             self._files[name] = _lines_and_hash([content])
             if content != text.encode():
                 self._verdict.found(f"{name} is not what follows from the chained rows")
-        files = {name: self._files[name] for name in NAMES if name in self._files}
+        files = {name: self._files[name] for name in names_of(self._form) if name in self._files}
         text = manifest(period, self._verdict.head, self._verdict.blocks, files, self._form)
         if self._archive.read(MANIFEST) != text.encode():
             self._verdict.found(f"{MANIFEST} does not list the files as they are")

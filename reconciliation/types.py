@@ -434,10 +434,13 @@ class Audited:
 
     RAW: Final = "raw"  # the provider's rows: the hash of each as it was read, and what it moved
     ITEM: Final = "item"  # discrepancies
-    DECISION: Final = "decision"  # what people did about them, and who approved it
+    # What people did about them, and who approved it; tolerances, links and bank links that they made and ended.
+    DECISION: Final = "decision"
     HISTORY: Final = "history"  # each change of a discrepancy's state
     STATEMENT: Final = "statement"  # months as they were closed
     CLOSING: Final = "closing"  # who closed and reopened a month, when and why
+    FILE: Final = "file"  # statement files that were taken in, the provider's and banks'
+    BANK_LINE: Final = "bank_line"  # lines of our banks: the hash of each as it stood in its file, and what it moved
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,17 +13,63 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from foundation.database import database_now
-from payments.selectors import NUMBER_FUNCTION
+from payments.selectors import CHARGES_VIEW, NUMBER_FUNCTION, PAYOUTS_AT_BANK_VIEW, REFUNDS_VIEW
 from reconciliation import books, matching
 from reconciliation.locks import chain_writer
 from reconciliation.models import AuditBlock, AuditRow, PeriodClosing
 from reconciliation.states import ENDED, UNRESOLVED_STATES
-from reconciliation.types import Audited
+from reconciliation.types import Audited, MatchedBy
 
 log = logging.getLogger(__name__)
 
 # Rows of a transaction that was open when the job last looked: longer than any transaction of ours lasts.
 _LOOK_BACK = timedelta(days=1)
+
+# What people decided beside discrepancies, of the month in which they did. Chained once, with the figures as they are then: the tables
+# are small, and whether it was is one look by an index, so that nothing that was decided before the chain knew of it is left out.
+_DECIDED = f"""
+SELECT 'decision:' || said.object, date_trunc('month', said.at AT TIME ZONE 'UTC')::date, said.at::text,
+       jsonb_build_object('action', said.action, 'by', said.by, 'at', said.at, 'note', said.note) || said.terms
+FROM (
+    SELECT 'tolerance:' || t.id || ':' || e.what, CASE e.what WHEN 'made' THEN 'set_tolerance' ELSE 'end_tolerance' END,
+           e.at, e.by, e.note,
+           jsonb_build_object('tolerance', t.id, 'merchant', t.merchant_id, 'amount_minor', t.amount_minor, 'currency', t.currency)
+    FROM reconciliation_tolerance t CROSS JOIN LATERAL (
+        VALUES ('made', t.since, t.by, t.note), ('ended', t.ended_at, t.ended_by, t.ended_why)) e (what, at, by, note)
+    UNION ALL
+    SELECT 'link:' || l.id || ':' || e.what, CASE e.what WHEN 'made' THEN 'link' ELSE 'end_link' END, e.at, e.by, e.note,
+           jsonb_build_object(
+               'link', l.id, 'object', l.object_kind, 'source', l.source, 'ours_source', l.ours_source,
+               'ours', {NUMBER_FUNCTION}(CASE l.object_kind WHEN 'refund' THEN 'ref' ELSE 'pay' END, l.ours_id),
+               'ours_minor', ours.amount_minor, 'ours_currency', ours.currency,
+               'theirs_minor', theirs.amount_minor, 'theirs_currency', theirs.currency)
+    FROM reconciliation_link l CROSS JOIN LATERAL (
+        VALUES ('made', l.made_at, l.by, l.why), ('ended', l.ended_at, l.ended_by, l.ended_why)) e (what, at, by, note)
+    LEFT JOIN LATERAL (
+        SELECT m.amount_minor, m.currency FROM {CHARGES_VIEW} m WHERE l.object_kind = 'charge' AND m.id = l.ours_id
+        UNION ALL
+        SELECT m.amount_minor, m.currency FROM {REFUNDS_VIEW} m WHERE l.object_kind = 'refund' AND m.id = l.ours_id
+    ) ours ON true
+    LEFT JOIN LATERAL (
+        SELECT sum(p.amount_minor)::bigint AS amount_minor, max(p.currency) AS currency FROM reconciliation_providertransaction p
+        WHERE p.source = l.source AND p.withdrawn_at IS NULL
+    ) theirs ON true
+    UNION ALL
+    SELECT 'bank_link:' || m.id || ':' || e.what, CASE e.what WHEN 'made' THEN 'link_bank_line' ELSE 'unlink_bank_line' END,
+           e.at, e.by, e.note,
+           jsonb_build_object(
+               'bank_link', m.id, 'line', {NUMBER_FUNCTION}('bnk', b.id), 'account', b.account, 'day', b.booked_on,
+               'amount_minor', b.amount_minor, 'currency', b.currency, 'leg', m.leg, 'matched_by', m.how,
+               'payout', {NUMBER_FUNCTION}('pot', m.payout_id), 'source', o.source, 'payout_minor', o.amount_minor,
+               'payout_currency', o.currency)
+    FROM reconciliation_bankmatch m JOIN reconciliation_bankline b ON b.id = m.line_id CROSS JOIN LATERAL (
+        VALUES ('made', CASE WHEN m.how = '{MatchedBy.PERSON}' THEN m.made_at END, m.by, m.why),
+               ('ended', m.ended_at, m.ended_by, m.ended_why)) e (what, at, by, note)
+    LEFT JOIN {PAYOUTS_AT_BANK_VIEW} o ON o.id = m.payout_id
+) said (object, action, at, by, note, terms)
+WHERE said.at IS NOT NULL
+  AND (SELECT r.id FROM reconciliation_auditrow r WHERE r.object = 'decision:' || said.object LIMIT 1) IS NULL
+"""  # noqa: S608  constants
 
 # Each source: object, period, place (its order in its month) and body, of what may have changed since %(since)s.
 _SOURCES: Mapping[str, str] = {
@@ -56,7 +102,7 @@ WHERE d.period IS NOT NULL
   AND (d.state = ANY(%(unresolved)s) OR greatest(d.resolved_at, d.verified_at) >= %(since)s)
 """,  # noqa: S608  constants
     Audited.DECISION: f"""
-SELECT 'decision:' || a.id, d.period, a.id::text,
+SELECT 'decision:' || a.id, d.period, a.finished_at::text,
        jsonb_build_object(
            'item', {NUMBER_FUNCTION}('dis', d.id), 'action', a.action, 'by', a.by, 'at', a.at, 'note', a.note,
            'inputs', a.inputs, 'amount_minor', a.amount_minor, 'currency', a.currency,
@@ -64,6 +110,7 @@ SELECT 'decision:' || a.id, d.period, a.id::text,
            'outcome', a.outcome, 'made', a.made, 'result', a.result, 'finished_at', a.finished_at)
 FROM reconciliation_discrepancyaction a JOIN reconciliation_discrepancy d ON d.id = a.discrepancy_id
 WHERE d.period IS NOT NULL AND a.outcome = ANY(%(ended)s) AND a.finished_at >= %(since)s
+UNION ALL {_DECIDED}
 """,  # noqa: S608  constants
     Audited.HISTORY: f"""
 SELECT 'history:' || h.id, d.period, lpad(h.id::text, 20, '0'),
@@ -72,6 +119,23 @@ SELECT 'history:' || h.id, d.period, lpad(h.id::text, 20, '0'),
            'at', h.at)
 FROM reconciliation_discrepancyhistory h JOIN reconciliation_discrepancy d ON d.id = h.subject_id
 WHERE d.period IS NOT NULL AND h.at >= %(since)s
+""",  # noqa: S608  constants
+    # Of the month of its last day: with its rows, where it tells of one month. One that holds none, of the month in which it came.
+    Audited.FILE: """
+SELECT 'file:' || f.id, date_trunc('month', coalesce(f.last_day, (f.imported_at AT TIME ZONE 'UTC')::date))::date,
+       f.imported_at::text,
+       jsonb_build_object(
+           'name', f.name, 'sha256', f.sha256, 'whose', f.whose, 'layout', f.layout, 'rows', f.rows, 'added', f.added,
+           'first_day', f.first_day, 'last_day', f.last_day, 'by', f.by, 'imported_at', f.imported_at)
+FROM reconciliation_statementfile f WHERE NOT f.refused AND f.imported_at >= %(since)s
+""",
+    Audited.BANK_LINE: f"""
+SELECT 'bank_line:' || l.id, date_trunc('month', l.booked_on)::date, l.booked_on::text || l.id,
+       jsonb_build_object(
+           'line', {NUMBER_FUNCTION}('bnk', l.id), 'account', l.account, 'day', l.booked_on, 'amount_minor', l.amount_minor,
+           'currency', l.currency, 'sha256', encode(l.sha256, 'hex'), 'file', f.sha256, 'place', l.line)
+FROM reconciliation_statementfile f JOIN reconciliation_bankline l ON l.file_id = f.id
+WHERE NOT f.refused AND f.imported_at >= %(since)s
 """,  # noqa: S608  constants
     Audited.STATEMENT: """
 SELECT 'statement:' || c.id || ':' || s.key, c.period_id, lpad(c.number::text, 10, '0') || s.key,

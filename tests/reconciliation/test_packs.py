@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -21,13 +22,23 @@ from reconciliation.models import AuditBlock, PeriodClosing, RawPage, RawRow
 from reconciliation.packs import CHAIN, FILES, MANIFEST, NAMES, README
 from reconciliation.types import Audited
 from tests.reconciliation.ledgers import both, ours, the, theirs
-from tests.reconciliation.months import JANUARY, LAST, NOON, close, late_charge, reopened
+from tests.reconciliation.months import FEBRUARY, JANUARY, LAST, NOON, as_reconciled, close, late_charge, reopened
 
 PROJECT = Path(__file__).resolve().parents[2]
 RAW = FILES[Audited.RAW]
 _kept: dict[str, bytes] = {}  # one pack for all tests that only read it
 
+FORMAT_1 = Path(__file__).parent / "packs" / "format-1.zip"  # as it was written before format 2 was
+FORMAT_1_HEAD = "e6d8eacbc7dbee8117ccccd58e6fbca5fea630ef577dc531cf74c108ea657229"
 Contents = dict[str, list[bytes]]  # name → lines with their breaks
+
+
+def bank_statement(*lines: str) -> None:
+    """Lines of nobody's: reference, day and minor units."""
+    header = "reference,account,booked_on,currency,amount_minor,end_to_end,counterparty,text"
+    told = [f"{name},ACCT,{day},usd,{minor},,Jane Doe," for name, day, minor in (one.split() for one in lines)]
+    file = io.BytesIO("".join(f"{one}\n" for one in (header, *told)).encode())
+    assert services.import_bank_statement(file=file, name="bank.csv", by="clara").added == len(lines)
 
 
 @pytest.fixture
@@ -41,6 +52,7 @@ def pack(transactional_db, reconcile, tmp_path: Path, settings) -> Path:
         both("ch_2", 2000, at=NOON)
         theirs("ch_3", 700, at=NOON, currency="eur")
         theirs("ch_4", 800, at=NOON)
+        bank_statement("L1 2026-01-30 5000", "L2 2026-01-31 600", "L3 2026-01-31 70")
         reconcile(LAST)
         for source in ("ch_3", "ch_4"):
             services.perform(discrepancy_id=the(source).pk, action="accept", by="clara", note="ours, of old")
@@ -80,6 +92,8 @@ def test_a_pack_is_intact_and_says_what_it_holds(pack):
         "items.jsonl": verdict.rows["items.jsonl"],
         "decisions.jsonl": 2,
         "history.jsonl": verdict.rows["history.jsonl"],
+        "files.jsonl": 1,
+        "bank_lines.jsonl": 3,
     }
     assert verdict.rows["items.jsonl"] >= 3
     assert verdict.rows["history.jsonl"] >= 5
@@ -182,7 +196,7 @@ def listed_anew(files: Contents, form: int = packs.FORMAT) -> Contents:
     told = json.loads(b"".join(files[MANIFEST]))
     noted = {
         name: (b"".join(files[name]).count(b"\n"), hashlib.sha256(b"".join(files[name])).hexdigest())
-        for name in NAMES
+        for name in packs.names_of(form)
         if name != MANIFEST
     }
     head = hashlib.sha256(files[CHAIN][-1][:-1]).hexdigest()
@@ -190,14 +204,67 @@ def listed_anew(files: Contents, form: int = packs.FORMAT) -> Contents:
     return {**files, MANIFEST: text.encode().splitlines(keepends=True)}
 
 
-def test_a_pack_of_before_files_were_kept_in_pages_stays_intact(pack):
+def test_a_pack_of_format_1_stays_intact_and_shows_what_was_changed(tmp_path):
+    """The file itself, as it was written: without files, bank lines and pages."""
+    assert packs.verify(FORMAT_1, period="2026-01", head=FORMAT_1_HEAD).problems == []
+    files, copy = contents(FORMAT_1), tmp_path / "pack.zip"
+    assert set(files) == set(packs.names_of(1)) < set(NAMES)
+    for name, lines in files.items():
+        assert problems(rewritten(copy, {**files, name: change(lines)})), name
+
+
+def test_a_pack_says_of_which_format_it_is(tmp_path):
+    files, copy = contents(FORMAT_1), tmp_path / "pack.zip"
+    for told, found in {
+        b"2": ["files.jsonl is missing", "bank_lines.jsonl is missing"],
+        b"3": ["it is of format 3, which is not known here"],
+        b"null": [f"{MANIFEST} does not say of which format the pack is"],
+    }.items():
+        manifest = [line.replace(b'"format": 1', b'"format": ' + told) for line in files[MANIFEST]]
+        assert problems(rewritten(copy, {**files, MANIFEST: manifest})) == found
+    assert problems(rewritten(copy, {**files, "files.jsonl": []})) == ["files.jsonl does not belong to a pack"]
+
+
+def test_rows_cannot_be_left_out_by_calling_the_pack_one_of_an_older_format(pack):
     files = contents(pack)
     told = json.loads(b"".join(files[MANIFEST]))
     files[README] = packs.readme(told["period"], told["head"], 1).encode().splitlines(keepends=True)
-    assert problems(rewritten(pack, listed_anew(files, 1))) == []
-    assert problems(rewritten(pack, listed_anew(files, 2))) == [f"{README} is not what follows from the chained rows"]
-    other = [line.replace(b'"format": 1', b'"format": 3') for line in listed_anew(files, 1)[MANIFEST]]
-    assert problems(rewritten(pack, {**files, MANIFEST: other})) == ["it is of format 3, which is not known here"]
+    for kind in (Audited.FILE, Audited.BANK_LINE):
+        del files[FILES[kind]]
+    assert problems(rewritten(pack, listed_anew(files, 1))) == [
+        f"{CHAIN}: a pack of format 1 has no file for its blocks of {kind}" for kind in ("bank_line", "file")
+    ]
+
+
+def test_lines_of_a_bank_and_their_file_are_there_by_hash(pack):
+    told = contents(pack)
+    (file,) = map(json.loads, told["files.jsonl"])
+    assert (file["name"], file["whose"], file["rows"], file["by"]) == ("bank.csv", "bank", 3, "clara")
+    assert (file["first_day"], file["last_day"], len(file["sha256"])) == ("2026-01-30", "2026-01-31", 64)
+    lines = [json.loads(line) for line in told["bank_lines.jsonl"]]
+    assert [(one["day"], one["amount_minor"], one["currency"], one["account"], one["place"]) for one in lines] == [
+        ("2026-01-30", 5000, "usd", "ACCT", 2),
+        ("2026-01-31", 600, "usd", "ACCT", 3),
+        ("2026-01-31", 70, "usd", "ACCT", 4),
+    ]
+    assert {one["file"] for one in lines} == {file["sha256"]}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_bank_told_of_a_closed_month_is_in_the_next_ones_pack(reconcile, tmp_path):
+    both("ch_1", at=NOON)
+    bank_statement("L1 2026-01-31 600")
+    reconcile(LAST)
+    close()
+    bank_statement("L2 2026-01-31 70")
+    as_reconciled(FEBRUARY, date(2026, 2, 28))
+    close(FEBRUARY)
+    for month, amount in ((JANUARY, 600), (FEBRUARY, 70)):
+        path = tmp_path / f"{month}.zip"
+        services.write_pack(period=month, path=path)
+        assert problems(path) == []
+        (line,) = map(json.loads, contents(path)["bank_lines.jsonl"])
+        assert (line["amount_minor"], len(contents(path)["files.jsonl"])) == (amount, 1)
 
 
 @pytest.mark.parametrize("rows", [b'"3"', b"null", b"-1", b"1.5", b"true"])
