@@ -280,11 +280,42 @@ def offered_actions(item: Discrepancy) -> list[ActionInfo]:
     }[item.state]
     if _is_of_balance(item):
         hidden = hidden | {Action.WRITE_OFF}  # no entry of ours makes the provider's rows add up to what it tells
+    if why_not_given_back(item):
+        hidden = hidden | {Action.REFUND_CUSTOMER}
     return [info for info in actions_of(item.kind, item.object_kind) if info.name not in hidden]
 
 
 def _is_of_balance(item: Discrepancy) -> bool:
     return bool(item.evidence.get("proof") == Proved.BALANCE)
+
+
+def why_not_given_back(item: Discrepancy) -> str:
+    """Why nothing of a charge that both books know can go back, in a sentence; empty where it can. The page, the preview and the
+    repair all ask here.
+    """
+    if item.kind not in (Kind.AMOUNT_MISMATCH, Kind.CURRENCY_MISMATCH):
+        return ""
+    if is_set_apart(item):
+        return ""
+    if item.object_kind == "charge" and item.ours_status != "succeeded":
+        return "Our payment has not heard yet of what Stripe took: read it at the provider, on its own page."
+    if item.kind == Kind.CURRENCY_MISMATCH:
+        return "Our books hold it in another currency than Stripe took, and convert nothing: accept the difference."
+    if (item.difference_minor or 0) <= 0:
+        return "Stripe did not take too much: there is nothing to give back."
+    return ""
+
+
+def is_set_apart(item: Discrepancy) -> bool:
+    """Whether the provider took what we never asked for, under an attempt of ours that has not succeeded: no sale stands on it,
+    so all of it can go back."""
+    if item.kind not in (Kind.AMOUNT_MISMATCH, Kind.CURRENCY_MISMATCH) or item.object_kind != "charge":
+        return False
+    # An attempt that succeeded never leaves that state: most items need no look at their payment.
+    if not item.payment_id or item.ours_status == "succeeded":
+        return False
+    payment = payments.get_payment(item.payment_number)
+    return payment.contradicted and payment.status != "succeeded"
 
 
 def candidate_orders(item: Discrepancy) -> list[OrderView]:
@@ -334,23 +365,22 @@ def why_not(item: Discrepancy, action: str) -> str:
         return f"“{info.label}” is not for “{info_of(item.kind, item.object_kind).label}”."
     if action == Action.WRITE_OFF and _is_of_balance(item):
         return "Stripe's own rows do not add up to its balance: no entry of ours mends that."
+    if action == Action.REFUND_CUSTOMER and (why := why_not_given_back(item)):
+        return why
     if info not in offered_actions(item):
         return f"It is {item.state.replace('_', ' ')}: {info.label.lower()} is not offered."
     if action == Action.CREATE_MISSING_PAYMENT and not orders.is_order(item.order_reference):
         return "Its metadata name no order: choose one on its page."
-    if action == Action.REFUND_CUSTOMER:
-        return _why_not_refunded(item)
+    if action == Action.REFUND_CUSTOMER and _names_no_customer(item):
+        return "Its metadata name no order, so no customer: choose one on its page."
     if action == Action.MARK_FRAUD and item.payment_id is None:
         return "No payment of ours stands for it."
     return ""
 
 
-def _why_not_refunded(item: Discrepancy) -> str:
-    if item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE) and not orders.is_order(item.order_reference):
-        return "Its metadata name no order, so no customer: choose one on its page."
-    if item.kind == Kind.AMOUNT_MISMATCH and item.ours_status == "succeeded" and (item.difference_minor or 0) <= 0:
-        return "Stripe did not take too much: there is nothing to give back."
-    return ""
+def _names_no_customer(item: Discrepancy) -> bool:
+    apart = (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE)
+    return item.kind in apart and not orders.is_order(item.order_reference)
 
 
 def bulk_page(bulk: BulkAction, *, by: str) -> BulkPage:

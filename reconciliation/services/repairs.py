@@ -31,7 +31,7 @@ from payments.errors import (
     RefundExceedsCaptured,
 )
 from payments.types import PaymentView
-from reconciliation import books, matching
+from reconciliation import books, matching, selectors
 from reconciliation.bank import legs
 from reconciliation.errors import ActionTakenOver, FiguresChanged
 from reconciliation.locks import one_run, one_writer
@@ -283,7 +283,7 @@ def _read_again(item: Discrepancy, action: DiscrepancyAction) -> None:
 def refund_customer(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
     if item.kind == Kind.REFUND_FAILED_LATE:
         return _refund_again(item, action)
-    if item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE) or _is_contradicted(item):
+    if item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE) or selectors.is_set_apart(item):
         return _refund_apart(item, action, given)
     return _refund_overcharge(item, action, given)
 
@@ -326,11 +326,11 @@ def _refund_overcharge(item: Discrepancy, action: DiscrepancyAction, given: Acti
         if owed_minor is None and not matching.is_found(item.fingerprint):
             return "There was nothing left to give back."
         if owed_minor is None or owed_minor <= 0:
-            raise InvalidInput(
-                "Stripe did not take too much in the currency of this payment: where it shall go back all the same, refund the "
-                "payment on its own page.",
-                param="amount_minor",
+            # Where the figures have changed since the item was seen, its own say no reason.
+            why_not = (
+                selectors.why_not_given_back(item) or "Stripe did not take too much: there is nothing to give back."
             )
+            raise InvalidInput(why_not, param="amount_minor")
         if given.amount_minor is not None and given.amount_minor < owed_minor:
             raise _less_than_all(owed_minor, item.currency)
         amount_minor = given.amount_minor or owed_minor
@@ -413,7 +413,7 @@ def _record_apart(item: Discrepancy, action: DiscrepancyAction, given: ActionInp
         currency=item.theirs_currency,
         by=action.by,
         why=action.note,
-        instead_of=item.payment_number if _is_contradicted(item) else "",
+        instead_of=item.payment_number if selectors.is_set_apart(item) else "",
     )
     _must_be_of(adopted, item.number)
     return adopted
@@ -425,14 +425,6 @@ def _must_be_of(payment: PaymentView, reference: str) -> None:
         raise ContradictsProvider(
             f"The charge is payment {payment.number} of {payment.reference} by now: ask Stripe again, and look at that one."
         )
-
-
-def _is_contradicted(item: Discrepancy) -> bool:
-    """Stripe took what we never asked for, under an attempt of ours that has not succeeded."""
-    if item.kind not in (Kind.AMOUNT_MISMATCH, Kind.CURRENCY_MISMATCH) or not item.payment_id:
-        return False
-    payment = payments_reads.get_payment(item.payment_number)
-    return payment.contradicted and payment.status != "succeeded"
 
 
 def _is_an_attempt_of_ours(item: Discrepancy, action: DiscrepancyAction) -> bool:

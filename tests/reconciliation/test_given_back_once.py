@@ -17,7 +17,7 @@ from foundation.ids import uuid7
 from payments import services as payments
 from payments.errors import ContradictsProvider
 from payments.models import Payment, Posting, Refund
-from reconciliation import services
+from reconciliation import selectors, services
 from reconciliation.errors import AlreadyResolved, BooksBusy
 from reconciliation.models import Discrepancy, DiscrepancyAction
 from reconciliation.services import actions, bulk, repairs
@@ -109,6 +109,55 @@ def test_where_stripe_took_less_nothing_goes_back(books):
         with pytest.raises(InvalidInput, match="did not take too much"):
             act(item, Action.REFUND_CUSTOMER, given=given)
     assert refunds() == []
+
+
+# --- What was taken in another currency -------------------------------------------------------------------
+
+
+def refused(item: Discrepancy) -> str:
+    """Why nothing of it goes back, in one voice: it is not on the item's page, and a preview says what the action says."""
+    assert Action.REFUND_CUSTOMER not in {info.name for info in selectors.offered_actions(item)}
+    plan = services.plan_bulk(
+        bulk_id=uuid7(), action=Action.REFUND_CUSTOMER, discrepancies=[item.pk], by="clara", scope="a test"
+    )
+    with pytest.raises(InvalidInput) as error:
+        act(item, Action.REFUND_CUSTOMER)
+    assert refunds() == []
+    row = plan.rows.get()
+    assert (row.state, row.result) == ("refused", error.value.detail)
+    return row.result
+
+
+def test_a_sale_in_another_currency_is_accepted_and_not_given_back(books):
+    """15.00 USD in our books, 15.00 EUR in Stripe's: nothing converts one into the other."""
+    books.sell()
+    item = planted(books, Kind.CURRENCY_MISMATCH)
+    assert (item.ours_status, item.difference_minor) == ("succeeded", None)
+    assert "accept the difference" in refused(item)
+    assert act(item, Action.ACCEPT).closed_as == "accepted"
+    report = books.reconcile()
+    assert (report.kinds, report.residual) == ({}, {"eur": 0, "usd": 0})
+
+
+def test_another_currency_for_an_attempt_that_came_to_nothing_goes_back_as_soon_as_our_payment_has_heard(books):
+    books.abandon()
+    books.plant(Kind.STATUS_MISMATCH)
+    Payment.objects.update(currency="eur")  # as if Stripe had taken dollars for euros
+    books.reconcile()
+    item = the(Kind.CURRENCY_MISMATCH)
+    assert item.ours_status == "pending"
+    assert "read it at the provider" in refused(item)
+    with pytest.raises(
+        ContradictsProvider
+    ):  # what "Read at the provider" does: it is noted, and nothing is marked paid
+        payments.take_provider_status(item.payment_number, by="clara")
+    settle(webhooks=False)
+    item.refresh_from_db()
+    assert Action.REFUND_CUSTOMER in {info.name for info in selectors.offered_actions(item)}
+    assert selectors.why_not(item, Action.REFUND_CUSTOMER) == ""
+    assert act(item, Action.REFUND_CUSTOMER).closed_as == "fixed"
+    assert list(Refund.objects.values_list("currency", "amount_minor", "status")) == [("usd", 1500, "succeeded")]
+    assert confirmed(books, item)
 
 
 @pytest.mark.parametrize("kind", [Kind.AMOUNT_MISMATCH, Kind.DUPLICATE_CHARGE])
