@@ -14,7 +14,6 @@ from django.test import override_settings
 from foundation.database import database_now
 from foundation.errors import DomainError
 from orders.models import Order
-from payments import services as payments
 from payments.models import JournalEntry, Payment, Refund
 from payments.sandbox import balance
 from payments.sandbox.account import Account
@@ -27,7 +26,7 @@ from tests.campaigns import report
 from tests.campaigns.drill import statement
 from tests.campaigns.drill.copies import Copy, Mould, moulds, multiply, provider
 from tests.campaigns.drill.originals import OPENING_MINOR, SMALL_CURRENCIES, Trade
-from tests.campaigns.drill.plants import RESIDUALS, REVERSE_ENTRY, WAYS, Expected, Ground, Way, wanted
+from tests.campaigns.drill.plants import RESIDUALS, WAYS, Expected, Ground, Way, wanted
 from tests.sandbox_process import SandboxProcess
 from tests.shop import settle
 
@@ -276,26 +275,30 @@ def _judge(drill: Drill) -> None:
 
 def _fix(drill: Drill) -> None:
     for one in drill.planted:
-        _close(drill, one.fingerprint, one.way.action, one.expected.order)
+        _close(drill, one.fingerprint, one.way.action, _given(one))
     settle(webhooks=False)
     # That a bank sent a refund back is known to the product as soon as it is told: the customer still waits.
     for item in Discrepancy.objects.filter(kind=Kind.REFUND_FAILED_LATE, state__in=OPEN_STATES):
         drill.followed[item.kind] += 1
-        _close(drill, item.fingerprint, Action.REFUND_CUSTOMER, "")
+        _close(drill, item.fingerprint, Action.REFUND_CUSTOMER, ActionInput())
     settle(webhooks=False)
 
 
-def _close(drill: Drill, fingerprint: str, action: str, order: str) -> None:
+def _given(one: Planted) -> ActionInput:
+    """What a person says besides the note."""
+    parts: tuple[tuple[str, int], ...] = ()
+    if one.way.action == Action.SPLIT:
+        total_minor = one.expected.difference_minor or 0
+        parts = (("fees", total_minor // 3), ("write_offs", total_minor - total_minor // 3))
+    return ActionInput(order_number=one.expected.order, number=one.expected.payment, parts=parts)
+
+
+def _close(drill: Drill, fingerprint: str, action: str, given: ActionInput) -> None:
     item = Discrepancy.objects.filter(fingerprint=fingerprint).first()
     if item is None or item.state == DiscrepancyState.RESOLVED:
         return
     try:
-        if action == REVERSE_ENTRY:
-            entry = JournalEntry.objects.get(kind="adjustment", currency=item.theirs_currency, by=_BY)
-            payments.reverse_entry(entry.pk, by=_BY, why=NOTE)
-        else:
-            given = ActionInput(order_number=order)
-            services.perform(discrepancy_id=item.pk, action=action, by=_BY, note=NOTE, given=given)
+        services.perform(discrepancy_id=item.pk, action=action, by=_BY, note=NOTE, given=given)
     except DomainError as error:
         drill.troubles.append(f"{action} of {fingerprint}: {error.detail}")
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from payments import ledger
 from payments.models import Account as LedgerAccount
 from payments.models import JournalEntry
-from payments.sandbox import balance, payouts, plant
+from payments.sandbox import balance, events, payouts, plant
 from payments.sandbox.account import Account
 from payments.sandbox.store import Json
 from reconciliation.types import Action, Kind
@@ -28,6 +28,7 @@ class Expected:
     source: str
     difference_minor: int | None
     order: str = ""  # what a person chooses where the charge does not say
+    payment: str = ""  # ours, with which a person links it
 
 
 @dataclass
@@ -75,6 +76,15 @@ def _stray_charge(ground: Ground, copy: Copy) -> Expected:
     return Expected(charge["id"], charge["amount"])
 
 
+def _charge_in_its_place(ground: Ground, copy: Copy) -> Expected:
+    """Paid at a terminal, which opened an intent of its own and told it nothing of ours."""
+    asked = ground.get(copy.payment_intent)
+    charge = plant._new_payment(
+        ground.account, "missing_in_our_system", amount=asked["amount"], currency=asked["currency"], metadata={}
+    )
+    return Expected(charge["id"], charge["amount"], payment=copy.payment)
+
+
 def _stray_charge_of_nobody(ground: Ground, copy: Copy) -> Expected:
     charge = plant._stray_charge(ground.account, {})
     return Expected(charge["id"], charge["amount"], order=copy.order)
@@ -89,6 +99,15 @@ def _misstate_charge(ground: Ground, copy: Copy) -> Expected:
 def _pay_in_silence(ground: Ground, copy: Copy) -> Expected:
     charge = plant._pay_in_silence(ground.account, ground.get(copy.payment_intent))
     return Expected(charge["id"], charge["amount"])
+
+
+def _pay_unheard(ground: Ground, copy: Copy) -> Expected:
+    """The event is in Stripe's list of them; no webhook brought it."""
+    expected = _pay_in_silence(ground, copy)
+    ground.account.silent = False
+    events.emit(ground.account, "payment_intent.succeeded", ground.get(copy.payment_intent))
+    ground.account.silent = True
+    return expected
 
 
 def _lose_refund(ground: Ground, copy: Copy) -> Expected:
@@ -175,7 +194,14 @@ _FORGET_ENTRIES = [
 
 def _book_too_little(ground: Ground, copy: Copy) -> Expected:
     """A typing error past the product: the payment and its entries say less than was taken."""
-    minor = ground.choose.randrange(1, 400)
+    return _book_less(ground, copy, ground.choose.randrange(1, 400))
+
+
+def _book_far_too_little(ground: Ground, copy: Copy) -> Expected:
+    return _book_less(ground, copy, ground.choose.randrange(400, 900))  # the cheapest sale is of 980
+
+
+def _book_less(ground: Ground, copy: Copy, minor: int) -> Expected:
     with without_triggers() as cursor:
         cursor.execute(
             "UPDATE payments_payment SET captured_minor = captured_minor - %s WHERE id = %s", [minor, copy.payment_id]
@@ -251,19 +277,27 @@ def _post_what_never_was(ground: Ground, copy: Copy) -> Expected:
     return Expected(f"{capture.currency}:clearing", -minor)
 
 
-REVERSE_ENTRY = "reverse_entry"  # in the ledger: a residual has no action of its own
 ACCEPTED = (Action.ACCEPT,)  # what no action can make equal
 
 _OPEN, _SALE, _REFUNDED = "open order", "sale", "refunded in part"
 
 WAYS: tuple[Way, ...] = (
     Way(Kind.MISSING_IN_STRIPE, _SALE, "the charge is not in Stripe's books", Action.POST_CORRECTION, _lose_charge),
+    Way(Kind.MISSING_IN_STRIPE, _SALE, "the charge is gone, and given up as a loss", Action.WRITE_OFF, _lose_charge),
+    Way(Kind.MISSING_IN_STRIPE, _SALE, "the charge is gone: it was fraud", Action.MARK_FRAUD, _lose_charge),
     Way(
         Kind.MISSING_IN_OUR_SYSTEM,
         _OPEN,
         "a charge for an open order of ours, of which nobody told us",
         Action.CREATE_MISSING_PAYMENT,
         _stray_charge,
+    ),
+    Way(
+        Kind.MISSING_IN_OUR_SYSTEM,
+        _OPEN,
+        "an order paid at a terminal: another intent, which names nothing",
+        Action.LINK,
+        _charge_in_its_place,
     ),
     Way(
         Kind.MISSING_IN_OUR_SYSTEM,
@@ -281,7 +315,9 @@ WAYS: tuple[Way, ...] = (
     ),
     Way(Kind.AMOUNT_MISMATCH, _SALE, "Stripe took some cents more, or less", Action.POST_CORRECTION, _misstate_charge),
     Way(Kind.AMOUNT_MISMATCH, _SALE, "our books say less than was taken", Action.POST_CORRECTION, _book_too_little),
+    Way(Kind.AMOUNT_MISMATCH, _SALE, "our books say far less than was taken", Action.SPLIT, _book_far_too_little),
     Way(Kind.STATUS_MISMATCH, _OPEN, "an open payment succeeded", Action.TAKE_PROVIDER_STATUS, _pay_in_silence),
+    Way(Kind.STATUS_MISMATCH, _OPEN, "it succeeded, and its webhook was lost", Action.REPLAY_EVENT, _pay_unheard),
     Way(
         Kind.STATUS_MISMATCH,
         "cancelled order",
@@ -352,7 +388,7 @@ RESIDUALS = Way(
     Kind.STATEMENT_RESIDUAL,
     "sale in {currency}",
     "an entry that nothing stands behind",
-    REVERSE_ENTRY,
+    Action.WRITE_OFF,
     _post_what_never_was,
 )
 
