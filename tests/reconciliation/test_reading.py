@@ -3,11 +3,18 @@
 import hashlib
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 
 import pytest
+import requests
 import stripe as sdk
 
 from foundation.database import database_now
@@ -16,9 +23,10 @@ from payments.errors import ProviderUnavailable
 from payments.sandbox import balance
 from payments.types import BalanceTransaction
 from reconciliation import services, vouchers
-from reconciliation.models import ProviderRead, ProviderTransaction, RawRow
+from reconciliation.models import Discrepancy, ProviderRead, ProviderTransaction, RawRow, ReconciliationRun
 from reconciliation.services import importing, read_balance
 from tests.campaigns.drill.copies import provider
+from tests.reconciliation.test_runs import ROOT, _test_database_url
 
 
 @pytest.fixture
@@ -241,12 +249,15 @@ def test_a_provider_that_goes_away_leaves_what_was_read(books, small_batches, mo
 A_PAGE = 100  # of the provider's
 
 
-def booked_in_one_second(books, count: int) -> list[str]:
-    """So many bookings of the newest second, in the provider's own books."""
+def bookings(books, count: int, *, apart_s: int = 0) -> list[str]:
+    """So many bookings of the newest second, or so many seconds apart until then, in the provider's own books."""
     books.sandbox.stop()
     with provider(books.sandbox) as account, account.transaction():
         one = balance.record(account, kind="adjustment", source="", amount=100, currency="usd")
-        rows = [one, *({**one, "id": f"{one['id']}{number}"} for number in range(1, count))]
+        rows = [
+            {**one, "id": f"{one['id']}{number or ''}", "created": one["created"] - number * apart_s}
+            for number in range(count)
+        ]
         for row in rows[1:]:
             account.store.insert(row)
     books.sandbox.restart()
@@ -254,21 +265,105 @@ def booked_in_one_second(books, count: int) -> list[str]:
 
 
 def test_a_balance_names_all_bookings_of_its_last_second_however_many_there_are(books):
-    booked = booked_in_one_second(books, A_PAGE + 30)
+    booked = bookings(books, A_PAGE + 30)
     reading = read_balance()
     assert reading.balances["usd"] == {"available": 100 * len(booked), "pending": 0}
     assert (reading.edge, reading.unsure) == (booked, [])
 
 
 def test_a_balance_names_all_bookings_made_while_it_was_asked_however_many_there_are(books, monkeypatch):
-    first = booked_in_one_second(books, 1)
+    first = bookings(books, 1)
     retrieve, made = gateway.retrieve_balance, []
 
     def busy():
-        made.append(booked_in_one_second(books, A_PAGE + 30))
+        made.append(bookings(books, A_PAGE + 30))
         return retrieve()
 
     monkeypatch.setattr(gateway, "retrieve_balance", busy)
     reading = read_balance()
     assert reading.unsure == made[-1]
     assert reading.balances["usd"]["available"] == 100 * len([*first, *(row for rows in made for row in rows)])
+
+
+# --- Killed -------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """Stands between a process and the provider: counts the rows of a day's reading that it hands out, and answers no more once it
+    has handed out so many pages of them."""
+
+    def __init__(self, url: str) -> None:
+        self.rows: list[int] = []  # page by page
+        self.last_page: int | None = None
+        self.stuck = threading.Event()
+        self.over = threading.Event()
+        counted = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                # A balance is read beside its newest rows, whenever they were booked: that is no reading of a day.
+                lists = self.path.startswith("/v1/balance_transactions?") and "created" in self.path
+                if lists and len(counted.rows) == counted.last_page:
+                    counted.stuck.set()
+                    counted.over.wait()
+                    return
+                headers = {"Authorization": self.headers["Authorization"]}
+                answer = requests.get(f"{url}{self.path}", headers=headers, timeout=10)
+                if lists:
+                    counted.rows.append(len(answer.json()["data"]))
+                self.send_response(answer.status_code)
+                self.send_header("Content-Type", answer.headers["Content-Type"])
+                self.send_header("Content-Length", str(len(answer.content)))
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def handed_out(self) -> int:
+        """How many rows since somebody last asked."""
+        count = sum(self.rows)
+        self.rows.clear()
+        return count
+
+
+@pytest.fixture
+def between(books):
+    counted = Counted(books.sandbox.url)
+    yield counted
+    counted.over.set()
+    counted.server.shutdown()
+    counted.server.server_close()
+
+
+def reconciled_by_a_process(books, provider_url: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "manage.py", "reconcile", "--date", str(books.day)]
+    environment = {**os.environ, "DATABASE_URL": _test_database_url(), "STRIPE_API_BASE": provider_url}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+
+
+def test_a_process_that_is_killed_between_two_batches_is_followed_by_one_that_goes_on(books, between, settings):
+    """1,200 rows in batches of 500: killed after eleven pages of 100, two batches are stored and the third has begun."""
+    booked = bookings(books, 12 * A_PAGE, apart_s=1)
+    between.last_page = 11
+    process = reconciled_by_a_process(books, between.url)
+    assert between.stuck.wait(60)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    assert settings.RECONCILE_IMPORT_BATCH == 500
+    assert (ProviderRead.objects.get().rows, len(ids())) == (1000, 1000)
+    first = between.handed_out()
+    between.last_page = None
+    ReconciliationRun.objects.update(lease_until=database_now())
+    assert reconciled_by_a_process(books, between.url).wait(60) == 1  # what it found is open
+    second = between.handed_out()
+    assert (first, second) == (1100, 100 + 200)  # a page, to see that nothing newer is there, and the rest
+    assert first + second < 2 * len(booked)
+    reading = ProviderRead.objects.get()
+    assert (reading.rows, reading.resumed, ids()) == (1200, 1, set(booked))
+    assert list(ReconciliationRun.objects.order_by("id").values_list("state", flat=True)) == ["failed", "completed"]
+    assert Discrepancy.objects.count() == len(booked)
