@@ -13,7 +13,7 @@ What neither explains is the residual. A proof that cannot be made yet (a day wa
 is no residual.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -131,11 +131,14 @@ def unread(since: datetime, until: datetime, *, currency: str) -> int:
 # --- Statements -------------------------------------------------------------------------------------
 
 
-def statements(day: date, *, to_post: Sequence[LearntFee] = ()) -> list[Statement]:
+def statements(
+    day: date, *, to_post: Sequence[LearntFee] = (), completing: date | None = None
+) -> list[Statement]:
     """The statement of a day in each currency that the account has ever held, or that our ledger has ever had there, the proofs
     beside it.
 
-    `to_post`: fees up to then that our ledger is about to learn of (a dry run posts nothing).
+    `to_post`: fees up to then that our ledger is about to learn of (a dry run posts nothing). `completing`: the day of the run
+    that asks, which is about to be reconciled.
     """
     begin = first_day()
     if begin is None or day < begin:
@@ -153,7 +156,7 @@ def statements(day: date, *, to_post: Sequence[LearntFee] = ()) -> list[Statemen
     unposted: dict[str, int] = {}
     for fee in to_post:
         unposted[fee.currency] = unposted.get(fee.currency, 0) + fee.fee_minor
-    cut = _Cut(day, begin, *matching.window(day), matching.window(begin)[0], held, closing, unposted)
+    cut = _Cut(day, begin, *matching.window(day), matching.window(begin)[0], held, closing, unposted, completing)
     proofs = _proofs(cut)
     return [
         Statement(
@@ -180,6 +183,12 @@ def as_stored(found: Iterable[Statement]) -> dict[str, Any]:
     return {one.currency: asdict(one) | {"day": one.day.isoformat()} for one in found}
 
 
+def stored_residual(statement: Mapping[str, Any]) -> int:
+    """`Statement.residual_minor` of one that a run has kept; 0 where it kept none."""
+    proofs = statement.get("proofs", ())
+    return max((proof["residual_minor"] or 0 for proof in proofs if not proof["accepted"]), key=abs, default=0)
+
+
 def _plus(held: dict[str, int], first: date, last: date) -> dict[str, int]:
     """Balances, and what some days, both included, added to them."""
     total = dict(held)
@@ -204,6 +213,7 @@ class _Cut:
     held: dict[str, int]  # at `since`
     closing: dict[str, int]  # at `at`
     unposted: dict[str, int]  # fees that our ledger has yet to learn of
+    completing: date | None  # the day whose run asks
 
 
 def _proofs(cut: _Cut) -> dict[str, list[Proof]]:
@@ -243,10 +253,12 @@ def _not_yet(name: str, note: str) -> Proof:
 
 
 def _days_not_reconciled(cut: _Cut) -> int:
-    """Days before this one without a completed run. The day's own run is the one that asks."""
+    """Days before this one without a completed run. The run that asks is about to complete its day, this one or an earlier."""
     runs = ReconciliationRun.objects.filter(state=RunState.COMPLETED, provisional=False)
-    done = runs.filter(date__gte=cut.begin, date__lt=cut.day).values("date").distinct().count()
-    return (cut.day - cut.begin).days - done
+    done = set(runs.filter(date__gte=cut.begin, date__lt=cut.day).values_list("date", flat=True).distinct())
+    if cut.completing and cut.begin <= cut.completing < cut.day:
+        done.add(cut.completing)
+    return (cut.day - cut.begin).days - len(done)
 
 
 # What a reading includes, beside the totals of whole days: the rows of its last day, up to the second and the rows it names.

@@ -29,7 +29,7 @@ SELECT %(kind)s::text || ':' || %(source)s::text AS fingerprint, %(kind)s::text 
 # the provider's rows add up to is theirs. Beside the balance that it tells, they are what we know of it, and so they are ours.
 _RESIDUAL = """
 INSERT INTO recon_found
-SELECT 'statement_residual:' || %(source)s::text, 'statement_residual', 'statement', %(day)s::date, %(source)s::text, '', '',
+SELECT 'statement_residual:' || %(source)s::text, 'statement_residual', 'statement', %(since)s::date, %(source)s::text, '', '',
        NULL, NULL, NULL, '', %(ours)s::bigint, %(currency)s::text, '', NULL, %(theirs)s::bigint, %(currency)s::text, '',
        %(now)s::timestamptz, %(residual)s::bigint,
        jsonb_build_object('proof', %(proof)s::text, 'day', %(day)s::date), NULL, ''
@@ -50,10 +50,16 @@ def note_found(found: Finding, *, now: datetime) -> None:
     )
 
 
-def add_residuals(statements: Iterable[Statement], *, now: datetime) -> None:
+def add_residuals(statements: Iterable[Statement], *, now: datetime, earlier: Iterable[Statement] = ()) -> None:
     """Put what statements leave unexplained beside what was found, and every proof that was made beside what was looked at.
-    Belongs inside a transaction, after `match_day`.
+    `earlier`: those of a day before, since when it is off if they show it as well. Belongs inside a transaction, after `match_day`.
     """
+    since = {
+        f"{statement.currency}:{proof.name}": statement.day
+        for statement in earlier
+        for proof in statement.proofs
+        if proof.residual_minor
+    }
     proved = [
         (statement, proof)
         for statement in statements
@@ -71,6 +77,7 @@ def add_residuals(statements: Iterable[Statement], *, now: datetime) -> None:
                 {
                     "source": f"{statement.currency}:{proof.name}",
                     "day": statement.day,
+                    "since": since.get(f"{statement.currency}:{proof.name}", statement.day),
                     "currency": statement.currency,
                     "proof": proof.name,
                     "theirs": proof.says_minor if proof.name == Proved.BALANCE else statement.closing_minor,

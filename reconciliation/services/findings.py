@@ -43,9 +43,12 @@ _HISTORY = "INSERT INTO reconciliation_discrepancyhistory (subject_id, from_stat
 
 
 def _refreshed(name: str) -> str:
-    """A balance that is off belongs to the day on which it first was: the days that follow only find it again."""
+    """A balance that is off belongs to the first day that showed it, in whatever order days are run."""
     if name == "business_date":
-        return "business_date = CASE d.object_kind WHEN 'statement' THEN d.business_date ELSE f.business_date END"
+        return (
+            "business_date = CASE d.object_kind WHEN 'statement' THEN least(d.business_date, f.business_date)"
+            " ELSE f.business_date END"
+        )
     return f"{name} = f.{name}"
 
 

@@ -1,7 +1,7 @@
 """One run: import, match, store. What it found and that it completed are one transaction: killed, it has found nothing."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
@@ -21,6 +21,7 @@ from foundation.logs import bound_id
 from payments import selectors as payments
 from payments import services as payments_services
 from payments.errors import ProviderUnavailable
+from payments.types import LearntFee
 from reconciliation import books, matching, selectors
 from reconciliation.bank import legs
 from reconciliation.errors import RunInProgress, RunTakenOver, WorkersUnreachable
@@ -328,24 +329,69 @@ def _match_and_store(
 def _close(run: ReconciliationRun, kinds: dict[str, KindCounts], *, now: datetime, dry_run: bool) -> list[Statement]:
     """The day's statements. What they leave unexplained is found like any other difference, once all else was stored.
 
-    A balance that is off stays off: the newest finished day tells for all before it, and a run of an older one leaves the
-    items of residuals alone.
+    A balance that is off stays off: the newest finished day tells for all before it. A run of an older one proves that day again, since
+    it may have been the one that was missing for it.
     """
     since, until = read_window(run.date)
     books.recount(since.date(), (until - timedelta(microseconds=1)).date())
-    cut = matching.window(run.date)[1]
+    to_post = _fees_to_post(run.date, run, dry_run=dry_run)
+    statements = books.statements(run.date, to_post=to_post, completing=run.date)
+    newest = selectors.last_reconciled_on()
+    if run.provisional:
+        return statements
+    if newest is None or run.date >= newest:
+        _store_residuals(run, kinds, statements, now=now)
+    elif not _changes_behind(run, newest):
+        again = books.statements(newest, to_post=_fees_to_post(newest, run, dry_run=dry_run), completing=run.date)
+        _store_residuals(run, kinds, again, now=now, earlier=statements)
+        _note_proved_again(newest, again)
+    return statements
+
+
+def _fees_to_post(day: date, run: ReconciliationRun, *, dry_run: bool) -> list[LearntFee]:
+    """Fees up to the end of a day that our ledger is about to learn of, by the run that asks or after it."""
     starts_on = books.starts_on()
+    cut = matching.window(day)[1]
     to_post = [fee for fees in matching.unposted_fees_of_matches(cut, starts_on=starts_on) for fee in fees]
     if dry_run:
-        to_post += [fee for fees in matching.unposted_fees(since, cut, starts_on=starts_on) for fee in fees]
-    statements = books.statements(run.date, to_post=to_post)
-    newest = selectors.last_reconciled_on()
-    if not run.provisional and (newest is None or run.date >= newest):
-        matching.clear()
-        matching.add_residuals(statements, now=now)
-        for kind, counts in findings.store(run, now=now).items():
-            kinds[kind] = counts
-    return statements
+        since, until = read_window(run.date)[0], matching.window(run.date)[1]
+        to_post += [fee for fees in matching.unposted_fees(since, until, starts_on=starts_on) for fee in fees]
+    return to_post
+
+
+def _store_residuals(
+    run: ReconciliationRun,
+    kinds: dict[str, KindCounts],
+    statements: Iterable[Statement],
+    *,
+    now: datetime,
+    earlier: Iterable[Statement] = (),
+) -> None:
+    matching.clear()
+    matching.add_residuals(statements, now=now, earlier=earlier)
+    for kind, counts in findings.store(run, now=now).items():
+        kinds[kind] = counts
+
+
+def _changes_behind(run: ReconciliationRun, newest: date) -> bool:
+    """Whether something changed, up to the newest day, that no run has seen yet: as long as that is no item it would look like a
+    residual. The last of the runs that see it proves the newest day.
+    """
+    return any(day <= newest for day in selectors.days_changed() if day != run.date)
+
+
+def _note_proved_again(day: date, statements: Sequence[Statement]) -> None:
+    """The newest run of a day says what its statement says now. What weighed more in its matching stays."""
+    completed = ReconciliationRun.objects.filter(date=day, state=RunState.COMPLETED, provisional=False)
+    last = completed.latest("id")
+    matched = {
+        currency: minor
+        for currency, minor in last.residual.items()
+        if minor != books.stored_residual(last.statement.get(currency, {}))
+    }
+    ReconciliationRun.objects.filter(pk=last.pk).update(
+        residual=_residuals(matched, statements), statement=books.as_stored(statements)
+    )
 
 
 def _look_at_bank(run: ReconciliationRun, kinds: dict[str, KindCounts], *, now: datetime) -> None:

@@ -268,20 +268,23 @@ def test_two_late_differences_that_weigh_each_other_out_are_two_items(reconcile)
 
 
 def test_a_residual_that_the_change_explains_is_told_no_longer(reconcile):
-    """Of the days between the one that changed and the one that is run."""
-    was_read(DAY, AFTER)
+    """Of the days between the one that changed and the one that is run; the newest of them is proved again with it, without a run."""
+    was_read(DAY, AFTER + timedelta(days=1))
     sold("ch_1")
     reconcile()
     sold("ch_2", at=NOON + timedelta(days=1))
     payment = capture(ours("ch_mine", 4000, at=NOON))
     LateChange.objects.all().delete()  # as if nobody had noted it
     assert reconcile(NEXT).residual == {"usd": -4000}
+    assert reconcile(AFTER).residual == {"usd": -4000}
     Payment.objects.filter(pk=payment.pk).update(corrected_minor=1)
     Payment.objects.filter(pk=payment.pk).update(corrected_minor=0)
-    report = reconcile(AFTER)
+    report = reconcile(AFTER + timedelta(days=1))
     assert again(report) == [DAY.date(), NEXT.date()]
     assert found() == {"ch_mine": Kind.MISSING_IN_STRIPE}
-    assert ReconciliationRun.objects.filter(date=NEXT.date()).latest("id").residual == {"usd": 0}
+    for day in (NEXT, AFTER):
+        assert ReconciliationRun.objects.filter(date=day.date()).latest("id").residual == {"usd": 0}
+    assert runs_of(AFTER) == 1
 
 
 def test_what_changes_of_a_closed_month_falls_into_the_next_one(reconcile):

@@ -28,7 +28,8 @@ from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, ProviderTransaction, ReconciliationRun
 from reconciliation.services import importing, runs
 from reconciliation.types import Kind, KindCounts
-from tests.reconciliation.ledgers import DAY, ours, theirs
+from tests.reconciliation.ledgers import DAY, ours, post_fee, theirs
+from tests.reconciliation.test_statements import was_read
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -402,6 +403,24 @@ def test_the_command_says_by_its_exit_code_whether_something_is_open(no_import):
     assert reconcile("--date", "2026-01-09")[0] == 0
     Discrepancy.objects.update(state="resolved", closed_as="accepted", resolved_at=database_now(), resolved_by="x")
     assert reconcile("--date", "2026-01-10")[0] == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_command_ends_with_1_where_a_residual_is_left_though_no_item_is_new(no_import):
+    """15.00 never got into our ledger; a newer day was run before. A dry run, a run, and a person's ignoring of the item say the same."""
+    was_read(DAY, DAY + timedelta(days=1))
+    post_fee(theirs("ch_1"), 74, ours("ch_1"))
+    assert reconcile("--date", "2026-01-11")[0] == 0
+    for options in (["--dry-run"], [], []):
+        code, text = reconcile("--date", "2026-01-10", *options)
+        assert code == 1
+        assert "residual that nothing accounts for: $15.00" in text
+        assert "statement_residual" in text
+    until = database_now().date() + timedelta(days=30)
+    Discrepancy.objects.update(state="ignored", ignored_until=until)
+    code, text = reconcile("--date", "2026-01-10", "--json")
+    (run,) = json.loads(text)["runs"]
+    assert (code, run["residual"]) == (1, {"usd": 1500})
 
 
 @pytest.mark.django_db(transaction=True)

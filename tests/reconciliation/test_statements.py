@@ -18,7 +18,14 @@ from payments.models import JournalEntry, Payment, Payout
 from reconciliation import books as statements
 from reconciliation import matching, selectors, services
 from reconciliation.errors import BooksStarted, NoteMissing
-from reconciliation.models import DayTotal, Discrepancy, ProviderBalanceReading, ProviderRead, ProviderTransaction
+from reconciliation.models import (
+    DayTotal,
+    Discrepancy,
+    ProviderBalanceReading,
+    ProviderRead,
+    ProviderTransaction,
+    ReconciliationRun,
+)
 from reconciliation.types import Kind, KindCounts, Proof
 from tests.reconciliation.ledgers import (
     DAY,
@@ -145,11 +152,21 @@ def test_a_balance_that_is_off_is_a_discrepancy_until_it_is_not(whole_day):
     assert the("usd:balance").business_date == DAY.date()
     row = booked("", 300, "contribution", at=NOON - HOUR)
     payments.post_booking(transaction_id=row, currency="usd", amount_minor=300, by="ann", why="a gift")
-    assert whole_day(DAY).residual == {"usd": 0}
-    assert the("usd:balance").state == "open"  # an older day does not speak for the newest
-    report = whole_day(DAY + DAYS)
-    assert report.kinds[Kind.STATEMENT_RESIDUAL] == KindCounts(resolved=1)
+    report = whole_day(DAY)  # the newest day is proved again with it
+    assert (report.residual, report.kinds[Kind.STATEMENT_RESIDUAL]) == ({"usd": 0}, KindCounts(resolved=1))
     assert the("usd:balance").closed_as == "auto"
+    assert whole_day(DAY + DAYS).kinds == {}
+
+
+def test_an_older_day_does_not_speak_for_the_newest(whole_day):
+    """The first day's balance holds; the second one's is 3.00 off."""
+    provider_holds(1426, sold("ch_1"))
+    provider_holds(1426 + 1426 + 300, sold("ch_2", at=NOON + DAYS))
+    assert whole_day().residual == {"usd": 0}
+    assert whole_day(DAY + DAYS).residual == {"usd": 300}
+    report = whole_day()
+    assert (report.residual, report.kinds) == ({"usd": 0}, {Kind.STATEMENT_RESIDUAL: KindCounts(persisting=1)})
+    assert (the("usd:balance").state, the("usd:balance").business_date) == ("open", (DAY + DAYS).date())
 
 
 def test_an_accepted_residual_stays_accepted_while_it_is_the_same(whole_day):
@@ -284,6 +301,58 @@ def test_what_our_ledger_did_not_post_is_a_residual_that_no_match_shows(whole_da
     capture(payment)
     assert whole_day().residual == {"usd": 0}
     assert the("usd:clearing").state == "resolved"
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1), (2, 2, 0, 1, 0)])
+def test_a_residual_is_the_same_item_in_whatever_order_the_days_are_run(whole_day, order):
+    """15.00 of the first day never got into our ledger. The newest day cannot tell until the days before it were run: then it does."""
+    was_read(DAY, DAY + 2 * DAYS)
+    post_fee(theirs("ch_1"), 74, ours("ch_1"))
+    sold("ch_2", at=NOON + DAYS)
+    sold("ch_3", at=NOON + 2 * DAYS)
+    reports = [whole_day(DAY + offset * DAYS) for offset in order]
+    item = the("usd:clearing")
+    assert found() == {"usd:clearing": Kind.STATEMENT_RESIDUAL}
+    assert (item.state, item.business_date, item.difference_minor, item.cycle) == ("open", DAY.date(), 1500, 1)
+    assert item.evidence["day"] == str((DAY + 2 * DAYS).date())
+    assert Kind.STATEMENT_RESIDUAL in reports[-1].kinds
+
+
+def test_a_day_that_is_proved_once_the_gap_before_it_is_filled_says_so(whole_day):
+    """Ours of the newest day is missing in the ledger, and only the older day's run can tell: the older day itself closes."""
+    sold("ch_1")
+    post_fee(theirs("ch_2", at=NOON + DAYS), 74, ours("ch_2", at=NOON + DAYS))
+    assert whole_day(DAY + DAYS).residual == {"usd": 0}
+    report = whole_day()
+    assert (report.residual, report.kinds) == ({"usd": 0}, {Kind.STATEMENT_RESIDUAL: KindCounts(new=1)})
+    assert the("usd:clearing").business_date == (DAY + DAYS).date()
+    newest = ReconciliationRun.objects.get(date=(DAY + DAYS).date())
+    assert newest.residual == {"usd": 1500}
+    assert [proof["residual_minor"] for proof in newest.statement["usd"]["proofs"]] == [None, 1500, 0]
+
+
+def test_what_changed_behind_an_older_day_is_no_residual_before_it_was_run(whole_day):
+    """A row of the newest day came after its run: the older day's run does not take it for money that nothing explains."""
+    sold("ch_1")
+    sold("ch_2", at=NOON + DAYS)
+    whole_day()
+    whole_day(DAY + DAYS)
+    theirs("ch_late", at=NOON + DAYS)
+    assert whole_day().kinds == {}
+    assert found() == {}
+    whole_day(DAY + DAYS)
+    assert found() == {"ch_late": Kind.MISSING_IN_OUR_SYSTEM}
+
+
+def test_an_older_days_dry_run_proves_the_newest_day_and_stores_nothing(whole_day):
+    post_fee(theirs("ch_1"), 74, ours("ch_1"))
+    sold("ch_2", at=NOON + DAYS)
+    whole_day(DAY + DAYS)
+    before = ReconciliationRun.objects.values("date", "residual", "statement").get()
+    report = services.reconcile_day(day=DAY.date(), by="test", dry_run=True)
+    assert (report.residual, report.kinds) == ({"usd": 1500}, {Kind.STATEMENT_RESIDUAL: KindCounts(new=1)})
+    assert not Discrepancy.objects.exists()
+    assert ReconciliationRun.objects.values("date", "residual", "statement").get() == before
 
 
 def test_open_items_explain_the_difference_between_both_to_the_cent(whole_day):

@@ -1,6 +1,6 @@
 """`manage.py reconcile`: compare days of the provider's books with ours.
 
-Exit codes: 0 nothing open, 1 discrepancies open (timing items do not count), 2 could not run.
+Exit codes: 0 nothing open, 1 discrepancies open (timing items do not count, a residual does), 2 could not run.
 """
 
 import json
@@ -59,7 +59,8 @@ class Command(BaseCommand):
             days = self._take_in(options) if options["statement"] else _days(options)
             reports = [self._reconcile(day, options) for day in days]
             reports = [report for asked in reports for report in (*asked.run_again, asked)]
-            still_open = any(report.open_count for report in reports) or selectors.open_between(days[0], days[-1])
+            still_open = any(report.open_count or any(report.residual.values()) for report in reports)
+            still_open = still_open or selectors.open_between(days[0], days[-1])
         except (DomainError, DatabaseError) as error:
             detail = error.detail if isinstance(error, DomainError) else f"the database does not answer: {error}"
             raise CommandError(f"Could not run: {detail}", returncode=COULD_NOT_RUN) from error
