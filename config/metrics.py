@@ -191,6 +191,12 @@ def _reconciled() -> Iterator[Metric]:
         "Minor units that neither a match nor a discrepancy accounts for.",
         {(currency,): minor for currency, minor in reconciliation.residuals().items()},
     )
+    yield _by(
+        ["proof"],
+        "everycent_proofs_not_made",
+        "Currencies in which a proof of the newest reconciled day could not be made.",
+        {(proof,): count for proof, count in reconciliation.proofs_not_made().items()},
+    )
 
 
 def _booked() -> Iterator[Metric]:

@@ -134,6 +134,17 @@ def residuals() -> dict[str, int]:
     return totals
 
 
+def proofs_not_made() -> dict[str, int]:
+    """Proof → in how many currencies the newest reconciled day could not be held against it; empty before there was one."""
+    runs = ReconciliationRun.objects.filter(state=RunState.COMPLETED, provisional=False)
+    stored = runs.order_by("-date", "-id").values_list("statement", flat=True).first()
+    if stored is None:
+        return {}
+    proofs = [proof for statement in stored.values() for proof in statement["proofs"]]
+    counts = Counter(proof["name"] for proof in proofs if proof["residual_minor"] is None)
+    return {name: counts[name] for name in (Proved.BALANCE, Proved.CLEARING, Proved.PAYOUTS)}
+
+
 def last_runs(count: int = 10) -> Sequence[ReconciliationRun]:
     """The newest runs, whatever became of them."""
     return list(ReconciliationRun.objects.order_by("-id")[:count])

@@ -63,3 +63,18 @@ def told(proof: Proof, currency: str) -> str:
     parts.append(f"residual {format_minor(proof.residual_minor, currency)}")
     note = how(proof.accepted, proof.note)
     return f"{name}: {', '.join(parts)}" + (f" ({note})" if note else "")
+
+
+def not_made(found: Iterable[Statement]) -> dict[str, dict[str, str]]:
+    """For scripts: currency → proof → why it could not be made. A residual of 0 says nothing about these."""
+    reasons = {one.currency: {proof.name: proof.note for proof in one.proofs if not proof.is_made} for one in found}
+    return {currency: reason for currency, reason in reasons.items() if reason}
+
+
+def told_not_made(found: Iterable[Statement]) -> list[str]:
+    """The same in a line for each proof and reason."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for currency, reasons in not_made(found).items():
+        for proof, why in reasons.items():
+            lines.setdefault((proof, why), []).append(currency.upper())
+    return [f"{PROOFS[proof]} in {', '.join(currencies)} ({why})" for (proof, why), currencies in lines.items()]

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from foundation.database import database_now
 from reconciliation.models import Discrepancy, Incident, ReconciliationRun
 from tests.exposition import read
+from tests.reconciliation.ledgers import DAY
+from tests.reconciliation.test_statements import sold, was_read
 
 
 def test_open_discrepancies_are_told_by_kind_and_fall_back_to_zero(books):
@@ -70,3 +72,14 @@ def test_open_incidents_are_told_by_cause_and_fall_back_to_zero(books):
     seen = read()
     assert seen.has("everycent_incidents_open", cause="same_kind")
     assert seen.value("everycent_incidents_open", cause="same_kind") == 0
+
+
+def test_proofs_that_the_newest_day_could_not_make_are_counted(reconcile, transactional_db):
+    assert not read().has("everycent_proofs_not_made", proof="balance")  # nothing was run yet
+    sold("ch_1")
+    reconcile()
+    names = ("balance", "clearing", "payouts")
+    assert [read().value("everycent_proofs_not_made", proof=name) for name in names] == [1, 1, 0]
+    was_read(DAY, DAY)
+    reconcile()
+    assert [read().value("everycent_proofs_not_made", proof=name) for name in names] == [1, 0, 0]

@@ -29,7 +29,7 @@ from reconciliation.models import Discrepancy, ProviderTransaction, Reconciliati
 from reconciliation.services import importing, runs
 from reconciliation.types import Kind, KindCounts
 from tests.reconciliation.ledgers import DAY, ours, post_fee, theirs
-from tests.reconciliation.test_statements import was_read
+from tests.reconciliation.test_statements import capture, was_read
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -441,7 +441,37 @@ def test_the_command_prints_one_json_document(no_import):
         "matched": 0,
         "discrepancies": {"missing_in_stripe": once, "missing_in_our_system": once},
         "residual": {"usd": 0},
+        "not_proved": {
+            "usd": {
+                "balance": "not every row since 2026-01-10 was read",
+                "clearing": "not every row since 2026-01-10 was read",
+            }
+        },
     }
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_command_says_which_proofs_were_not_made_and_why(no_import):
+    """That nothing is left over is not that all was proved. Nobody read a balance, and a day before was not run."""
+    was_read(DAY, DAY + timedelta(days=1))
+    for currency in ("usd", "eur"):
+        for offset in range(2):
+            at = DAY + timedelta(days=offset, hours=12)
+            payment = capture(ours(f"ch_{currency}{offset}", currency=currency, at=at))
+            post_fee(theirs(f"ch_{currency}{offset}", currency=currency, at=at), 74, payment, currency)
+    code, text = reconcile("--date", "2026-01-11")
+    assert (code, text.splitlines()[3:]) == (
+        0,
+        [
+            "  not proved: Stripe's balance in EUR, USD (no balance was read yet that the rows we have reach up to)",
+            "  not proved: Our clearing account in EUR, USD (1 days since 2026-01-10 are not reconciled)",
+            "  no discrepancies",
+        ],
+    )
+    _, text = reconcile("--date", "2026-01-10", "--json")
+    (run,) = json.loads(text)["runs"]
+    missing = {"balance": "no balance was read yet that the rows we have reach up to"}
+    assert (run["residual"], run["not_proved"]) == ({"eur": 0, "usd": 0}, {"eur": missing, "usd": missing})
 
 
 @pytest.mark.django_db(transaction=True)

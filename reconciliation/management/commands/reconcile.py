@@ -20,7 +20,7 @@ from rich.table import Table
 from foundation.database import database_now
 from foundation.errors import DomainError
 from foundation.money import format_minor
-from reconciliation import books, rules, selectors, services
+from reconciliation import books, rules, selectors, services, tables
 from reconciliation.management.commands.import_statement import a_day, take_in, tell
 from reconciliation.services.importing import Progress
 from reconciliation.types import KINDS, RunReport, WhatIf
@@ -60,7 +60,7 @@ class Command(BaseCommand):
             reports = [self._reconcile(day, options) for day in days]
             reports = [report for asked in reports for report in (*asked.run_again, asked)]
             still_open = any(report.open_count or any(report.residual.values()) for report in reports)
-            still_open = still_open or selectors.open_between(days[0], days[-1])
+            still_open = still_open or bool(selectors.open_between(days[0], days[-1]))
         except (DomainError, DatabaseError) as error:
             detail = error.detail if isinstance(error, DomainError) else f"the database does not answer: {error}"
             raise CommandError(f"Could not run: {detail}", returncode=COULD_NOT_RUN) from error
@@ -146,6 +146,7 @@ class Command(BaseCommand):
         ]
         if any(report.residual.values()):
             lines.append(f"  residual that nothing accounts for: {_totals(report.residual)}")
+        lines += [f"  not proved: {told}" for told in tables.told_not_made(report.statement.values())]
         self.stdout.write("\n".join(lines))
         if not report.kinds:
             self.stdout.write("  no discrepancies")
@@ -175,6 +176,7 @@ def as_json(report: RunReport) -> dict[str, Any]:
         "matched": report.matched,
         "discrepancies": {kind: asdict(counts) for kind, counts in report.kinds.items()},
         "residual": report.residual,
+        "not_proved": tables.not_made(report.statement.values()),
         "duration_s": report.duration_ms / 1000,
     }
 
