@@ -7,10 +7,10 @@ elsewhere, each at the same cut (midnight UTC, by the provider's clock):
   includes, so no clock of ours is asked: the rows up to there must add up to it;
 - clearing: our own ledger's account of what the provider holds. Postings made after the cut about bookings made before it
   count; what open or accepted discrepancies and payouts on their way make it differ by is explained, object by object;
-- payouts: what each payout of the day collected is its amount.
+- payouts: what each payout of the day collected is its amount. What open or accepted items say of payouts is explained.
 
-What neither explains is the residual. A proof that cannot be made yet (a day was not read, or not reconciled) says why, and
-is no residual.
+What neither explains is the residual. A proof that cannot be made yet (a day was not read, or not reconciled, or the rows
+of a payout were not listed) says why, and is no residual.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +32,7 @@ from payments.selectors import (
     MOVEMENTS_VIEW,
     NUMBER_FUNCTION,
     PAYOUT_MOVEMENTS_VIEW,
+    PAYOUTS_AT_BANK_VIEW,
     PAYOUTS_VIEW,
     POSTED_VIEW,
     REFUNDS_VIEW,
@@ -47,8 +48,9 @@ from reconciliation.models import (
     ReconciliationRun,
 )
 from reconciliation.states import UNRESOLVED_STATES, ClosedAs, RunState
-from reconciliation.types import BROKEN_PROMISE, FUZZY, Proof, Proved, Rule, Statement, StatementLine
+from reconciliation.types import BROKEN_PROMISE, FUZZY, Kind, Proof, Proved, Rule, Statement, StatementLine
 
+_A_DAY = timedelta(days=1)
 # Our clock and the provider's may differ by so much: a posting of before the cut may belong to a booking of after it.
 _SKEW = timedelta(hours=1)
 _PAYOUTS_COME_BACK = timedelta(days=45)  # longer than any bank takes to send one back
@@ -132,13 +134,18 @@ def unread(since: datetime, until: datetime, *, currency: str) -> int:
 
 
 def statements(
-    day: date, *, to_post: Sequence[LearntFee] = (), completing: date | None = None
+    day: date,
+    *,
+    to_post: Sequence[LearntFee] = (),
+    completing: date | None = None,
+    payouts_since: date | None = None,
 ) -> list[Statement]:
     """The statement of a day in each currency that the account has ever held, or that our ledger has ever had there, the proofs
     beside it.
 
     `to_post`: fees up to then that our ledger is about to learn of (a dry run posts nothing). `completing`: the day of the run
-    that asks, which is about to be reconciled.
+    that asks, which is about to be reconciled. `payouts_since`: the first day whose payouts are proved with it; balances have come
+    from all days, payouts are of their own (None: of this day).
     """
     begin = first_day()
     if begin is None or day < begin:
@@ -156,7 +163,9 @@ def statements(
     unposted: dict[str, int] = {}
     for fee in to_post:
         unposted[fee.currency] = unposted.get(fee.currency, 0) + fee.fee_minor
-    cut = _Cut(day, begin, *matching.window(day), matching.window(begin)[0], held, closing, unposted, completing)
+    paid_out_since = matching.window(max(payouts_since or day, begin))[0]
+    cut_at, since = matching.window(day)[1], matching.window(begin)[0]
+    cut = _Cut(day, begin, paid_out_since, cut_at, since, held, closing, unposted, completing)
     proofs = _proofs(cut)
     return [
         Statement(
@@ -207,8 +216,8 @@ class _Cut:
 
     day: date
     begin: date
-    midnight: datetime  # the day's first moment
-    at: datetime  # its end
+    paid_out_since: datetime  # the first moment whose payouts are proved: the day's, unless it ends a month
+    at: datetime  # the day's end
     since: datetime  # the first moment of the books
     held: dict[str, int]  # at `since`
     closing: dict[str, int]  # at `at`
@@ -496,24 +505,52 @@ def provider_is_ahead() -> timedelta:
 
 # --- The proof of payouts ---------------------------------------------------------------------------
 
+# What is off is explained where an item says just that of it: a payout that our books do not know, or one whose rows the item has
+# added up to the same.
 _COLLECTED = f"""
-SELECT t.currency, count(*), count(c.source), coalesce(sum(c.collected_minor), 0)::bigint,
-       coalesce(sum(c.collected_minor + t.amount_minor) FILTER (WHERE c.source IS NOT NULL), 0)::bigint
-FROM reconciliation_providertransaction t
-LEFT JOIN LATERAL (SELECT p.* FROM {PAYOUTS_VIEW} p WHERE p.source = t.source OFFSET 0) c ON true
-WHERE t.created_at >= %s AND t.created_at < %s AND t.withdrawn_at IS NULL AND t.reporting_category = 'payout'
-GROUP BY t.currency
+SELECT currency, count(*), count(collected_minor), count(*) FILTER (WHERE by_hand),
+       count(*) FILTER (WHERE collected_minor IS NULL AND NOT by_hand AND is_item),
+       coalesce(sum(collected_minor), 0)::bigint,
+       coalesce(sum(coalesce(collected_minor, 0) + amount_minor) FILTER (WHERE is_item AND NOT by_hand), 0)::bigint,
+       coalesce(sum(collected_minor + amount_minor) FILTER (WHERE NOT is_item), 0)::bigint
+FROM (
+    SELECT t.currency, t.amount_minor, c.collected_minor,
+           c.collected_minor IS NULL AND coalesce(NOT o.automatic, false) AS by_hand,
+           EXISTS (
+               SELECT FROM reconciliation_discrepancy d
+               WHERE d.fingerprint IN ('{Kind.PAYOUT_DIFFERENCE}:' || t.source, '{Kind.FOREIGN_INSTANCE}:' || t.source)
+                 AND d.object_kind = 'payout'
+                 AND (d.state = ANY(%(unresolved)s) OR d.closed_as = 'accepted')
+                 AND (c.collected_minor IS NULL OR (d.evidence ->> 'collected_minor')::bigint = c.collected_minor)
+           ) AS is_item
+    FROM reconciliation_providertransaction t
+    LEFT JOIN LATERAL (SELECT p.* FROM {PAYOUTS_VIEW} p WHERE p.source = t.source OFFSET 0) c ON true
+    LEFT JOIN LATERAL (SELECT p.automatic FROM {PAYOUTS_AT_BANK_VIEW} p WHERE p.source = t.source OFFSET 0) o ON true
+    WHERE t.created_at >= %(since)s AND t.created_at < %(cut)s AND t.withdrawn_at IS NULL AND t.reporting_category = 'payout'
+) paid_out
+GROUP BY currency
 """  # noqa: S608
 
 
 def _payouts(cut: _Cut) -> dict[str, Proof]:
-    """Σ net of what the day's payouts collected beside their amounts. A difference is an item of its own as well."""
+    """Σ net of what the day's payouts collected beside their amounts. One whose rows nobody has listed proves nothing, unless it is
+    an item itself; of one that was made by hand the provider lists none.
+    """
+    none = "none on this day" if cut.at - cut.paid_out_since == _A_DAY else f"none since {cut.paid_out_since:%Y-%m-%d}"
     with connection.cursor() as cursor:
-        cursor.execute(_COLLECTED, [cut.midnight, cut.at])
+        cursor.execute(_COLLECTED, {"since": cut.paid_out_since, "cut": cut.at, "unresolved": list(UNRESOLVED_STATES)})
         found = {row[0]: row[1:] for row in cursor.fetchall()}
     proofs = {}
     for currency in cut.closing:
-        payouts, listed, collected_minor, off_minor = found.get(currency, (0, 0, 0, 0))
-        note = f"{listed} of {payouts} payouts list their rows" if payouts else "none on this day"
-        proofs[currency] = Proof(Proved.PAYOUTS, collected_minor, off_minor, 0, note)
+        payouts, listed, by_hand, items, collected_minor, explained_minor, residual_minor = found.get(currency, [0] * 7)
+        parts = [f"{listed} of {payouts} payouts list their rows" if payouts else none]
+        parts += [f"{by_hand} made by hand list none"] if by_hand else []
+        parts += [f"{items} not listed are items"] if items else []
+        note = ", ".join(parts)
+        is_made = residual_minor or payouts == listed + by_hand + items
+        proofs[currency] = (
+            Proof(Proved.PAYOUTS, collected_minor, explained_minor, residual_minor, note)
+            if is_made
+            else _not_yet(Proved.PAYOUTS, note)
+        )
     return proofs

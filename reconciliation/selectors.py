@@ -1,7 +1,7 @@
 """What dashboards, metrics, pages and commands read about reconciliation."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -521,9 +521,12 @@ def closing_of(month: date) -> PeriodClosing | None:
     return PeriodClosing.objects.filter(period=month).order_by("-number").first()
 
 
-def obstacles(period: Period, *, carry_open: bool = False, without_balance: bool = False) -> list[str]:
+def obstacles(
+    period: Period, *, carry_open: bool = False, without_balance: bool = False, without_payouts: bool = False
+) -> list[str]:
     """What stands in the way of closing a month; empty where nothing does. `carry_open`: open items may go on.
-    `without_balance`: the provider was not asked what it holds, its books came as files alone.
+    `without_balance`: the provider was not asked what it holds, its books came as files alone. `without_payouts`: nor what its
+    payouts are made of.
     """
     if database_now().date() <= period.last_day:
         return [f"it ends on {period.last_day:%d %b %Y}"]
@@ -549,9 +552,10 @@ def obstacles(period: Period, *, carry_open: bool = False, without_balance: bool
     if states and not carry_open:
         ignored = f", {states[DiscrepancyState.IGNORED]} of them ignored" if states[DiscrepancyState.IGNORED] else ""
         found.append(f"open items: {states.total()}{ignored} (settle them, or carry them over to the next month)")
-    statements = books.statements(period.last_day)
+    statements = books.statements(period.last_day, payouts_since=period.starts_on)
     if not to_reconcile:  # else that is why
-        found += _proofs_to_make(statements, without_balance=without_balance)
+        waived = {Proved.BALANCE: without_balance, Proved.PAYOUTS: without_payouts}
+        found += _proofs_to_make(statements, [name for name, is_waived in waived.items() if is_waived])
     found += [
         f"the statement of {one.day:%d %b %Y} leaves {format_minor(one.residual_minor, one.currency)} unexplained"
         for one in statements
@@ -560,20 +564,27 @@ def obstacles(period: Period, *, carry_open: bool = False, without_balance: bool
     return found
 
 
-def _proofs_to_make(statements: Sequence[Statement], *, without_balance: bool) -> list[str]:
+_PROOFS_TO_MAKE = {
+    Proved.BALANCE: (
+        "Stripe's balance",
+        "reconcile that day again, or close without a balance if Stripe's books come as files",
+    ),
+    Proved.CLEARING: ("our clearing account", "read and reconcile what is missing"),
+    Proved.PAYOUTS: (
+        "what its payouts collected",
+        "ask Stripe for them again, or close without payouts if Stripe's books come as files",
+    ),
+}
+
+
+def _proofs_to_make(statements: Sequence[Statement], waived: Collection[str]) -> list[str]:
     """Proofs that could not be made: that nothing is known to be off is not that all is right."""
     found: dict[str, list[str]] = {}
     for one in statements:
         for proof in one.proofs:
-            if proof.is_made or (proof.name == Proved.BALANCE and without_balance):
+            if proof.is_made or proof.name in waived:
                 continue
-            if proof.name == Proved.BALANCE:
-                held, todo = (
-                    "Stripe's balance",
-                    "reconcile that day again, or close without a balance if Stripe's books come as files",
-                )
-            else:
-                held, todo = "our clearing account", "read and reconcile what is missing"
+            held, todo = _PROOFS_TO_MAKE[proof.name]
             why = f"the statement of {one.day:%d %b %Y} was not held against {held}: {proof.note} ({todo})"
             found.setdefault(why, []).append(one.currency.upper())
     return [f"{', '.join(currencies)}: {why}" for why, currencies in found.items()]

@@ -28,7 +28,12 @@ class CloseForm(NoteForm):
         required=False,
         help_text="Where Stripe's books come as files, and nobody asks it what it holds. The note will say so.",
     )
-    field_order = ("note", "carry_open", "without_balance")
+    without_payouts = forms.BooleanField(
+        label="Close without what payouts collected",
+        required=False,
+        help_text="Where nobody asks Stripe which rows its payouts are made of. The note will say so.",
+    )
+    field_order = ("note", "carry_open", "without_balance", "without_payouts")
 
 
 def close(row: Period, data: dict[str, Any], by: str) -> str:
@@ -38,6 +43,7 @@ def close(row: Period, data: dict[str, Any], by: str) -> str:
         note=data["note"],
         carry_open=data["carry_open"],
         without_balance=data["without_balance"],
+        without_payouts=data["without_payouts"],
     )
     carried = closing.items["carried"]
     return f"{row} is closed." + (f" {carried} items go on to the next month." if carried else "")

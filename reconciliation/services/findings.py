@@ -77,12 +77,13 @@ WITH opened AS (
 SELECT kind, {_COUNTED}, count(*) FROM opened WHERE state = 'open' GROUP BY 1, 2
 """  # noqa: S608
 
-# Other figures than those that somebody accepted, or put aside. A balance moves every day: what is accepted of it is by how much
+# Other figures than those that somebody accepted, or put aside; what the rows of a payout add up to is one. A balance moves every day: what is accepted of it is by how much
 # it is off.
 _CHANGED = """CASE d.object_kind WHEN 'statement' THEN d.difference_minor IS DISTINCT FROM f.difference_minor ELSE
-    (d.ours_amount_minor, d.ours_currency, d.ours_status, d.theirs_amount_minor, d.theirs_currency, d.theirs_status)
+    (d.ours_amount_minor, d.ours_currency, d.ours_status, d.theirs_amount_minor, d.theirs_currency, d.theirs_status,
+     d.evidence -> 'collected_minor')
     IS DISTINCT FROM (f.ours_amount_minor, f.ours_currency, f.ours_status, f.theirs_amount_minor, f.theirs_currency,
-                      f.theirs_status) END"""
+                      f.theirs_status, f.evidence -> 'collected_minor') END"""
 
 # Seen again: what was closed as equal or repaired is open again; what was accepted only if its figures have changed.
 _REOPEN = f"""

@@ -27,7 +27,7 @@ from reconciliation.locks import one_writer
 from reconciliation.models import Discrepancy, Period, PeriodClosing, PeriodHistory, PeriodReopening
 from reconciliation.services import chain
 from reconciliation.states import PERIOD_EDGES, UNRESOLVED_STATES, Decision, PeriodState
-from reconciliation.types import Audited, PeriodStatement, Statement, StatementLine
+from reconciliation.types import Audited, PeriodStatement, Proved, Statement, StatementLine
 
 _WAIT_S = 60  # for a run that stores its results
 _SHOWN = 1_000  # items that a difference report names
@@ -46,10 +46,17 @@ def open_periods() -> None:
 
 
 def close_period(
-    *, period: date, by: str, note: str, carry_open: bool = False, without_balance: bool = False
+    *,
+    period: date,
+    by: str,
+    note: str,
+    carry_open: bool = False,
+    without_balance: bool = False,
+    without_payouts: bool = False,
 ) -> PeriodClosing:
     """Close a month, named by its first day. `carry_open`: what is open goes to the next month instead of standing in the way.
-    `without_balance`: the provider's books came as files, and nobody could ask it what it holds; the closing's note says so.
+    `without_balance`: the provider's books came as files, and nobody could ask it what it holds; `without_payouts`: nor what its
+    payouts are made of. The closing's note says so.
 
     Belongs outside of transactions. Raises NoteMissing, NotFound, PeriodIsClosed, PeriodNotReady (its member `obstacles`
     lists what stands in the way), BooksNotSettled (a transaction under way may still post into it), BooksBusy.
@@ -57,7 +64,7 @@ def close_period(
     if not note.strip():
         raise NoteMissing(param="note")
     open_periods()
-    options = {"carry_open": carry_open, "without_balance": without_balance}
+    options = {"carry_open": carry_open, "without_balance": without_balance, "without_payouts": without_payouts}
     _refuse(_the_open(period, locked=False), options)
     end = matching.window(selectors.month_after(period))[0]
     sealed_through = payments_services.seal_books(through=end)
@@ -108,11 +115,9 @@ def _write_down(row: Period, *, by: str, note: str, sealed_through: datetime, en
     after, head = before.head if before else 0, chain.last_block()
     begin = books.first_day() or row.starts_on
     statements = _statements(row.starts_on, before, begin=begin, head=head)
-    _agree(statements, books.statements(row.last_day))
+    _agree(statements, books.statements(row.last_day, payouts_since=row.starts_on))
     stored = {currency: asdict(one) for currency, one in statements.items()}
-    unproved = [currency for currency, one in statements.items() if not all(proof.is_made for proof in one.proofs)]
-    if unproved:
-        note += f" (without Stripe's balance in {', '.join(unproved).upper()})"
+    note += _without(statements)
     return PeriodClosing.objects.create(
         period=row,
         number=row.closings + 1,
@@ -127,6 +132,19 @@ def _write_down(row: Period, *, by: str, note: str, sealed_through: datetime, en
         trial_balance=[asdict(one) for one in payments.trial_balance(at=end)],
         differences=differences(previous, stored, head=head) if previous else None,
     )
+
+
+def _without(statements: Mapping[str, PeriodStatement]) -> str:
+    """The proofs that nobody could make, as a closing's note tells them."""
+    told = ""
+    for name, words in ((Proved.BALANCE, "Stripe's balance"), (Proved.PAYOUTS, "what payouts collected")):
+        unproved = [
+            currency
+            for currency, one in statements.items()
+            if any(proof.name == name and not proof.is_made for proof in one.proofs)
+        ]
+        told += f" (without {words} in {', '.join(unproved).upper()})" if unproved else ""
+    return told
 
 
 # What the chained rows of the provider's moved, each less what was known of it before; late ones are of earlier months.

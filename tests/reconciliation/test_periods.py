@@ -24,7 +24,7 @@ from reconciliation.services import periods
 from reconciliation.types import ActionInput
 from tests.payments.test_ledger import CLEARING, CUSTOMER, post
 from tests.races import orders
-from tests.reconciliation.ledgers import both, ours, the, theirs
+from tests.reconciliation.ledgers import booked, both, our_payout, ours, the, theirs
 from tests.reconciliation.months import (
     FEBRUARY,
     JANUARY,
@@ -200,6 +200,37 @@ def test_what_is_ignored_is_open_to_a_month_and_carried_over_only_where_that_is_
     (told,) = refused.value.members["obstacles"]
     assert told == "open items: 1, 1 of them ignored (settle them, or carry them over to the next month)"
     assert close(carry_open=True).items["carried"] == 1
+
+
+def test_a_month_whose_payouts_nobody_listed_is_closed_by_saying_so(reconcile):
+    """Both books know the payout, and it is on its way; what it is made of Stripe alone could say."""
+    both("ch_1", at=NOON)
+    our_payout("po_1", 1426, at=NOON, status="in_transit")
+    booked("po_1", -1426, "payout", at=NOON)
+    reconcile(LAST)
+    with pytest.raises(PeriodNotReady) as refused:
+        close()
+    (told,) = refused.value.members["obstacles"]
+    assert told.startswith(
+        "USD: the statement of 31 Jan 2026 was not held against what its payouts collected: 0 of 1 payouts list their rows ("
+    )
+    closing = close(without_payouts=True)
+    assert closing.note.endswith("(without Stripe's balance in USD) (without what payouts collected in USD)")
+    (proof,) = (one for one in closing.statements["usd"]["proofs"] if one["name"] == "payouts")
+    assert (proof["residual_minor"], proof["note"]) == (None, "0 of 1 payouts list their rows")
+
+
+def test_a_payout_in_the_middle_of_the_month_is_proved_as_well(reconcile):
+    """The month's last day has none."""
+    before = NOON - timedelta(days=1)
+    both("ch_1", at=before)
+    our_payout("po_1", 1426, at=before, status="in_transit")
+    booked("po_1", -1426, "payout", at=before)
+    reconcile(LAST - timedelta(days=1))
+    reconcile(LAST)
+    with pytest.raises(PeriodNotReady, match="0 of 1 payouts list their rows"):
+        close()
+    assert close(without_payouts=True).number == 1
 
 
 def test_by_command(reconcile, capsys):

@@ -14,7 +14,7 @@ from foundation.database import database_now
 from foundation.errors import InvalidInput
 from payments import ledger
 from payments import services as payments
-from payments.models import JournalEntry, Payment, Payout
+from payments.models import JournalEntry, Payment, Payout, PayoutTransaction
 from reconciliation import books as statements
 from reconciliation import matching, selectors, services
 from reconciliation.errors import BooksStarted, NoteMissing
@@ -591,6 +591,68 @@ def test_the_proof_of_the_ledger_waits_for_the_days_before(whole_day):
     report = whole_day(DAY + DAYS)
     assert report.residual == {"usd": 0}
     assert proofs(DAY + DAYS)["clearing"].note == "1 days since 2026-01-10 are not reconciled"
+
+
+# --- Against what payouts collected -----------------------------------------------------------------
+
+
+def paid_out(source: str, amount: int, *nets: int, **fields: Any) -> Payout:
+    """In both books, and the rows that the provider lists of it, if any."""
+    payout = our_payout(source, amount, listed_at=NOON if nets else None, **fields)
+    if nets:
+        collected(payout, *nets)
+    booked(source, -amount, "payout")
+    return payout
+
+
+def told_of_payouts() -> tuple[int | None, int, int | None]:
+    proof = proofs()["payouts"]
+    return proof.says_minor, proof.explained_minor, proof.residual_minor
+
+
+def test_what_a_payout_does_not_collect_is_explained_by_its_item_alone(whole_day):
+    """6.00 of which 5.90 are listed. A person accepts that; then 5.80 would be another thing."""
+    paid_out("po_1", 600, 590)
+    statements.recount(DAY.date(), DAY.date())
+    assert told_of_payouts() == (590, 0, -10)  # before any run: nobody has said why
+    assert whole_day().residual == {"usd": 0}
+    assert found() == {"po_1": Kind.PAYOUT_DIFFERENCE}
+    assert told_of_payouts() == (590, -10, 0)
+    services.perform(discrepancy_id=the("po_1").pk, action="accept", by="test", note="Stripe looks for it")
+    assert told_of_payouts() == (590, -10, 0)
+    PayoutTransaction.objects.filter(source="ch_0").update(amount_minor=580, net_minor=580)
+    assert told_of_payouts() == (580, 0, -20)
+    whole_day()
+    assert (the("po_1").state, told_of_payouts()) == ("open", (580, -20, 0))
+    Discrepancy.objects.filter(source="po_1").update(
+        state="resolved", closed_as="fixed", resolved_at=NOON, resolved_by="x"
+    )
+    assert told_of_payouts() == (580, 0, -20)
+
+
+def test_payouts_that_nobody_lists_prove_nothing_but_those_made_by_hand_or_told_as_items(whole_day):
+    paid_out("po_listed", 500, 500)
+    paid_out("po_by_hand", 700, automatic=False)
+    booked("po_unknown", -9999, "payout")
+    whole_day()
+    proof = proofs()["payouts"]
+    assert (proof.says_minor, proof.explained_minor, proof.residual_minor) == (500, -9999, 0)
+    assert proof.note == "1 of 3 payouts list their rows, 1 made by hand list none, 1 not listed are items"
+    late = paid_out("po_late", 800)
+    report = whole_day()
+    proof = proofs()["payouts"]
+    assert (proof.is_made, proof.note.partition(",")[0]) == (False, "1 of 4 payouts list their rows")
+    assert not report.statement["usd"].is_proved
+    collected(late, 800)
+    Payout.objects.filter(pk=late.pk).update(listed_at=NOON)
+    assert proofs()["payouts"].residual_minor == 0
+
+
+def test_what_is_off_is_told_though_another_payout_is_not_listed(whole_day):
+    paid_out("po_late", 800)
+    paid_out("po_1", 600, 590)
+    statements.recount(DAY.date(), DAY.date())
+    assert told_of_payouts() == (590, 0, -10)
 
 
 # --- Go-live ----------------------------------------------------------------------------------------

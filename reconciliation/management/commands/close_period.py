@@ -35,6 +35,11 @@ class Command(BaseCommand):
             action="store_true",
             help="Stripe's books come as files, and its API was not asked what it holds: kept with the note",
         )
+        parser.add_argument(
+            "--without-payouts",
+            action="store_true",
+            help="nor was it asked which rows its payouts are made of: kept with the note",
+        )
 
     def handle(self, **options: Any) -> None:
         month = f"{options['period']:%Y-%m}"
@@ -45,6 +50,7 @@ class Command(BaseCommand):
                 note=options["note"],
                 carry_open=options["carry_open"],
                 without_balance=options["without_balance"],
+                without_payouts=options["without_payouts"],
             )
         except PeriodIsClosed:
             self.stdout.write(f"{month} is closed already: nothing was changed.")
