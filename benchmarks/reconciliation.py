@@ -186,7 +186,7 @@ def kept_rows(file: Path, day: datetime) -> Found:
 
 
 def kept_rows_by_several(file: Path, day: datetime) -> Found:
-    """The same by some connections at once, each a piece of a table: no program of two processes could keep them faster."""
+    """The same by some connections at once, each a piece of a table."""
     parts = [(file.with_name(table), table) for table in _KEPT]
     _shared(
         [

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 THROTTLED = Counter("everycent_throttled", "Calls refused with 429, because their key made too many.")
 UNCOUNTED = Counter("everycent_throttle_unavailable", "Calls let through uncounted, because Redis did not answer.")
 
-# KEYS: the key's bucket; ARGV: calls a second, the burst in calls, the calls that are made now. All moments in microseconds of Redis' own clock.
+# KEYS: the key's bucket; ARGV: calls a second, the burst in calls, the calls that are made now. All moments in microseconds of
+# Redis' own clock.
 # Answers {1 or 0, calls left, microseconds until the next call may pass}.
 _TAKE = """
 local now = redis.call('TIME')

@@ -68,8 +68,8 @@ from reconciliation.types import (
     info_of_action,
 )
 
-# What an item weighs (`Discrepancy.value_minor`): of a payout that was taken from our bank both amounts are below 0.
 _VOUCHERS_SHOWN = 20
+# What an item weighs (`Discrepancy.value_minor`): of a payout that was taken from our bank both amounts are below 0.
 _VALUE = Coalesce(Abs("difference_minor"), Abs("theirs_amount_minor"), Abs("ours_amount_minor"), 0)
 
 

@@ -1,4 +1,4 @@
-"""What the provider said of a row of its books, in its own words: of an answer of its API, or a row of a statement file."""
+"""What the provider said of a row of its books, in its own words: an answer of its API, or a row of a statement file."""
 
 import json
 from collections.abc import Iterable, Mapping

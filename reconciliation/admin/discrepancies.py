@@ -421,7 +421,7 @@ def _transactions(rows: Sequence[ProviderTransaction]) -> Table:
 
 def _told(told: Mapping[str, Mapping[str, Any]]) -> list[Text]:
     """The vouchers behind Stripe's rows: what it told by then, in the words in which it came."""
-    said = ({name: _short(value) for name, value in one.items() if value} for one in told.values())
+    said = ({name: _short(value) for name, value in one.items() if value not in ("", None)} for one in told.values())
     words = [json.dumps(one, indent=1, ensure_ascii=False) for one in said]
     return [Text("As Stripe told it", "\n".join(words))] if words else []
 

@@ -137,7 +137,8 @@ class RawRow(models.Model):
     """
 
     sha256 = models.BinaryField(primary_key=True, max_length=32)  # of `body`, in UTF-8
-    # JSON: what the API answered (its names and values, by rising name; before, our own names for some of it), or the columns of a bank's line; of a row of a statement file where it was taken in before pages were.
+    # JSON: what the API answered (its names and values, by rising name; before, our own names for some of it), or the columns of a
+    # bank's line; of a row of a statement file where it was taken in before pages were.
     body = models.TextField()
     first_seen_at = models.DateTimeField(db_default=Now())
 
@@ -151,7 +152,7 @@ class RawRow(models.Model):
 class RawPage(models.Model):
     """Some rows of a statement file exactly as they came, below the file's header, kept by their hash: the voucher behind many rows.
 
-    A voucher a row would take a tenth of a file's time for its hash, a seventh to keep it, and twenty times the room.
+    A voucher for each row would take more than a fifth of a file's time (docs/decisions/0028-files-are-kept-in-pages.md).
     """
 
     sha256 = models.BinaryField(primary_key=True, max_length=32)  # of the CSV: header and rows, byte for byte

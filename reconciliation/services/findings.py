@@ -77,8 +77,8 @@ WITH opened AS (
 SELECT kind, {_COUNTED}, count(*) FROM opened WHERE state = 'open' GROUP BY 1, 2
 """  # noqa: S608
 
-# Other figures than those that somebody accepted, or put aside; what the rows of a payout add up to is one. A balance moves every day: what is accepted of it is by how much
-# it is off.
+# Other figures than those that somebody accepted, or put aside; what the rows of a payout add up to is one. A balance moves every
+# day: what is accepted of it is by how much it is off.
 _CHANGED = """CASE d.object_kind WHEN 'statement' THEN d.difference_minor IS DISTINCT FROM f.difference_minor ELSE
     (d.ours_amount_minor, d.ours_currency, d.ours_status, d.theirs_amount_minor, d.theirs_currency, d.theirs_status,
      d.evidence -> 'collected_minor')
