@@ -303,14 +303,26 @@ def _decoded(file: BinaryIO) -> Iterator[str]:
 
 # --- What they say ----------------------------------------------------------------------------------
 
-_WHOLE = "^-?[0-9]+$"
-_DECIMAL = "^-?[0-9]+([.][0-9]+)?$"
+_WHOLE = "-?[0-9]+"
+_DECIMAL = "-?[0-9]+([.][0-9]+)?"
 _LONGEST_NUMBER = 18  # characters
 _LARGEST_MINOR = 10**18  # fits a bigint
 # Patterns that count (`[0-9]{2}`) cost several times as much. That a day is in the calendar, PostgreSQL says.
 _TIME = "([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9][0-9]?[0-9]?[0-9]?[0-9]?[0-9]?)?)?"
-_MOMENT = f"^20[0-9][0-9]-[0-9][0-9]-[0-9][0-9][ T]{_TIME}"
+_MOMENT = f"20[0-9][0-9]-[0-9][0-9]-[0-9][0-9][ T]{_TIME}"
+_MOMENTS = ["0000-00-00 00:00:00", "0000-00-00T00:00:00"]  # how most are written
+_OUR_MOMENTS = [moment + zone for moment in _MOMENTS for zone in ("Z", "+00:00")]
 _ZONE = "([Zz]|[+-][0-9][0-9]:?[0-9][0-9])"
+
+# Whether all cells of a line are right, told at a glance: a pattern for each cell, below, costs several times as much. So does one for a
+# moment: PostgreSQL makes a pattern's states anew for each text, and there each character is one.
+_SEEN_RIGHT = """
+length(id) <= 255 AND length(category) <= 64 AND length(source) <= 255 AND greatest(length(gross), length(fee), length(net)) <= %(longest)s
+AND x.scale IS NOT NULL AND (%(currency)s = '' OR currency = %(currency)s) AND NOT ({thousands})
+AND concat_ws(' ', id, category, gross, fee, net, source) ~ %(cells)s
+AND translate(created, '123456789', '000000000') = ANY(%(moments)s) AND left(created, 2) = '20'
+AND substr(created, 12, 2) < '24' COLLATE "C" AND substr(created, 18, 2) < '60' COLLATE "C" AND pg_input_is_valid(created, %(moment_type)s)
+"""
 
 # Each line as what it says, and what is wrong with it: the first thing that is. Casts come after the checks that make them safe:
 # OFFSET 0 keeps the steps apart.
@@ -323,6 +335,7 @@ WITH cells AS NOT MATERIALIZED (
     FROM recon_staged s OFFSET 0
 ), shaped AS (
     SELECT c.*, x.scale, CASE
+        WHEN {seen_right} THEN NULL
         WHEN id = '' THEN 'it has no transaction id'
         WHEN length(id) > 255 OR id !~ '^[[:graph:]]+$' THEN 'the transaction id is not one: ' || left(id, 60)
         WHEN x.scale IS NULL THEN 'the currency is not known: ' || left(currency, 20)
@@ -379,7 +392,9 @@ def read(layout: Layout, expected: Expected, *, charge_categories: list[str]) ->
     """Read what was staged into the temporary table `recon_read`: a row each, typed, with what is wrong with it."""
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS pg_temp.recon_read, pg_temp.recon_known")
-        cursor.execute(_READ.format(**_expressions(layout)), _parameters(layout, expected, charge_categories))
+        written = _expressions(layout)
+        statement = _READ.format(**written, seen_right=_SEEN_RIGHT.format(**written))
+        cursor.execute(statement, _parameters(layout, expected, charge_categories))
         cursor.execute(_COUNT_FEW)
         cursor.execute("ANALYZE recon_read (id)")
         cursor.execute(_KNOWN)
@@ -585,17 +600,21 @@ def _expressions(layout: Layout) -> dict[str, str]:
 
 
 def _parameters(layout: Layout, expected: Expected, charge_categories: list[str]) -> dict[str, Any]:
-    has_zone = layout.name == EVERYCENT
+    is_ours = layout.name == EVERYCENT
+    number = _WHOLE if is_ours else _DECIMAL
+    moment = f"{_MOMENT}{_ZONE if is_ours else ''}"
     return {
         "currency": expected.currency.lower(),
         "since": f"{expected.first_day}T00:00:00Z" if expected.first_day else None,
         "until": _day_after(expected.last_day),
         "time_zone": expected.time_zone,
-        "number": _WHOLE if layout.name == EVERYCENT else _DECIMAL,
+        "number": f"^{number}$",
         "longest": _LONGEST_NUMBER,
         "largest": _LARGEST_MINOR,
-        "moment": f"{_MOMENT}{_ZONE if has_zone else ''}$",
-        "moment_type": "timestamptz" if has_zone else "timestamp",
+        "moment": f"^{moment}$",
+        "cells": f"^[[:graph:]]+ [[:graph:]]+ {number} {number} {number} [[:graph:]]*$",
+        "moments": _OUR_MOMENTS if is_ours else _MOMENTS,
+        "moment_type": "timestamptz" if is_ours else "timestamp",
         "currencies": list(EXPONENTS),
         "scales": [10**exponent for exponent in EXPONENTS.values()],
         "objects": _OBJECTS,

@@ -495,6 +495,61 @@ def test_a_line_that_cannot_be_right_is_told_and_nothing_is_taken_in(row, reason
     assert told_reason.startswith(reason)
 
 
+_ODD = {  # cells that may be right, or look nearly so
+    "id": ["txn", "", " txn ", "tx n", "txn\x1f", "txn\n", "t" * 250, "t" * 260, "é", "\N{NO-BREAK SPACE}"],
+    "category": ["charge", "refund", "", "c d", "charge 5", "x" * 65],
+    "amount": [
+        "5",
+        "-5",
+        "0",
+        "",
+        "-",
+        "5-",
+        "--5",
+        "+5",
+        " 5",
+        "5 5",
+        "5.",
+        ".5",
+        "5.5",
+        "5.000",
+        "1e3",
+        "0x5",
+        "1_0",
+        "٥",
+        "9" * 18,
+        "9" * 19,
+    ],
+    "source": ["ch_1", "", "ch 1", "ch_1 2026-01-10", "s" * 256],
+    "currency": ["usd", "USD", " jpy", "bhd", "xxx", ""],
+    "day": ["2026-01-10", "2026-02-30", "1926-01-10", "2026-13-01", "20260110", "2026-1-10", "", "yesterday"],
+    "time": ["12:00:00", "24:00:00", "23:59:60", "23:60:00", "12:00", "12:00:00.5", "1:00:00", "12:00:0x", ""],
+    "zone": ["Z", "z", "+00:00", "+0000", "+01:00", "+25:00", "", " Z", "UTC"],
+}
+
+
+@pytest.mark.parametrize("header", [OURS, STRIPE.partition(",description")[0]])
+def test_what_is_seen_right_at_a_glance_is_what_each_cell_says(settings, monkeypatch, header):
+    settings.RECONCILE_PROBLEMS_SHOWN = 10_000
+    draw = random.Random(20260110)
+
+    def cell(of: str, most: str = "") -> str:
+        return draw.choice(_ODD[of]) if draw.random() < 0.1 else most or _ODD[of][0]
+
+    def line(number: int) -> str:
+        moment = f"{cell('day')}{draw.choice('T ')}{cell('time')}{cell('zone') if header == OURS else ''}"
+        id = cell("id").replace("txn", f"txn_{number}")
+        told = [id, moment, *([""] if header != OURS else []), cell("currency")]
+        told += [*(cell("amount", most) for most in ("5", "0", "5")), cell("category"), cell("source")]
+        return ",".join(f'"{one}"' if "\n" in one else one for one in told)
+
+    lines = [line(number) for number in range(2_000)]
+    told = take_in(*lines, header=header).problems
+    monkeypatch.setattr(imports, "_SEEN_RIGHT", "false")
+    assert told == take_in(*lines, header=header).problems
+    assert 500 < len(told) < 1_500  # there are many of either sort
+
+
 def test_a_quote_that_never_ends_is_told_with_its_line():
     ((line, reason),) = refused(REFUND, YEN.replace(",,ch_2", ',"open,ch_2'))
     assert line == 3
