@@ -1,5 +1,6 @@
 """What staff do on a page runs through a service, with a note and a name; who may not is refused."""
 
+import json
 import time
 from datetime import timedelta
 from uuid import uuid4
@@ -16,6 +17,7 @@ from inventory.models import Stock, StockMovement
 from orders.models import MerchantCall, Order, OrderHistory
 from payments import services as payments
 from payments.models import Payment, Refund
+from reconciliation.admin import discrepancies
 from reconciliation.models import Discrepancy, DiscrepancyAction
 from tests.admin.conftest import act_url, list_url, page_url
 from tests.shop import settle
@@ -501,8 +503,21 @@ def test_a_page_shows_ours_theirs_and_the_difference(as_role, books):
     source = books.plant("amount_mismatch")[0]
     books.reconcile()
     page = as_role("clerk").get(page_url(Discrepancy.objects.get())).content.decode()
-    for told in ("Our books", "Stripe's books".replace("'", "&#x27;"), "$15.00", source, "Post a correcting entry"):
+    told_by_stripe = "As Stripe told it", "&quot;reporting_category&quot;: &quot;charge&quot;"
+    for told in (
+        "Our books",
+        "Stripe's books".replace("'", "&#x27;"),
+        "$15.00",
+        source,
+        "Post a correcting entry",
+        *told_by_stripe,
+    ):
         assert told in page, told
+
+
+def test_what_stripe_told_keeps_its_zeros_and_leaves_out_what_it_left_empty():
+    (shown,) = discrepancies._told({"txn_1": {"fee": 0, "description": None, "note": "", "net": 5}})
+    assert json.loads(shown.text) == {"fee": 0, "net": 5}
 
 
 def test_a_manager_corrects_and_the_next_run_confirms(as_role, books, item):

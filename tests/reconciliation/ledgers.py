@@ -102,12 +102,10 @@ def post_fee(transaction: str, amount: int, payment: Payment | None = None, curr
     )
 
 
-def theirs(source: str, amount: int = 1500, *, at: datetime = NOON, **fields: Any) -> str:
-    """A row of the provider's books; amounts with its sign. Returns its id."""
-    number = next(_numbers)
+def row_of_theirs(source: str, amount: int = 1500, *, at: datetime = NOON, **fields: Any) -> BalanceTransaction:
+    """A row of the provider's books, nowhere written yet; amounts with its sign."""
     is_refund = source.startswith("re_")
     row: dict[str, Any] = {
-        "id": f"txn_{number}",
         "type": "refund" if is_refund else "charge",
         "reporting_category": "refund" if is_refund else "charge",
         "source": source,
@@ -122,10 +120,15 @@ def theirs(source: str, amount: int = 1500, *, at: datetime = NOON, **fields: An
         "charge": source if not is_refund else "",
         "metadata": {},
         "source_status": "succeeded",
-        **fields,
     }
-    upsert([BalanceTransaction(**row)])
-    return str(row["id"])
+    return BalanceTransaction(**{"id": f"txn_{next(_numbers)}", **row, **fields})
+
+
+def theirs(source: str, amount: int = 1500, *, at: datetime = NOON, **fields: Any) -> str:
+    """Write such a row. Returns its id."""
+    row = row_of_theirs(source, amount, at=at, **fields)
+    upsert([row])
+    return row.id
 
 
 def both(source: str, amount: int = 1500, *, at: datetime = NOON, **fields: Any) -> Payment:

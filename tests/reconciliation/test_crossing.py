@@ -14,7 +14,7 @@ from payments.types import BalanceTransaction
 from reconciliation.models import ProviderRead, ProviderTransaction
 from reconciliation.services import importing, statements
 from tests.races import PATIENCE_S, Race
-from tests.reconciliation.ledgers import DAY, NOON, theirs
+from tests.reconciliation.ledgers import DAY, NOON, row_of_theirs, theirs
 from tests.reconciliation.test_statement_files import CHARGE, REFUND, take_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -23,23 +23,7 @@ FIRST, SECOND = "txn_1", "txn_2"
 
 
 def row(id: str) -> BalanceTransaction:
-    return BalanceTransaction(
-        id=id,
-        type="charge",
-        reporting_category="charge",
-        source=id.replace("txn", "ch"),
-        amount_minor=1500,
-        fee_minor=74,
-        net_minor=1426,
-        currency="usd",
-        status="available",
-        created_at=NOON,
-        available_at=NOON,
-        payment_intent="",
-        charge="",
-        metadata={},
-        source_status="succeeded",
-    )
+    return row_of_theirs(id.replace("txn", "ch"), id=id)
 
 
 def pause() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 
@@ -21,11 +21,11 @@ from foundation.database import database_now
 from payments import gateway
 from payments.errors import ProviderUnavailable
 from payments.sandbox import balance
-from payments.types import BalanceTransaction
 from reconciliation import services, vouchers
 from reconciliation.models import Discrepancy, ProviderRead, ProviderTransaction, RawRow, ReconciliationRun
 from reconciliation.services import importing, read_balance
 from tests.campaigns.drill.copies import provider
+from tests.reconciliation.ledgers import row_of_theirs
 from tests.reconciliation.test_runs import ROOT, _test_database_url
 
 
@@ -175,33 +175,12 @@ def test_the_same_answer_is_kept_once_whatever_became_of_the_charge(books):
 
 
 def test_what_is_no_row_of_the_providers_own_words_is_kept_as_it_was_known(books):
-    row = theirs_row()
+    row = row_of_theirs("ch_1", id="txn_1")
     importing.upsert([row])
     (kept,) = RawRow.objects.all()
     assert json.loads(kept.body)["amount_minor"] == row.amount_minor
     assert "raw" not in json.loads(kept.body)
     assert row == replace(row, raw='{"id": "txn_1"}')  # whoever told it, it is the same booking
-
-
-def theirs_row() -> BalanceTransaction:
-    moment = datetime(2026, 1, 10, tzinfo=UTC)
-    return BalanceTransaction(
-        id="txn_1",
-        type="charge",
-        reporting_category="charge",
-        source="ch_1",
-        amount_minor=1500,
-        fee_minor=74,
-        net_minor=1426,
-        currency="usd",
-        status="available",
-        created_at=moment,
-        available_at=moment,
-        payment_intent="pi_1",
-        charge="ch_1",
-        metadata={},
-        source_status="succeeded",
-    )
 
 
 @pytest.fixture
