@@ -719,7 +719,7 @@ def _offer(*repairs: str, requery: bool = True) -> tuple[ActionInfo, ...]:
 _POSTED = (Action.POST_CORRECTION, Action.SPLIT, Action.WRITE_OFF)
 
 # Refunding is not offered for what is missing at Stripe: it has nothing to give back. A currency is corrected by nobody:
-# what was taken in the wrong one can only go back, and only where no sale of ours stands on it (selectors.why_not_given_back).
+# what was taken in the wrong one can only go back, and only where no sale of ours stands on it (offers.why_not_given_back).
 ACTIONS: Mapping[str, tuple[ActionInfo, ...]] = {
     Kind.MISSING_IN_STRIPE: _offer(*_POSTED, Action.MARK_FRAUD),
     Kind.MISSING_IN_OUR_SYSTEM: _offer(

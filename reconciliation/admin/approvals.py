@@ -6,7 +6,7 @@ from foundation import cells
 from foundation.desk import Act
 from foundation.money import format_minor
 from foundation.sections import Facts, Section
-from reconciliation import selectors, services
+from reconciliation import offers, services
 from reconciliation.errors import NothingToApprove
 from reconciliation.models import Discrepancy, DiscrepancyAction
 
@@ -15,7 +15,7 @@ PERMISSION = "reconciliation.approve_discrepancy"
 
 
 def _waiting(item: Discrepancy) -> DiscrepancyAction:
-    record = selectors.waiting_action(item)
+    record = offers.waiting_action(item)
     if record is None:
         raise NothingToApprove
     return record
@@ -50,12 +50,12 @@ ACTS: tuple[Act[Discrepancy], ...] = (
 
 
 def offered(item: Discrepancy) -> list[str]:
-    return [act.name for act in ACTS] if selectors.waiting_action(item) else []
+    return [act.name for act in ACTS] if offers.waiting_action(item) else []
 
 
 def section(item: Discrepancy) -> list[Section]:
     """Who asks for what, and above which limit."""
-    record = selectors.waiting_action(item)
+    record = offers.waiting_action(item)
     if record is None:
         return []
     currency = record.currency

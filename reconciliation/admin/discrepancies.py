@@ -19,7 +19,7 @@ from foundation.desk import Act, ActForm, ReadOnlyAdmin, by_number, choice_filte
 from foundation.ids import parse_public_id
 from foundation.sections import Cell, Custom, Entry, Facts, Page, Section, Table, Text, Timeline
 from orders.types import OrderView
-from reconciliation import selectors
+from reconciliation import offers, selectors
 from reconciliation.admin import approvals, plans, shared
 from reconciliation.admin.acts import act_of
 from reconciliation.admin.filters import AgeFilter, CurrencyFilter, KindFilter, OwnerFilter, StateFilter
@@ -143,10 +143,10 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
     # --- The page ---
 
     def offered(self, row: Discrepancy) -> list[str]:
-        return [*approvals.offered(row), *(info.name for info in selectors.offered_actions(row))]
+        return [*approvals.offered(row), *(info.name for info in offers.offered_actions(row))]
 
     def suggested(self, request: HttpRequest, row: Discrepancy) -> str:
-        allowed = [info for info in selectors.offered_actions(row) if request.user.has_perm(info.permission)]
+        allowed = [info for info in offers.offered_actions(row) if request.user.has_perm(info.permission)]
         repairs = [
             info for info in allowed if info.repairs and info.name != Action.WRITE_OFF
         ]  # a loss suggests itself never
@@ -160,13 +160,11 @@ class DiscrepancyAdmin(ReadOnlyAdmin[Discrepancy]):
             initial["note"] = "I look into it."
         form = act.form(prefix=act.name, initial=initial)
         if "order_number" in form.fields and not row.order_reference:
-            orders = self._once(row, selectors.candidate_orders)
+            orders = self._once(row, offers.candidate_orders)
             _suggest(form, "order_number", dict(map(_order_words, orders)))
         if "number" in form.fields:
-            near = dict(
-                _candidate_words(one) for one in selectors.candidates_of(row) if one.side == "ours"
-            )  # best first
-            others = dict(map(_movement_words, self._once(row, selectors.candidate_movements)))
+            near = dict(_candidate_words(one) for one in offers.candidates_of(row) if one.side == "ours")  # best first
+            others = dict(map(_movement_words, self._once(row, offers.candidate_movements)))
             _suggest(form, "number", near | {number: words for number, words in others.items() if number not in near})
         return form
 

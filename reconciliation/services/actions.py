@@ -25,7 +25,7 @@ from foundation.ids import parse_public_id, uuid7
 from foundation.money import format_minor
 from foundation.transition import transition
 from payments.types import CORRECTED_AGAINST
-from reconciliation import books, matching, selectors
+from reconciliation import books, matching, offers, selectors
 from reconciliation.errors import (
     ActionInProgress,
     ActionNotOffered,
@@ -220,7 +220,7 @@ def _begin(
         if item.state == DiscrepancyState.RESOLVED:
             raise AlreadyResolved
         stake = _stake(item, info, given, by)
-        if stake and selectors.waiting_action(item):
+        if stake and offers.waiting_action(item):
             raise ApprovalPending
         inputs = {name: str(value) for name, value in asdict(given).items() if value not in ("", None, ())}
         columns = {"action": info.name, "key": key, "note": note, "by": by, "inputs": inputs, **stake}

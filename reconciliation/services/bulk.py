@@ -23,7 +23,7 @@ from foundation.database import in_seconds, in_transaction
 from foundation.errors import DomainError, IllegalTransition, InvalidInput, NotFound
 from foundation.logs import bound_id
 from payments.errors import ProviderUnavailable
-from reconciliation import selectors
+from reconciliation import offers
 from reconciliation.errors import ActionInProgress, BooksBusy, NoteMissing, NothingToDo, TooMany
 from reconciliation.models import BulkAction, BulkItem, Discrepancy, DiscrepancyAction
 from reconciliation.services.actions import check, perform
@@ -94,7 +94,7 @@ def _rows(bulk: BulkAction, discrepancies: Sequence[UUID]) -> list[BulkItem]:
     for pk in dict.fromkeys(discrepancies):
         if pk in items:
             item = items[pk]
-            why_not = selectors.why_not(item, bulk.action) or ("Somebody works on it right now." if pk in busy else "")
+            why_not = offers.why_not(item, bulk.action) or ("Somebody works on it right now." if pk in busy else "")
             rows.append(
                 BulkItem(
                     bulk=bulk,

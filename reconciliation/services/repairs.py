@@ -31,7 +31,7 @@ from payments.errors import (
     RefundExceedsCaptured,
 )
 from payments.types import PaymentView
-from reconciliation import books, matching, selectors
+from reconciliation import books, matching, offers
 from reconciliation.bank import legs
 from reconciliation.errors import ActionTakenOver, FiguresChanged
 from reconciliation.locks import one_run, one_writer
@@ -283,7 +283,7 @@ def _read_again(item: Discrepancy, action: DiscrepancyAction) -> None:
 def refund_customer(item: Discrepancy, action: DiscrepancyAction, given: ActionInput) -> str:
     if item.kind == Kind.REFUND_FAILED_LATE:
         return _refund_again(item, action)
-    if item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE) or selectors.is_set_apart(item):
+    if item.kind in (Kind.MISSING_IN_OUR_SYSTEM, Kind.DUPLICATE_CHARGE) or offers.is_set_apart(item):
         return _refund_apart(item, action, given)
     return _refund_overcharge(item, action, given)
 
@@ -327,9 +327,7 @@ def _refund_overcharge(item: Discrepancy, action: DiscrepancyAction, given: Acti
             return "There was nothing left to give back."
         if owed_minor is None or owed_minor <= 0:
             # Where the figures have changed since the item was seen, its own say no reason.
-            why_not = (
-                selectors.why_not_given_back(item) or "Stripe did not take too much: there is nothing to give back."
-            )
+            why_not = offers.why_not_given_back(item) or "Stripe did not take too much: there is nothing to give back."
             raise InvalidInput(why_not, param="amount_minor")
         if given.amount_minor is not None and given.amount_minor < owed_minor:
             raise _less_than_all(owed_minor, item.currency)
@@ -413,7 +411,7 @@ def _record_apart(item: Discrepancy, action: DiscrepancyAction, given: ActionInp
         currency=item.theirs_currency,
         by=action.by,
         why=action.note,
-        instead_of=item.payment_number if selectors.is_set_apart(item) else "",
+        instead_of=item.payment_number if offers.is_set_apart(item) else "",
     )
     _must_be_of(adopted, item.number)
     return adopted

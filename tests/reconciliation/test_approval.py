@@ -13,7 +13,7 @@ from foundation.database import database_now
 from foundation.errors import InvalidInput
 from payments.errors import ProviderUnavailable, SecondPersonNeeded
 from payments.models import Posting
-from reconciliation import selectors, services
+from reconciliation import offers, selectors, services
 from reconciliation.errors import AlreadyResolved, ApprovalPending, FiguresChanged, NoteMissing, NothingToApprove
 from reconciliation.models import Discrepancy, DiscrepancyAction, ProviderTransaction
 from reconciliation.services import repairs
@@ -73,7 +73,7 @@ def test_above_it_nothing_is_done_and_both_see_why(reconcile):
         "usd",
         2000,
     )
-    assert [info.name for info in selectors.offered_actions(item)] == [Action.REQUERY]
+    assert [info.name for info in offers.offered_actions(item)] == [Action.REQUERY]
     assert item.history.latest("pk").to_state == "awaiting_approval"
 
 

@@ -18,7 +18,7 @@ from payments import services as payments
 from payments.errors import ContradictsProvider
 from payments.models import InboxEvent, JournalEntry, Payment, Posting, Refund
 from payments.services import links
-from reconciliation import selectors, services
+from reconciliation import offers, selectors, services
 from reconciliation.errors import FiguresChanged
 from reconciliation.models import Discrepancy
 from reconciliation.types import Action, ActionInput, Finding, Kind
@@ -108,7 +108,7 @@ def test_two_that_are_the_same_money_are_linked_and_both_items_close(books):
     number = lost.payment_number
     lost_intent = Payment.objects.get().provider_reference or ""
     assert item.source == charge
-    assert [one.payment_number for one in selectors.candidate_movements(item)] == [number]
+    assert [one.payment_number for one in offers.candidate_movements(item)] == [number]
     result = act(item, Action.LINK, given=ActionInput(number=number))
     assert (result.state, result.closed_as) == ("resolved", "fixed"), result.text
     payment = Payment.objects.get()
@@ -303,8 +303,8 @@ def test_what_stripe_says_that_it_holds_is_not_written_off(reconcile, transactio
     item = the("usd:balance")
     with pytest.raises(InvalidInput, match="do not add up"):
         act(item, Action.WRITE_OFF)
-    assert Action.WRITE_OFF not in {info.name for info in selectors.offered_actions(item)}
-    assert "do not add up" in selectors.why_not(item, Action.WRITE_OFF)
+    assert Action.WRITE_OFF not in {info.name for info in offers.offered_actions(item)}
+    assert "do not add up" in offers.why_not(item, Action.WRITE_OFF)
 
 
 # --- Verified by the next run -----------------------------------------------------------------------
@@ -386,7 +386,7 @@ def test_orders_that_ask_for_just_that_amount_are_candidates_for_a_stray_charge(
     wanted = books.shop.checkout("atlas").json()["order"]["number"]
     Discrepancy.objects.update(theirs_at=database_now())  # the sandbox's day is yesterday, our orders are of today
     item.refresh_from_db()
-    assert [order.number for order in selectors.candidate_orders(item)] == [wanted]
+    assert [order.number for order in offers.candidate_orders(item)] == [wanted]
     page = selectors.discrepancy_page(item.pk)
     assert [order.number for order in page.candidates] == [wanted]
     act(item, Action.CREATE_MISSING_PAYMENT, given=ActionInput(order_number=wanted))

@@ -17,7 +17,7 @@ from foundation.ids import uuid7
 from payments import services as payments
 from payments.errors import ContradictsProvider
 from payments.models import Payment, Posting, Refund
-from reconciliation import selectors, services
+from reconciliation import offers, services
 from reconciliation.errors import AlreadyResolved, BooksBusy
 from reconciliation.models import Discrepancy, DiscrepancyAction
 from reconciliation.services import actions, bulk, repairs
@@ -116,7 +116,7 @@ def test_where_stripe_took_less_nothing_goes_back(books):
 
 def refused(item: Discrepancy) -> str:
     """Why nothing of it goes back, in one voice: it is not on the item's page, and a preview says what the action says."""
-    assert Action.REFUND_CUSTOMER not in {info.name for info in selectors.offered_actions(item)}
+    assert Action.REFUND_CUSTOMER not in {info.name for info in offers.offered_actions(item)}
     plan = services.plan_bulk(
         bulk_id=uuid7(), action=Action.REFUND_CUSTOMER, discrepancies=[item.pk], by="clara", scope="a test"
     )
@@ -153,8 +153,8 @@ def test_another_currency_for_an_attempt_that_came_to_nothing_goes_back_as_soon_
         payments.take_provider_status(item.payment_number, by="clara")
     settle(webhooks=False)
     item.refresh_from_db()
-    assert Action.REFUND_CUSTOMER in {info.name for info in selectors.offered_actions(item)}
-    assert selectors.why_not(item, Action.REFUND_CUSTOMER) == ""
+    assert Action.REFUND_CUSTOMER in {info.name for info in offers.offered_actions(item)}
+    assert offers.why_not(item, Action.REFUND_CUSTOMER) == ""
     assert act(item, Action.REFUND_CUSTOMER).closed_as == "fixed"
     assert list(Refund.objects.values_list("currency", "amount_minor", "status")) == [("usd", 1500, "succeeded")]
     assert confirmed(books, item)

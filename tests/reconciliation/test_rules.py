@@ -10,7 +10,7 @@ from django.db import DatabaseError, IntegrityError, connection, transaction
 from foundation.database import database_now
 from foundation.errors import InvalidInput
 from payments.models import JournalEntry, Payment
-from reconciliation import matching, selectors, services
+from reconciliation import matching, offers, services
 from reconciliation.errors import NoteMissing, RowLinked, ToleranceEnded, ToleranceSet
 from reconciliation.models import Discrepancy, Link, Match, ProviderTransaction, Tolerance
 from reconciliation.services import repairs
@@ -53,7 +53,7 @@ class ProviderRow:
 
 
 def candidates(source: str) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    return [(one.source, one.agrees, one.differs) for one in selectors.candidates_of(the(source))]
+    return [(one.source, one.agrees, one.differs) for one in offers.candidates_of(the(source))]
 
 
 # --- Each match says why ----------------------------------------------------------------------------
@@ -139,10 +139,10 @@ def test_what_fits_twice_is_proposed_and_never_chosen(reconcile):
     fits = (("order", "amount", "currency", "date"), ("intent", "id"))
     assert candidates("ch_1") == [("ch_8", *fits), ("ch_9", *fits)]  # the nearer one first, then the runner-up
     assert candidates("ch_8") == candidates("ch_9") == [("ch_1", *fits)]
-    best, runner_up = selectors.candidates_of(the("ch_1"))
+    best, runner_up = offers.candidates_of(the("ch_1"))
     assert (best.side, best.source, best.amount_minor, best.currency) == ("theirs", "ch_8", 1500, "usd")
     assert (best.at, runner_up.source) == (NOON + HOUR, "ch_9")
-    assert selectors.candidates_of(the("ch_8"))[0].number == payment.number
+    assert offers.candidates_of(the("ch_8"))[0].number == payment.number
 
 
 @pytest.mark.parametrize(
