@@ -21,9 +21,9 @@ def reconcile_day(day: str, by: str) -> None:
 
 
 @shared_task(name="reconciliation.help_run")
-def help_run(run: str, look: str, snapshot: str, of: int) -> None:
+def help_run(run: str, look: str, snapshot: str, cuts: list[str]) -> None:
     """Look at parts of a large day for the run that asks for help, while there are any."""
-    services.help_run(run_id=UUID(run), look_id=UUID(look), snapshot=snapshot, of=of)
+    services.help_run(run_id=UUID(run), look_id=UUID(look), snapshot=snapshot, cuts=cuts)
 
 
 @shared_task(name="reconciliation.read_balance")

@@ -8,7 +8,7 @@ part that it holds, and without any the run does all by itself.
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from time import monotonic, sleep
@@ -42,14 +42,16 @@ _LEFT = RunPartLeft._meta.db_table
 def look(run: ReconciliationRun, parameters: Parameters) -> None:
     """Look at the run's day, in parts where it is large. Belongs inside the run's transaction (`one_run`)."""
     # Each part passes by the whole day: no more of them than may be looked at at once.
-    of = min(-(-agreement.rows(parameters) // settings.RECONCILE_PART_ROWS), settings.RECONCILE_HELPERS + 1)
-    if of <= 1:
+    rows = agreement.rows(parameters)
+    of = min(-(-rows // settings.RECONCILE_PART_ROWS), settings.RECONCILE_HELPERS + 1)
+    cuts = agreement.cuts(parameters, rows=rows, of=of) if of > 1 else []
+    if not cuts:
         agreement.look_at_all(parameters)
         return
     look_id = uuid7()  # a run that has to begin anew looks with other eyes
-    _ask_for_help(run, look_id, of)
+    _ask_for_help(run, look_id, cuts)
     with _another_connection() as other:
-        waiting = list(range(of))
+        waiting = list(range(len(cuts) + 1))
         alone_since = None
         while waiting:
             part = _free(look_id, waiting)
@@ -62,7 +64,7 @@ def look(run: ReconciliationRun, parameters: Parameters) -> None:
             waiting.remove(part)
             alone_since = None
             if not _take_over(other, look_id, part):
-                agreement.look_at(parameters, part=part, of=of)
+                agreement.look_at(parameters, part=part, cuts=cuts)
                 matches.store_agreed(run.pk, now=database_now())
                 agreement.settle()
 
@@ -77,25 +79,26 @@ def forget(run: ReconciliationRun) -> None:
         log.exception("run %s: what its helpers left for it is still there", run.number)
 
 
-def help_run(*, run_id: UUID, look_id: UUID, snapshot: str, of: int) -> int:
+def help_run(*, run_id: UUID, look_id: UUID, snapshot: str, cuts: Sequence[str]) -> int:
     """Look at parts of a run's day while there are any; how many. Who comes too late finds none."""
     try:
         with helping():
             run = ReconciliationRun.objects.filter(pk=run_id, state=RunState.RUNNING).first()
-            return sum(_help_with(run, look_id, snapshot, part, of) for part in range(of)) if run else 0
+            parts = range(len(cuts) + 1) if run else ()
+            return sum(_help_with(run, look_id, snapshot, part, cuts) for part in parts)
     except OperationalError as error:
         if sqlstate(error) != LOCK_NOT_AVAILABLE:
             raise
         return 0  # another run waits for helpers to end: it was the last one's that we were to help
 
 
-def _help_with(run: ReconciliationRun, look_id: UUID, snapshot: str, part: int, of: int) -> bool:
+def _help_with(run: ReconciliationRun, look_id: UUID, snapshot: str, part: int, cuts: Sequence[str]) -> bool:
     """Look at a part, unless somebody else does, or did, or the run has ended."""
     if RunPart.objects.filter(look_id=look_id, part=part).exists():
         return False
     try:
         with transaction.atomic(durable=True):
-            return _see(snapshot) and _looked_at(run, look_id, part, of)
+            return _see(snapshot) and _looked_at(run, look_id, part, cuts)
     except IntegrityError:
         return False  # the other helper was faster by the blink of an eye
     except OperationalError as error:
@@ -104,15 +107,15 @@ def _help_with(run: ReconciliationRun, look_id: UUID, snapshot: str, part: int, 
         return False  # slower than another one
 
 
-def _ask_for_help(run: ReconciliationRun, look_id: UUID, of: int) -> None:
+def _ask_for_help(run: ReconciliationRun, look_id: UUID, cuts: Sequence[str]) -> None:
     """The one call out of a transaction: there is no snapshot without one. It waits for nobody, and may fail."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_export_snapshot()")
         snapshot = cursor.fetchone()[0]
     try:
-        for _ in range(min(of - 1, settings.RECONCILE_HELPERS)):
+        for _ in cuts:
             current_app.send_task(
-                "reconciliation.help_run", args=[str(run.pk), str(look_id), snapshot, of], retry=False
+                "reconciliation.help_run", args=[str(run.pk), str(look_id), snapshot, cuts], retry=False
             )
     except BrokerError:
         log.warning("run %s: nobody can be asked for help; it goes on alone", run.number)
@@ -159,12 +162,12 @@ def _see(snapshot: str) -> bool:
     return True
 
 
-def _looked_at(run: ReconciliationRun, look_id: UUID, part: int, of: int) -> bool:
+def _looked_at(run: ReconciliationRun, look_id: UUID, part: int, cuts: Sequence[str]) -> bool:
     """Within the helper's transaction; False where somebody else is at it."""
     if _free(look_id, [part]) is None:
         return False
     matching.start()
-    agreement.look_at(matching.parameters_of_day(run.date, books.starts_on(), rules.in_force()), part=part, of=of)
+    agreement.look_at(matching.parameters_of_day(run.date, books.starts_on(), rules.in_force()), part=part, cuts=cuts)
     matches.store_agreed(run.pk, now=database_now())
     with connection.cursor() as cursor:
         cursor.execute(

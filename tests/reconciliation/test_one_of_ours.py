@@ -144,7 +144,7 @@ def test_a_large_day_is_told_of_it_whoever_looks_at_the_part(reconcile, settings
     def ask_and_let_them(*arguments: Any) -> None:
         ask(*arguments)
         if helpers:
-            assert helped(asked) == asked[0][3]
+            assert helped(asked) == len(asked[0][3]) + 1
 
     monkeypatch.setattr(sharing, "_ask_for_help", ask_and_let_them)
     reconcile(DAY + 3 * DAYS)

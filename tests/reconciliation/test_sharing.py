@@ -28,10 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
-def asked(settings, monkeypatch) -> list[tuple[str, str, str, int]]:
+def asked(settings, monkeypatch) -> list[tuple[str, str, str, list[str]]]:
     """Parts of two rows each; what helpers are asked for, and nobody hears of it."""
     settings.RECONCILE_PART_ROWS = 2
-    asked: list[tuple[str, str, str, int]] = []
+    asked: list[tuple[str, str, str, list[str]]] = []
     monkeypatch.setattr("config.celery.app.send_task", lambda name, args, **_: asked.append(tuple(args)))
     return asked
 
@@ -96,6 +96,15 @@ def test_a_run_without_helpers_finds_the_same_in_parts(alone, asked):
     assert len(asked) == 3  # no more, however large the day
 
 
+def test_a_day_of_one_object_alone_has_parts_that_hold_none(asked):
+    ours("ch_1", 900)
+    for _ in range(9):
+        theirs("ch_1", 100)
+    report = run()
+    assert asked[0][3] == ["ch_1"] * 3
+    assert (report.matched, report.residual, found()) == (1, {"usd": 0}, {})
+
+
 def test_helpers_find_the_same(alone, asked, monkeypatch):
     ask = sharing._ask_for_help
 
@@ -106,19 +115,19 @@ def test_helpers_find_the_same(alone, asked, monkeypatch):
     looked: list[int] = []
     monkeypatch.setattr(sharing, "_ask_for_help", ask_and_let_them)
     assert told(run()) == alone
-    assert looked == [asked[0][3]]  # all parts
+    assert looked == [len(asked[0][3]) + 1]  # all parts
     assert not RunPart.objects.exists()
     assert not RunPartLeft.objects.exists()
 
 
-def helped(asked: list[tuple[str, str, str, int]]) -> int:
+def helped(asked: list[tuple[str, str, str, list[str]]]) -> int:
     """A helper on a connection of its own; how many parts it looked at."""
     looked = []
 
     def work() -> None:
         try:
-            run_id, look_id, snapshot, of = asked[0]
-            looked.append(services.help_run(run_id=UUID(run_id), look_id=UUID(look_id), snapshot=snapshot, of=of))
+            run_id, look_id, snapshot, cuts = asked[0]
+            looked.append(services.help_run(run_id=UUID(run_id), look_id=UUID(look_id), snapshot=snapshot, cuts=cuts))
         finally:
             connection.close()
 
@@ -145,8 +154,8 @@ def test_a_helper_that_is_killed_gives_its_part_back(alone, asked, monkeypatch):
     ask = sharing._ask_for_help
     helpers = []
 
-    def ask_and_lose_one(own: ReconciliationRun, look_id: UUID, of: int) -> None:
-        ask(own, look_id, of)
+    def ask_and_lose_one(own: ReconciliationRun, look_id: UUID, cuts: list[str]) -> None:
+        ask(own, look_id, cuts)
         code = (
             "import psycopg, sys, time\n"
             f"own = psycopg.connect({database_url()!r})\n"
@@ -181,8 +190,8 @@ def test_a_run_that_begins_anew_takes_nothing_from_its_first_look(alone, asked, 
     looks: list[UUID] = []
     failed: list[bool] = []
 
-    def ask_and_let_them(own: ReconciliationRun, look_id: UUID, of: int) -> None:
-        ask(own, look_id, of)
+    def ask_and_let_them(own: ReconciliationRun, look_id: UUID, cuts: list[str]) -> None:
+        ask(own, look_id, cuts)
         looks.append(look_id)
         if len(looks) == 1:
             helped(asked)

@@ -689,11 +689,11 @@ def helped_at_once() -> Iterator[None]:
     """A helper that is asked comes at once, on a connection of its own, and looks at every part."""
     ask = sharing._ask_for_help
 
-    def ask_and_wait(run: ReconciliationRun, look_id: UUID, of: int) -> None:
-        ask(run, look_id, of)
+    def ask_and_wait(run: ReconciliationRun, look_id: UUID, cuts: list[str]) -> None:
+        ask(run, look_id, cuts)
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_export_snapshot()")
-            arguments = {"run": str(run.pk), "look": str(look_id), "snapshot": cursor.fetchone()[0], "of": of}
+            arguments = {"run": str(run.pk), "look": str(look_id), "snapshot": cursor.fetchone()[0], "cuts": cuts}
         own = connections[DEFAULT_DB_ALIAS]
         connections[DEFAULT_DB_ALIAS] = own.copy()
         try:
