@@ -84,8 +84,8 @@ def help_run(*, run_id: UUID, look_id: UUID, snapshot: str, cuts: Sequence[str])
     try:
         with helping():
             run = ReconciliationRun.objects.filter(pk=run_id, state=RunState.RUNNING).first()
-            parts = range(len(cuts) + 1) if run else ()
-            return sum(_help_with(run, look_id, snapshot, part, cuts) for part in parts)
+            parts = range(len(cuts) + 1)
+            return sum(_help_with(run, look_id, snapshot, part, cuts) for part in parts) if run else 0
     except OperationalError as error:
         if sqlstate(error) != LOCK_NOT_AVAILABLE:
             raise

@@ -136,7 +136,7 @@ def test_a_large_day_is_told_of_it_whoever_looks_at_the_part(reconcile, settings
     theirs("ch_1", at=NOON + 3 * DAYS)
     for number in range(12):
         both(f"ch_same_{number}", at=NOON + 3 * DAYS)
-    asked: list[tuple[str, str, str, int]] = []
+    asked: list[tuple[str, str, str, list[str]]] = []
     settings.RECONCILE_PART_ROWS = 2
     monkeypatch.setattr("config.celery.app.send_task", lambda name, args, **_: asked.append(tuple(args)))
     ask = sharing._ask_for_help

@@ -6,7 +6,7 @@ follows by itself: what the played part asked for is done in the same process, a
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, timedelta
 from datetime import datetime as moment
@@ -689,11 +689,11 @@ def helped_at_once() -> Iterator[None]:
     """A helper that is asked comes at once, on a connection of its own, and looks at every part."""
     ask = sharing._ask_for_help
 
-    def ask_and_wait(run: ReconciliationRun, look_id: UUID, cuts: list[str]) -> None:
+    def ask_and_wait(run: ReconciliationRun, look_id: UUID, cuts: Sequence[str]) -> None:
         ask(run, look_id, cuts)
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_export_snapshot()")
-            arguments = {"run": str(run.pk), "look": str(look_id), "snapshot": cursor.fetchone()[0], "cuts": cuts}
+            arguments = {"run": str(run.pk), "look": str(look_id), "snapshot": cursor.fetchone()[0], "cuts": list(cuts)}
         own = connections[DEFAULT_DB_ALIAS]
         connections[DEFAULT_DB_ALIAS] = own.copy()
         try:
