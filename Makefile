@@ -67,8 +67,8 @@ bench: .venv/.installed ## Benchmarks: floor and subject in turn, medians, ratio
 bench-checkout: .venv/.installed ## Of these, checkout beside the plain form, a hot product, and reads (CHECKOUTS=1600 WRITE=1)
 	@ONLY=checkout,hot,reads WRITE='$(WRITE)' exec $(BIN)/python -m benchmarks
 
-bench-reconciliation: .venv/.installed ## Reconciliation beside COPY, dictionaries, plain SQL and DuckDB: time and peak memory (PAYMENTS=1000000 WRITE=1)
-	@ONLY=reconciliation PAYMENTS='$(PAYMENTS)' WRITE='$(WRITE)' exec $(BIN)/python -m benchmarks
+bench-reconciliation: .venv/.installed ## Reconciliation beside COPY, dictionaries, plain SQL and DuckDB: time, peak memory, growth (PAYMENTS=1000000,5000000 ROUNDS=3,1 WRITE=1)
+	@ONLY=reconciliation PAYMENTS='$(PAYMENTS)' ROUNDS='$(or $(ROUNDS),3)' WRITE='$(WRITE)' exec $(BIN)/python -m benchmarks
 
 screenshots: .venv/.installed ## Take the pictures of docs/images/ from a running `make up`
 	@test -f docs/screenshots.py || { echo "error: there is no docs/screenshots.py yet"; exit 1; }
