@@ -515,6 +515,8 @@ _PRODUCT = "the product: checked, kept by hash, matched with reasons, proved"
 def run() -> None:
     from benchmarks.worker import running
 
+    if sum(payments <= _MILLION for payments in PAYMENTS) > 1 or sum(payments > _MILLION for payments in PAYMENTS) > 1:
+        raise SystemExit("error: PAYMENTS: name one size up to a million, one above it, or both")
     folder = Path(tempfile.mkdtemp(prefix="everycent-statement-"))
     folder.chmod(0o777)  # the server reads and writes here as well, as whom it is
     before: tuple[int, dict[str, Seen]] | None = None

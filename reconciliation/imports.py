@@ -310,8 +310,8 @@ _LARGEST_MINOR = 10**18  # fits a bigint
 # Patterns that count (`[0-9]{2}`) cost several times as much. That a day is in the calendar, PostgreSQL says.
 _TIME = "([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9][0-9]?[0-9]?[0-9]?[0-9]?[0-9]?)?)?"
 _MOMENT = f"20[0-9][0-9]-[0-9][0-9]-[0-9][0-9][ T]{_TIME}"
-_MOMENTS = ["0000-00-00 00:00:00", "0000-00-00T00:00:00"]  # how most are written
-_OUR_MOMENTS = [moment + zone for moment in _MOMENTS for zone in ("Z", "+00:00")]
+_SHAPES = ["0000-00-00 00:00:00", "0000-00-00T00:00:00"]  # of most moments, digits as 0
+_OUR_SHAPES = [moment + zone for moment in _SHAPES for zone in ("Z", "+00:00")]
 _ZONE = "([Zz]|[+-][0-9][0-9]:?[0-9][0-9])"
 
 # Whether all cells of a line are right, told at a glance: a pattern for each cell, below, costs several times as much. So does one for a
@@ -319,8 +319,8 @@ _ZONE = "([Zz]|[+-][0-9][0-9]:?[0-9][0-9])"
 _SEEN_RIGHT = """
 length(id) <= 255 AND length(category) <= 64 AND length(source) <= 255 AND greatest(length(gross), length(fee), length(net)) <= %(longest)s
 AND x.scale IS NOT NULL AND (%(currency)s = '' OR currency = %(currency)s) AND NOT ({thousands})
-AND concat_ws(' ', id, category, gross, fee, net, source) ~ %(cells)s
-AND translate(created, '123456789', '000000000') = ANY(%(moments)s) AND left(created, 2) = '20'
+AND concat_ws(' ', id, category, gross, fee, net, source) ~ %(names_and_amounts)s
+AND translate(created, '123456789', '000000000') = ANY(%(shapes)s) AND left(created, 2) = '20'
 AND substr(created, 12, 2) < '24' COLLATE "C" AND substr(created, 18, 2) < '60' COLLATE "C" AND pg_input_is_valid(created, %(moment_type)s)
 """
 
@@ -612,8 +612,8 @@ def _parameters(layout: Layout, expected: Expected, charge_categories: list[str]
         "longest": _LONGEST_NUMBER,
         "largest": _LARGEST_MINOR,
         "moment": f"^{moment}$",
-        "cells": f"^[[:graph:]]+ [[:graph:]]+ {number} {number} {number} [[:graph:]]*$",
-        "moments": _OUR_MOMENTS if is_ours else _MOMENTS,
+        "names_and_amounts": f"^[[:graph:]]+ [[:graph:]]+ {number} {number} {number} [[:graph:]]*$",
+        "shapes": _OUR_SHAPES if is_ours else _SHAPES,
         "moment_type": "timestamptz" if is_ours else "timestamp",
         "currencies": list(EXPONENTS),
         "scales": [10**exponent for exponent in EXPONENTS.values()],

@@ -8,7 +8,7 @@ What somebody has had to do with stands aside, and is looked at whole: an item t
 
 Works in the caller's transaction on temporary tables, which end with it: `recon_theirs`, `recon_agreed`, `recon_aside`, `recon_off`, and the `recon_item` of
 `pairs`, which gets what is left. A part is the objects whose ids lie between two cuts, on both sides: no part needs another, and each
-writes its matches into a place of its own in their indexes.
+writes its matches into a place of its own in their index.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -70,9 +70,8 @@ _IN_DAY = "m.booked AND coalesce(m.booked_at >= %(since)s AND m.booked_at < %(un
 
 
 def _in_part(column: str) -> str:
-    """By bytes: the same for both sides, and cheap whatever the database sorts by."""
-    from_it, until = (f'{column} COLLATE "C" {sign}' for sign in (">=", "<"))
-    return f"(%(cut)s::text IS NULL OR {from_it} %(cut)s) AND (%(next_cut)s::text IS NULL OR {until} %(next_cut)s)"
+    """By bytes, as the database sorts (foundation.checks): so an index may find a part."""
+    return f"(%(cut)s::text IS NULL OR {column} >= %(cut)s) AND (%(next_cut)s::text IS NULL OR {column} < %(next_cut)s)"
 
 
 # Read once, and used for all that follows: each part passes by the whole day.
@@ -165,15 +164,15 @@ SELECT currency, count(*), sum(theirs_day_minor)::bigint, count(*) FILTER (WHERE
 FROM recon_agreed GROUP BY currency ORDER BY currency
 """
 
-_ROWS = """
-SELECT count(*) FROM reconciliation_providertransaction WHERE created_at >= %(first)s AND created_at < %(until)s
-"""
-# Of a sample: that parts are as large as one another is a matter of time alone.
-_CUTS = """
-SELECT percentile_disc(ARRAY(SELECT part::float8 / %(of)s FROM generate_series(1, %(of)s - 1) part)) WITHIN GROUP (ORDER BY source COLLATE "C")
+_OF_DAY = """
 FROM reconciliation_providertransaction
-WHERE created_at >= %(first)s AND created_at < %(until)s AND hashtext(id) & %(mask)s = 0
+WHERE created_at >= %(first)s AND created_at < %(until)s AND withdrawn_at IS NULL AND reporting_category = ANY(%(compared)s)
 """
+# Of a sample: how equal the parts are is a matter of time alone.
+_CUTS = f"""
+SELECT percentile_disc(ARRAY(SELECT part::float8 / %(of)s FROM generate_series(1, %(of)s - 1) part ORDER BY part))
+    WITHIN GROUP (ORDER BY source) {_OF_DAY} AND hashtext(id) & %(mask)s = 0
+"""  # noqa: S608  constants
 _SAMPLED = 2048  # rows
 
 
@@ -224,14 +223,14 @@ def look_at(parameters: Parameters, *, part: int, cuts: Sequence[str]) -> None:
     run(_LEFT, parameters)
 
 
-def rows(parameters: Parameters) -> int:
-    """How many rows the provider's books hold of the day."""
+def rows_of_day(parameters: Parameters) -> int:
+    """How many rows of the provider's there are to look at."""
     with connection.cursor() as cursor:
-        cursor.execute(_ROWS, parameters)
+        cursor.execute(f"SELECT count(*) {_OF_DAY}", parameters)
         return int(cursor.fetchone()[0])
 
 
-def cuts(parameters: Parameters, *, rows: int, of: int) -> list[str]:
+def where_to_cut(parameters: Parameters, *, rows: int, of: int) -> list[str]:
     """The ids that cut so many rows into about equal parts, by rising bytes; of no rows: none."""
     mask = (1 << max(0, (rows // _SAMPLED).bit_length() - 1)) - 1
     with connection.cursor() as cursor:

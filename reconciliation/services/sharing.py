@@ -42,9 +42,9 @@ _LEFT = RunPartLeft._meta.db_table
 def look(run: ReconciliationRun, parameters: Parameters) -> None:
     """Look at the run's day, in parts where it is large. Belongs inside the run's transaction (`one_run`)."""
     # Each part passes by the whole day: no more of them than may be looked at at once.
-    rows = agreement.rows(parameters)
+    rows = agreement.rows_of_day(parameters)
     of = min(-(-rows // settings.RECONCILE_PART_ROWS), settings.RECONCILE_HELPERS + 1)
-    cuts = agreement.cuts(parameters, rows=rows, of=of) if of > 1 else []
+    cuts = agreement.where_to_cut(parameters, rows=rows, of=of) if of > 1 else []
     if not cuts:
         agreement.look_at_all(parameters)
         return
@@ -84,8 +84,7 @@ def help_run(*, run_id: UUID, look_id: UUID, snapshot: str, cuts: Sequence[str])
     try:
         with helping():
             run = ReconciliationRun.objects.filter(pk=run_id, state=RunState.RUNNING).first()
-            parts = range(len(cuts) + 1)
-            return sum(_help_with(run, look_id, snapshot, part, cuts) for part in parts) if run else 0
+            return sum(_help_with(run, look_id, snapshot, part, cuts) for part in range(len(cuts) + 1)) if run else 0
     except OperationalError as error:
         if sqlstate(error) != LOCK_NOT_AVAILABLE:
             raise

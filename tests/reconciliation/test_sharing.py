@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from foundation.ids import uuid7
 from reconciliation import books, locks, services
 from reconciliation.locks import helping, one_run, one_writer
+from reconciliation.matching import agreement
 from reconciliation.models import Discrepancy, Match, ReconciliationRun, RunPart, RunPartLeft, Tolerance
 from reconciliation.services import findings, sharing
 from reconciliation.types import Kind
@@ -94,6 +95,20 @@ def alone(settings) -> dict[str, Any]:
 def test_a_run_without_helpers_finds_the_same_in_parts(alone, asked):
     assert told(run()) == alone
     assert len(asked) == 3  # no more, however large the day
+
+
+def test_where_to_cut_is_told_by_a_sample_of_a_large_day(alone, asked, monkeypatch):
+    monkeypatch.setattr(agreement, "_SAMPLED", 4)
+    assert told(run()) == alone
+    cuts = asked[0][3]
+    assert cuts == sorted(cuts)
+    assert len(cuts) == 3
+
+
+def test_a_sample_without_a_row_leaves_the_day_as_a_whole(alone, asked, monkeypatch):
+    monkeypatch.setattr(agreement, "_CUTS", agreement._CUTS.replace("= 0", "= -1"))
+    assert told(run()) == alone
+    assert asked == []
 
 
 def test_a_day_of_one_object_alone_has_parts_that_hold_none(asked):

@@ -543,11 +543,42 @@ def test_what_is_seen_right_at_a_glance_is_what_each_cell_says(settings, monkeyp
         told += [*(cell("amount", most) for most in ("5", "0", "5")), cell("category"), cell("source")]
         return ",".join(f'"{one}"' if "\n" in one else one for one in told)
 
-    lines = [line(number) for number in range(2_000)]
+    def shifted(**cells: str) -> str:
+        cell = {"id": "txn_0", "category": "charge", "gross": "5", "fee": "0", "net": "5", "source": "ch_1"} | cells
+        moment = ["2026-01-10 12:00:00Z"] if header == OURS else ["2026-01-10 12:00:00", ""]
+        amounts = [cell[name] for name in ("gross", "fee", "net")]
+        return ",".join([cell["id"], *moment, "usd", *amounts, cell["category"], cell["source"]])
+
+    neighbours = [  # one cell says what belongs in the next
+        shifted(id="txn 0", category=""),
+        shifted(id="", category="txn charge"),
+        shifted(category="charge 5", gross=""),
+        shifted(gross="5 0", fee=""),
+        shifted(gross="", fee="5 0"),
+        shifted(fee="0 5", net=""),
+        shifted(fee="", net="0 5"),
+        shifted(net="5 ch_1", source=""),
+        shifted(net="", source="5 ch_1"),
+    ]
+    lines = [*neighbours, *(line(number) for number in range(2_000))]
     told = take_in(*lines, header=header).problems
+    assert {problem.line for problem in told} >= set(range(2, 2 + len(neighbours)))
     monkeypatch.setattr(imports, "_SEEN_RIGHT", "false")
     assert told == take_in(*lines, header=header).problems
     assert 500 < len(told) < 1_500  # there are many of either sort
+
+
+@pytest.mark.parametrize("between", [" ", "T"])
+@pytest.mark.parametrize(("header", "zone"), [(OURS, "Z"), (OURS, "+00:00"), (STRIPE.partition(",description")[0], "")])
+def test_a_line_as_most_are_is_seen_right_at_a_glance(monkeypatch, header, zone, between):
+    monkeypatch.setattr(
+        imports, "_READ", imports._READ.replace("WHEN id = ''", "WHEN true THEN 'looked at' WHEN id = ''")
+    )
+    local = [""] if header != OURS else []
+    amounts = ["5", "0", "5"] if header == OURS else ["5.00", "0.00", "5.00"]
+    row = ["txn_1", f"2026-01-10{between}12:00:00{zone}", *local, "usd", *amounts, "charge", "ch_1"]
+    assert take_in(",".join(row), header=header).problems == ()
+    assert take_in(",".join(["txn_2", *row[1:]]).replace("charge", "a charge"), header=header).problems
 
 
 def test_a_quote_that_never_ends_is_told_with_its_line():
