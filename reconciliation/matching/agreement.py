@@ -74,7 +74,7 @@ def _in_part(column: str) -> str:
     return f"(%(cut)s::text IS NULL OR {column} >= %(cut)s) AND (%(next_cut)s::text IS NULL OR {column} < %(next_cut)s)"
 
 
-# Read once, and used for all that follows: each part passes by the whole day.
+# Read once, and used for all that follows: a part may pass by the whole day.
 _THEIRS = f"""
 INSERT INTO recon_theirs
 SELECT CASE WHEN t.reporting_category = ANY(%(charge)s) THEN 'charge' ELSE 'refund' END, t.source, t.id, t.currency, t.amount_minor,

@@ -41,7 +41,7 @@ _LEFT = RunPartLeft._meta.db_table
 
 def look(run: ReconciliationRun, parameters: Parameters) -> None:
     """Look at the run's day, in parts where it is large. Belongs inside the run's transaction (`one_run`)."""
-    # Each part passes by the whole day: no more of them than may be looked at at once.
+    # A part may pass by the whole day: no more of them than may be looked at at once.
     rows = agreement.rows_of_day(parameters)
     of = min(-(-rows // settings.RECONCILE_PART_ROWS), settings.RECONCILE_HELPERS + 1)
     cuts = agreement.where_to_cut(parameters, rows=rows, of=of) if of > 1 else []
